@@ -1,0 +1,25 @@
+#include "client/cli/commands.h"
+
+#include <iostream>
+
+#include "CLI/CLI.hpp"
+
+namespace oscarkv::cli {
+namespace {
+
+int exit_code = 0;
+
+}  // namespace
+
+void AddCommands(CLI::App& app) { static_cast<void>(app); }
+
+void Report(const absl::Status& status) {
+  if (status.ok()) return;
+  std::cerr << "oscarkv: " << status.message() << " (" << absl::StatusCodeToString(status.code())
+            << ")\n";
+  exit_code = 1;
+}
+
+int ExitCode() { return exit_code; }
+
+}  // namespace oscarkv::cli

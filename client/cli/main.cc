@@ -1,0 +1,18 @@
+// oscarkv, the command line: one file a subcommand.
+#include <iostream>
+
+#include "CLI/CLI.hpp"
+#include "client/cli/commands.h"
+
+int main(int argc, char** argv) {
+  CLI::App app("oscarkv: calibrate, inspect and use a disaggregated KV-cache store", "oscarkv");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", std::string("oscarkv ") + OSCARKV_VERSION);
+  oscarkv::cli::AddCommands(app);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  }
+  return oscarkv::cli::ExitCode();
+}
