@@ -1,0 +1,75 @@
+// The seam that decides which page goes next. The store tells a policy what happens to pages; the
+// policy answers with a victim among the pages that may go. It sees no keys and no bytes, only
+// page numbers: small, dense, reused after removal, so that a policy can keep its state in arrays.
+//
+// A policy for every store passes tests/core/eviction_policy_contract.h.
+#ifndef OSCARKV_SERVER_CORE_EVICTION_POLICY_H_
+#define OSCARKV_SERVER_CORE_EVICTION_POLICY_H_
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "absl/time/time.h"
+
+#include "kernels/codec/geometry.h"
+
+namespace oscarkv {
+
+// Dense from 0; a number is reused once its page has been removed.
+using PageId = uint32_t;
+inline constexpr PageId kNoPage = 0xffffffff;
+
+// What a policy may know of a page, at its insertion.
+struct PageTraits {
+  PageId parent = kNoPage;  // kNoPage: the first page of a sequence
+  uint32_t namespace_id = 0;
+  uint64_t first_position = 0;
+  uint64_t bytes = 0;  // that its removal would free
+  Encoding encoding = Encoding::kWide;
+  absl::Duration now;  // the store's clock
+};
+
+// Why a page left the index.
+enum class RemoveReason : uint8_t {
+  kEvicted = 0,   // room was needed
+  kDeleted = 1,   // Delete or Clear named it, or a page that it extends
+  kCorrupt = 2,   // one of its checksums did not hold
+  kOrphaned = 3,  // a page that it extends was corrupt
+};
+inline constexpr size_t kRemoveReasons = 4;
+
+std::string_view RemoveReasonName(RemoveReason reason);
+
+// Not thread-safe: the store calls under its tree lock. Calls must be quick (O(log pages)), may
+// not call back, and allocate only as their state grows with the greatest page number seen.
+class EvictionPolicy {
+ public:
+  virtual ~EvictionPolicy() = default;
+
+  virtual std::string_view name() const = 0;
+
+  // `page` was stored. It counts as used now, and may not go until SetEvictable says so.
+  virtual void OnInsert(PageId page, const PageTraits& traits) = 0;
+
+  // One fetch or touch used `pages`, given leaf first: the page deepest in its sequence is the
+  // first. Pages are in the index; each appears once.
+  virtual void OnUse(std::span<const PageId> pages, absl::Duration now) = 0;
+
+  // `page` left the index, for `reason`. Its number may come again with OnInsert.
+  virtual void OnRemove(PageId page, RemoveReason reason) = 0;
+
+  // Whether `page` may go: it has no cached child, and was not found held by a reader when it was
+  // last a victim. Setting what is set already changes nothing.
+  virtual void SetEvictable(PageId page, bool evictable) = 0;
+
+  // The evictable page that should go next, or none if no page is evictable. Does not remove it:
+  // asked again without other calls, answers the same. The store then calls OnRemove, or
+  // SetEvictable(page, false) when it finds the page held.
+  virtual std::optional<PageId> Victim(absl::Duration now) = 0;
+};
+
+}  // namespace oscarkv
+
+#endif  // OSCARKV_SERVER_CORE_EVICTION_POLICY_H_

@@ -1,0 +1,77 @@
+// Plain numbers about the store, for metrics and Admin.Stats. Counters count since the start.
+#ifndef OSCARKV_SERVER_CORE_STORE_STATS_H_
+#define OSCARKV_SERVER_CORE_STORE_STATS_H_
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "proto/wire/item_status.h"
+#include "server/core/eviction_policy.h"
+#include "server/core/tier.h"
+
+namespace oscarkv {
+
+// Arrays of puts by outcome are indexed by ItemStatus, whose greatest value this holds.
+inline constexpr size_t kItemStatuses = 13;
+
+struct NamespaceStats {
+  std::string fingerprint;  // 32 raw bytes
+  uint32_t namespace_id = 0;
+  uint64_t wide_pages = 0;
+  uint64_t packed_pages = 0;
+  uint64_t stored_bytes = 0;           // of the pages' blocks
+  uint64_t wide_equivalent_bytes = 0;  // what the same pages would take if all were WIDE
+};
+
+struct StoreCounters {
+  // Lookup, in keys looked at: a PREFIX lookup ends at its first hole, which it counts.
+  uint64_t lookups = 0;
+  uint64_t lookup_hits = 0;
+  uint64_t lookup_misses = 0;   // never stored, as far as the store knows
+  uint64_t lookup_evicted = 0;  // dropped recently
+  // Pin, in pages.
+  uint64_t fetch_hits = 0;
+  uint64_t fetch_misses = 0;
+  uint64_t fetch_evicted = 0;
+  uint64_t fetch_bytes = 0;  // of the blocks verified for readers
+
+  // BeginPut and Commit: the final outcome of each put; kOk is a page stored. A put that was begun
+  // and dropped without Commit counts as abandoned.
+  std::array<uint64_t, kItemStatuses> puts_by_outcome{};
+  uint64_t puts_abandoned = 0;
+  uint64_t put_bytes = 0;  // of the pages stored
+
+  std::array<uint64_t, kRemoveReasons> removed_by_reason{};
+  uint64_t evicted_bytes = 0;
+  uint64_t corrupt_pages = 0;   // found bad when they were to be served, or by Verify
+  uint64_t verified_pages = 0;  // by Verify
+  uint64_t moved_pages = 0;     // within the tier, to free a region for another slot size
+  uint64_t moved_bytes = 0;
+
+  uint64_t leases_granted = 0;
+  uint64_t leases_refused = 0;  // for want of leasable bytes
+  uint64_t leases_released = 0;
+  uint64_t leases_expired = 0;   // at the ceiling
+  uint64_t leases_orphaned = 0;  // with their session
+};
+
+struct StoreStats {
+  StoreCounters counters;
+  std::vector<NamespaceStats> namespaces;  // in the order of opening
+  std::vector<TierStats> tiers;            // fastest first
+  uint64_t pages = 0;                      // in the index
+  uint64_t detached_pages = 0;             // out of the index, their memory held by readers
+  uint64_t index_bytes = 0;  // of memory that describes pages, the policy's not included
+  uint64_t sessions = 0;
+  uint64_t leases = 0;
+  uint64_t leased_bytes = 0;    // of distinct pages
+  uint64_t leasable_bytes = 0;  // the most that leased_bytes may be
+  uint64_t pins = 0;            // PinnedPages, PutSlots' parents and leases' holds
+  uint64_t open_puts = 0;       // PutSlots
+};
+
+}  // namespace oscarkv
+
+#endif  // OSCARKV_SERVER_CORE_STORE_STATS_H_

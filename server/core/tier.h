@@ -1,0 +1,83 @@
+// The seam between the store and a kind of memory: a fixed arena from which page slots are
+// reserved and to which they return. The interface belongs to the store, which calls it; the tiers
+// are in server/tier.
+#ifndef OSCARKV_SERVER_CORE_TIER_H_
+#define OSCARKV_SERVER_CORE_TIER_H_
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+#include "kernels/base/bytes.h"
+
+namespace oscarkv {
+
+// Fastest first. Numbers equal oscarkv.v1.Tier.
+enum class TierKind : uint8_t { kGpu = 1, kHost = 2, kDisk = 3 };
+
+std::string_view TierKindName(TierKind kind);
+
+// A slot of a tier's arena: `bytes` usable bytes at `offset`, a multiple of kTierSlotAlignment.
+// Plain data; who holds it has to release it exactly once.
+struct TierSlot {
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+  bool operator==(const TierSlot&) const = default;
+};
+
+inline constexpr uint64_t kTierSlotAlignment = 64;
+
+// Who holds a slot, for a tier that wants to clear memory: a number the store gave to it.
+using TierSlotOwner = uint32_t;
+inline constexpr TierSlotOwner kNoTierSlotOwner = 0xffffffff;
+
+struct TierStats {
+  TierKind kind = TierKind::kHost;
+  uint64_t capacity_bytes = 0;
+  uint64_t used_bytes = 0;       // of reserved slots, as asked for
+  uint64_t reserved_slots = 0;   // number of them
+  uint64_t free_bytes = 0;       // in regions that belong to no slot size
+  uint64_t stranded_bytes = 0;   // free, but in regions bound to a slot size (fragmentation)
+  uint64_t failed_reserves = 0;  // since the start
+};
+
+// Thread-safe. Calls never block on anything but a short lock of the tier's own, under which it
+// calls nobody: the store calls while it holds its locks.
+class Tier {
+ public:
+  virtual ~Tier() = default;
+
+  virtual TierKind kind() const = 0;
+  virtual uint64_t capacity_bytes() const = 0;
+
+  // A slot of `bytes`, whose content is undefined. kResourceExhausted when there is no free slot of
+  // that size now; kInvalidArgument when there never can be (0 bytes, or more than the tier holds).
+  virtual absl::StatusOr<TierSlot> Reserve(uint64_t bytes) = 0;
+
+  // Returns `slot` to the arena at once.
+  virtual void Release(const TierSlot& slot) = 0;
+
+  // Where the slot's bytes are, valid until Release: `slot.bytes` of them.
+  virtual MutableByteView Map(const TierSlot& slot) = 0;
+
+  // States that the slot may be moved by its owner, and who that is; until it is called, or with
+  // kNoTierSlotOwner, a slot stays where it is.
+  virtual void SetOwner(const TierSlot& slot, TierSlotOwner owner) = 0;
+
+  // Free memory may be stuck in regions bound to other slot sizes. If moving slots within their own
+  // sizes would free a region for a slot of `bytes`, closes the cheapest such region to new slots
+  // and returns the owners whose slots lie in it: the store moves each (Reserve, copy, Release) and
+  // calls EndEvacuation. Regions with a slot of no owner stay as they are. Empty, with no region
+  // closed, when there is nothing to gain. One evacuation is under way at a time.
+  virtual std::vector<TierSlotOwner> BeginEvacuation(uint64_t bytes) = 0;
+  // Opens the region again; memory that was freed meanwhile has returned to the arena.
+  virtual void EndEvacuation() = 0;
+
+  virtual TierStats Stats() const = 0;
+};
+
+}  // namespace oscarkv
+
+#endif  // OSCARKV_SERVER_CORE_TIER_H_
