@@ -54,7 +54,7 @@ class EvictionPolicy {
   virtual void OnInsert(PageId page, const PageTraits& traits) = 0;
 
   // One fetch or touch used `pages`, given leaf first: the page deepest in its sequence is the
-  // first. Pages are in the index; each appears once.
+  // first. Pages are in the index; one may appear twice.
   virtual void OnUse(std::span<const PageId> pages, absl::Duration now) = 0;
 
   // `page` left the index, for `reason`. Its number may come again with OnInsert.

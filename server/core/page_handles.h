@@ -4,7 +4,6 @@
 #define OSCARKV_SERVER_CORE_PAGE_HANDLES_H_
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -60,15 +59,15 @@ struct PutItem {
 class PutSlot {
  public:
   PutSlot() = default;
-  PutSlot(PutSlot&& other) noexcept;
+  PutSlot(PutSlot&& other) noexcept { *this = std::move(other); }
   PutSlot& operator=(PutSlot&& other) noexcept;
-  ~PutSlot();
+  ~PutSlot() { Reset(); }
 
-  explicit operator bool() const { return impl_ != nullptr; }
+  explicit operator bool() const { return store_ != nullptr; }
 
   // The page's bytes, to be written in any order: as many as PutItem::bytes. Undefined content at
   // first. Valid until Commit or destruction.
-  MutableByteView bytes() const;
+  MutableByteView bytes() const { return memory_.first(space_->page_bytes(encoding_)); }
 
   // Verifies every block against the checksums of the PutItem, clears the padding between blocks,
   // and makes the page visible, atomically. Empties this slot, whatever the outcome:
@@ -83,11 +82,17 @@ class PutSlot {
 
  private:
   friend class PageStore;
-  struct Impl;
-  explicit PutSlot(std::unique_ptr<Impl> impl);
-  void Abandon();
+  void Reset();
 
-  std::unique_ptr<Impl> impl_;
+  PageStore* store_ = nullptr;  // null: empty
+  const Namespace* space_ = nullptr;
+  PageRecord* parent_ = nullptr;  // pinned; null for the first page of a sequence
+  std::string key_;
+  std::string parent_key_;
+  uint64_t first_position_ = 0;
+  Encoding encoding_ = Encoding::kWide;
+  TierSlot slot_;
+  MutableByteView memory_;  // the page's blocks, then its checksums
 };
 
 struct BeginPutResult {
@@ -123,14 +128,18 @@ class PinnedPage {
   //                     store with every page that extends it, and counted; report kCorrupt.
   //   kInvalidArgument  the ranges are empty or pass the end of the page.
   absl::StatusOr<ByteView> Verified(BlockRange layers, BlockRange heads);
-  absl::StatusOr<ByteView> VerifiedPage();
+  absl::StatusOr<ByteView> VerifiedPage();  // all blocks
 
  private:
   friend class PageStore;
+  // Verified without counting bytes as fetched: what the store itself reads.
+  absl::Status Verify(BlockRange layers, BlockRange heads) const;
+  absl::Status VerifyAll() const;
+
   PageStore* store_ = nullptr;
   PageRecord* record_ = nullptr;
   const PageLayout* layout_ = nullptr;
-  MutableByteView slot_;  // the page's bytes, then its checksums
+  MutableByteView slot_;  // the page's blocks, then its checksums
   PageMeta meta_;
 };
 

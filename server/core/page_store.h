@@ -15,6 +15,8 @@
 #ifndef OSCARKV_SERVER_CORE_PAGE_STORE_H_
 #define OSCARKV_SERVER_CORE_PAGE_STORE_H_
 
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -22,15 +24,22 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
 #include "proto/wire/item_status.h"
 #include "proto/wire/namespace_spec.h"
 #include "server/core/clock.h"
+#include "server/core/dropped_keys.h"
 #include "server/core/eviction_policy.h"
+#include "server/core/lease_table.h"
 #include "server/core/namespace.h"
 #include "server/core/page_handles.h"
+#include "server/core/page_index.h"
+#include "server/core/page_record.h"
 #include "server/core/store_stats.h"
 #include "server/core/tier.h"
 
@@ -40,8 +49,9 @@ struct PageStoreOptions {
   uint32_t namespaces_max = 1024;
   absl::Duration lease_max = absl::Minutes(10);  // the ceiling of a lease's life
   double leased_share_max = 0.5;                 // of the tier's bytes, 0..1
-  uint32_t dropped_keys_remembered = 1 << 18;    // to tell kEvicted from kMiss; 8 bytes each
-  uint32_t evictions_per_put_max = 4096;         // bounds the work of one BeginPut
+  uint32_t leases_max = 1 << 16;
+  uint32_t dropped_keys_remembered = 1 << 18;  // to tell kEvicted from kMiss; 8 bytes each
+  uint32_t evictions_per_put_max = 4096;       // bounds the work of one BeginPut
 };
 
 // Thread-safe. No call blocks on anything but short locks; none waits for a client or for time.
@@ -137,10 +147,102 @@ class PageStore {
  private:
   friend class PutSlot;
   friend class PinnedPage;
-  class Impl;
-  explicit PageStore(std::unique_ptr<Impl> impl);
 
-  std::unique_ptr<Impl> impl_;
+  // Counters that several threads raise; relaxed, for each is complete in itself.
+  using Counter = std::atomic<uint64_t>;
+  struct Counters {
+    Counter lookups{0}, lookup_hits{0}, lookup_misses{0}, lookup_evicted{0};
+    Counter fetch_hits{0}, fetch_misses{0}, fetch_evicted{0}, fetch_bytes{0};
+    std::array<Counter, kItemStatuses> puts_by_outcome{};
+    Counter puts_abandoned{0}, put_bytes{0}, open_puts{0};
+    Counter corrupt_pages{0}, verified_pages{0}, moved_pages{0}, moved_bytes{0};
+    Counter pins{0};
+  };
+  struct SpacePages {
+    uint64_t wide = 0;
+    uint64_t packed = 0;
+  };
+
+  PageStore(const PageStoreOptions& options, std::unique_ptr<Tier> tier,
+            std::unique_ptr<EvictionPolicy> policy, const Clock& clock);
+
+  // page_store.cc
+  void GrantLease(const LookupRequest& request, std::span<const LeasedPage> held,
+                  LookupResult* result);
+  PageMeta MetaOf(const PageRecord& record) const;
+  MutableByteView SlotOf(const PageRecord& record) const;
+  PinnedPage MakePinned(PageRecord& record);
+  ItemStatus AbsentStatus(const PageProbe& probe) const { return dropped_.Find(probe.hash); }
+  void Unpin(PageRecord& record);
+  void DropHolds(std::span<const PageId> pages);
+  // Lets go of `unit` (page_state::kPin or kHold); the last holder of a detached page frees it.
+  void LetGo(PageRecord& record, uint64_t unit) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  void LetGoLocked(PageRecord& record, uint64_t unit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+
+  // page_store_put.cc
+  ItemResult CheckItem(const Namespace& space, const PutItem& item) const;
+  struct Claim;  // what a put says of its page
+  // Compares with the page stored under the key: kExists, kConflict, or kMiss when there is none
+  // (a stored page that proves corrupt is dropped).
+  ItemResult CompareStored(const PageProbe& probe, const Claim& claim);
+  ItemResult PinParent(const Namespace& space, const PutItem& item, PageRecord** parent);
+  ItemResult Commit(PutSlot& slot);
+  // kOk; kSkipped when the parent is gone; kBusy when the key was stored meanwhile; kNoSpace when
+  // there are as many pages as there can be.
+  ItemStatus InsertPage(PutSlot& slot, const PageProbe& probe) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  void LinkLocked(PageRecord& record, PageRecord* parent)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  void Abandon(PutSlot& slot);
+  void CountPut(ItemStatus status);
+
+  // page_store_room.cc
+  absl::StatusOr<TierSlot> ReserveSlot(uint64_t bytes) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // Evicts pages until `slot` can be had, within `work_max` steps; returns the steps taken.
+  uint32_t EvictSome(uint64_t bytes, uint32_t work_max, absl::StatusOr<TierSlot>* slot)
+      ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // Moves pages so that a region of the tier can serve slots of `bytes`; returns whether it did.
+  bool FreeRegion(uint64_t bytes) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  bool MovePage(PageId page) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+
+  // page_store_remove.cc
+  // Removes a page without children. With kEvicted only if nobody holds it; returns whether it did.
+  bool RemoveLocked(PageRecord& record, RemoveReason reason)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  void UnlinkLocked(PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  void FreeLocked(PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // Removes `root`, which the caller pins, and all that extends it. False when somebody else has.
+  bool RemoveTree(PageRecord& root, RemoveReason root_reason, RemoveReason below_reason)
+      ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  void DropCorrupt(PageRecord& pinned);
+  bool IsLeaf(const PageRecord& record) const { return record.first_child == kNoPage; }
+
+  // Constant after construction.
+  const PageStoreOptions options_;
+  const std::unique_ptr<Tier> tier_;
+  const Clock& clock_;
+
+  // Guards the namespaces; taken with no other lock.
+  mutable absl::Mutex namespaces_mutex_;
+  std::vector<std::unique_ptr<Namespace>> namespaces_ ABSL_GUARDED_BY(namespaces_mutex_);
+  absl::flat_hash_map<std::string, const Namespace*> by_fingerprint_
+      ABSL_GUARDED_BY(namespaces_mutex_);
+
+  // The tree lock: which pages there are, who extends whom, and in which order they go. Taken
+  // before a shard's lock, never after.
+  mutable absl::Mutex tree_mutex_;
+  RecordTable records_;  // Get by any thread; the rest under the tree lock
+  PageIndex index_;      // locks itself; changed under the tree lock
+  DroppedKeys dropped_;  // Find by any thread; the rest under the tree lock
+  const std::unique_ptr<EvictionPolicy> policy_ ABSL_PT_GUARDED_BY(tree_mutex_);
+  std::vector<SpacePages> space_pages_ ABSL_GUARDED_BY(tree_mutex_);  // [namespace id]
+  uint64_t pages_ ABSL_GUARDED_BY(tree_mutex_) = 0;
+  uint64_t detached_pages_ ABSL_GUARDED_BY(tree_mutex_) = 0;
+  std::array<uint64_t, kRemoveReasons> removed_ ABSL_GUARDED_BY(tree_mutex_){};
+  uint64_t evicted_bytes_ ABSL_GUARDED_BY(tree_mutex_) = 0;
+  bool moving_ ABSL_GUARDED_BY(tree_mutex_) = false;  // an evacuation is under way
+
+  LeaseTable leases_;
+  mutable Counters counters_;
 };
 
 }  // namespace oscarkv

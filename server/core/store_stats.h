@@ -68,7 +68,8 @@ struct StoreStats {
   uint64_t leases = 0;
   uint64_t leased_bytes = 0;    // of distinct pages
   uint64_t leasable_bytes = 0;  // the most that leased_bytes may be
-  uint64_t pins = 0;            // PinnedPages, PutSlots' parents and leases' holds
+  uint64_t pins = 0;            // PinnedPages, and parents held by PutSlots
+  uint64_t holds = 0;           // of leases on pages
   uint64_t open_puts = 0;       // PutSlots
 };
 

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 
 #include "kernels/base/bytes.h"
@@ -68,10 +69,12 @@ class Tier {
 
   // Free memory may be stuck in regions bound to other slot sizes. If moving slots within their own
   // sizes would free a region for a slot of `bytes`, closes the cheapest such region to new slots
-  // and returns the owners whose slots lie in it: the store moves each (Reserve, copy, Release) and
-  // calls EndEvacuation. Regions with a slot of no owner stay as they are. Empty, with no region
-  // closed, when there is nothing to gain. One evacuation is under way at a time.
-  virtual std::vector<TierSlotOwner> BeginEvacuation(uint64_t bytes) = 0;
+  // and returns the owners of the slots in it: the store moves each (Reserve, copy, Release) and
+  // calls EndEvacuation. A region with a slot that has no owner, or whose owner is not `movable`,
+  // is not considered. Empty, with nothing closed, when nothing can be gained. One evacuation is
+  // under way at a time; `movable` is called under the tier's lock and must not call the tier.
+  virtual std::vector<TierSlotOwner> BeginEvacuation(
+      uint64_t bytes, absl::FunctionRef<bool(TierSlotOwner)> movable) = 0;
   // Opens the region again; memory that was freed meanwhile has returned to the arena.
   virtual void EndEvacuation() = 0;
 

@@ -1,0 +1,108 @@
+#include "server/core/page_handles.h"
+
+#include "absl/strings/str_cat.h"
+
+#include "kernels/base/checksum.h"
+#include "kernels/base/status_macros.h"
+#include "server/core/page_store.h"
+
+namespace oscarkv {
+
+// --- PutSlot ---
+
+PutSlot& PutSlot::operator=(PutSlot&& other) noexcept {
+  if (this == &other) return *this;
+  Reset();
+  store_ = std::exchange(other.store_, nullptr);
+  space_ = other.space_;
+  parent_ = std::exchange(other.parent_, nullptr);
+  key_ = std::move(other.key_);
+  parent_key_ = std::move(other.parent_key_);
+  first_position_ = other.first_position_;
+  encoding_ = other.encoding_;
+  slot_ = other.slot_;
+  memory_ = std::exchange(other.memory_, {});
+  return *this;
+}
+
+void PutSlot::Reset() {
+  if (store_ == nullptr) return;
+  store_->counters_.puts_abandoned.fetch_add(1, std::memory_order_relaxed);
+  store_->Abandon(*this);
+}
+
+ItemResult PutSlot::Commit() {
+  if (store_ == nullptr) return {ItemStatus::kInvalid, "commit of an empty put"};
+  return store_->Commit(*this);
+}
+
+// --- PinnedPage ---
+
+PinnedPage& PinnedPage::operator=(PinnedPage&& other) noexcept {
+  if (this == &other) return *this;
+  Reset();
+  store_ = other.store_;
+  record_ = std::exchange(other.record_, nullptr);
+  layout_ = other.layout_;
+  slot_ = other.slot_;
+  meta_ = other.meta_;
+  return *this;
+}
+
+void PinnedPage::Reset() {
+  if (record_ == nullptr) return;
+  store_->Unpin(*record_);
+  record_ = nullptr;
+}
+
+std::span<const uint32_t> PinnedPage::block_crcs() const {
+  // Slots and pages are multiples of 64 bytes, so the checksums are aligned.
+  const auto* crcs = reinterpret_cast<const uint32_t*>(slot_.data() + meta_.bytes);
+  return {crcs, layout_->geometry().blocks()};
+}
+
+absl::StatusOr<ByteView> PinnedPage::VerifiedPage() {
+  const Geometry& geometry = layout_->geometry();
+  return Verified({0, geometry.layers}, {0, geometry.kv_heads});
+}
+
+absl::StatusOr<ByteView> PinnedPage::Verified(BlockRange layers, BlockRange heads) {
+  OSCARKV_RETURN_IF_ERROR(Verify(layers, heads));
+  store_->counters_.fetch_bytes.fetch_add(layout_->range_bytes(layers, heads),
+                                          std::memory_order_relaxed);
+  return ByteView(slot_.first(meta_.bytes));
+}
+
+absl::Status PinnedPage::VerifyAll() const {
+  const Geometry& geometry = layout_->geometry();
+  return Verify({0, geometry.layers}, {0, geometry.kv_heads});
+}
+
+absl::Status PinnedPage::Verify(BlockRange layers, BlockRange heads) const {
+  const Geometry& geometry = layout_->geometry();
+  const auto fits = [](BlockRange range, uint32_t count) {
+    return range.count > 0 && range.first < count && range.count <= count - range.first;
+  };
+  if (!fits(layers, geometry.layers) || !fits(heads, geometry.kv_heads)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layers from ", layers.first, ", ", layers.count, " of them, and heads from ",
+                     heads.first, ", ", heads.count, " of them, of a page with ", geometry.layers,
+                     " layers and ", geometry.kv_heads, " heads"));
+  }
+  const std::span<const uint32_t> crcs = block_crcs();
+  for (uint32_t layer = layers.first; layer < layers.first + layers.count; ++layer) {
+    for (uint32_t head = heads.first; head < heads.first + heads.count; ++head) {
+      const ByteView block =
+          slot_.subspan(layout_->block_offset(layer, head), layout_->block(layer).bytes);
+      const uint32_t expected = crcs[size_t{layer} * geometry.kv_heads + head];
+      if (Crc32c(block) == expected) continue;
+      store_->DropCorrupt(*record_);
+      return absl::DataLossError(absl::StrCat("the stored page is corrupt: layer ", layer,
+                                              ", head ", head, " does not have its checksum ",
+                                              absl::Hex(expected, absl::kZeroPad8)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace oscarkv

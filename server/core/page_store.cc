@@ -1,0 +1,331 @@
+#include "server/core/page_store.h"
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+#include "absl/random/random.h"
+
+#include "kernels/base/status_macros.h"
+#include "server/core/lru_policy.h"
+
+namespace oscarkv {
+namespace {
+
+void Raise(std::atomic<uint64_t>& counter, uint64_t by = 1) {
+  counter.fetch_add(by, std::memory_order_relaxed);
+}
+
+uint64_t RandomSeed() {
+  absl::BitGen random;
+  return absl::Uniform<uint64_t>(random);
+}
+
+}  // namespace
+
+// --- Life ---
+
+absl::StatusOr<std::unique_ptr<PageStore>> PageStore::Create(const PageStoreOptions& options,
+                                                             std::unique_ptr<Tier> tier,
+                                                             std::unique_ptr<EvictionPolicy> policy,
+                                                             const Clock& clock) {
+  if (tier == nullptr) return absl::InvalidArgumentError("store: a tier is needed");
+  if (!(options.leased_share_max >= 0 && options.leased_share_max <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "store: leased_share_max must be between 0 and 1, found ", options.leased_share_max));
+  }
+  if (options.namespaces_max == 0 || options.evictions_per_put_max == 0 ||
+      options.lease_max <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError(
+        "store: namespaces_max, evictions_per_put_max and lease_max must be positive");
+  }
+  if (policy == nullptr) policy = std::make_unique<LruPolicy>();
+  return std::unique_ptr<PageStore>(
+      new PageStore(options, std::move(tier), std::move(policy), clock));
+}
+
+PageStore::PageStore(const PageStoreOptions& options, std::unique_ptr<Tier> tier,
+                     std::unique_ptr<EvictionPolicy> policy, const Clock& clock)
+    : options_(options),
+      tier_(std::move(tier)),
+      clock_(clock),
+      index_(records_, RandomSeed()),
+      dropped_(options.dropped_keys_remembered),
+      policy_(std::move(policy)),
+      leases_({static_cast<uint64_t>(options.leased_share_max *
+                                     static_cast<double>(tier_->capacity_bytes())),
+               options.leases_max}) {}
+
+PageStore::~PageStore() { assert(counters_.pins.load() == 0 && counters_.open_puts.load() == 0); }
+
+// --- Namespaces ---
+
+absl::StatusOr<const Namespace*> PageStore::OpenNamespace(const NamespaceSpec& spec, bool create) {
+  OSCARKV_RETURN_IF_ERROR(ValidateNamespaceSpec(spec));
+  absl::MutexLock lock(&namespaces_mutex_);
+  const auto found = by_fingerprint_.find(Fingerprint(spec));
+  if (found != by_fingerprint_.end()) return found->second;
+  if (!create) {
+    return absl::NotFoundError(absl::StrCat("namespace of model ", spec.model,
+                                            " with this spec is not open, and not to be made"));
+  }
+  if (namespaces_.size() >= options_.namespaces_max) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("namespaces: at most ", options_.namespaces_max, " may be open"));
+  }
+  OSCARKV_ASSIGN_OR_RETURN(Namespace space,
+                           Namespace::Create(spec, static_cast<uint32_t>(namespaces_.size())));
+  namespaces_.push_back(std::make_unique<Namespace>(std::move(space)));
+  const Namespace* opened = namespaces_.back().get();
+  by_fingerprint_[opened->fingerprint()] = opened;
+  return opened;
+}
+
+const Namespace* PageStore::FindNamespace(std::string_view fingerprint) const {
+  absl::ReaderMutexLock lock(&namespaces_mutex_);
+  const auto found =
+      by_fingerprint_.find(absl::string_view(fingerprint.data(), fingerprint.size()));
+  return found == by_fingerprint_.end() ? nullptr : found->second;
+}
+
+std::vector<const Namespace*> PageStore::Namespaces() const {
+  absl::ReaderMutexLock lock(&namespaces_mutex_);
+  std::vector<const Namespace*> spaces;
+  spaces.reserve(namespaces_.size());
+  for (const auto& space : namespaces_) spaces.push_back(space.get());
+  return spaces;
+}
+
+// --- Lookup ---
+
+LookupResult PageStore::Lookup(const Namespace& space, const LookupRequest& request) {
+  LookupResult result;
+  const bool wants_lease = request.lease_session != 0;
+  const bool leases = wants_lease && leases_.HasSession(request.lease_session);
+  if (wants_lease && !leases) result.lease_status = ItemStatus::kFenced;
+
+  std::vector<LeasedPage> held;
+  uint64_t hits = 0;
+  uint64_t misses = 0;
+  uint64_t evicted = 0;
+  result.pages.reserve(request.keys.size());
+  bool in_prefix = true;
+  for (const std::string_view key : request.keys) {
+    const PageProbe probe = index_.Probe(space, key);
+    FoundPage page;
+    const bool found = index_.Read(probe, [&](PageRecord& record) {
+      page = {ItemStatus::kOk, MetaOf(record)};
+      if (!leases) return;
+      record.state.fetch_add(page_state::kHold, std::memory_order_acq_rel);
+      held.push_back({record.id, record.slot_bytes()});
+    });
+    if (!found) page.status = AbsentStatus(probe);
+    ++(found ? hits : page.status == ItemStatus::kMiss ? misses : evicted);
+    if (in_prefix && found) ++result.prefix_pages;
+    if (in_prefix && !found) result.hole = page.status;
+    in_prefix = in_prefix && found;
+    if (!in_prefix && request.mode == LookupMode::kPrefix) break;
+    if (found) result.fetch_bytes += page.meta.bytes;
+    result.pages.push_back(page);
+  }
+  Raise(counters_.lookups);
+  Raise(counters_.lookup_hits, hits);
+  Raise(counters_.lookup_misses, misses);
+  Raise(counters_.lookup_evicted, evicted);
+  if (!held.empty()) GrantLease(request, held, &result);
+  return result;
+}
+
+void PageStore::GrantLease(const LookupRequest& request, std::span<const LeasedPage> held,
+                           LookupResult* result) {
+  const bool bounded = request.lease_duration > absl::ZeroDuration();
+  const absl::Duration life =
+      bounded ? std::min(request.lease_duration, options_.lease_max) : options_.lease_max;
+  const LeaseTable::Grant grant = leases_.Add(request.lease_session, held, clock_.Now() + life);
+  result->lease_status = grant.status;
+  result->lease = grant.lease;
+  if (grant.status == ItemStatus::kOk) {
+    result->lease_life = life;
+    return;
+  }
+  for (const LeasedPage& page : held) LetGo(records_.Get(page.page), page_state::kHold);
+}
+
+// --- Pins ---
+
+PageMeta PageStore::MetaOf(const PageRecord& record) const {
+  return {record.encoding, tier_->kind(), record.page_bytes(), record.first_position};
+}
+
+MutableByteView PageStore::SlotOf(const PageRecord& record) const {
+  return tier_->Map({record.slot_offset, record.slot_bytes()});
+}
+
+PinnedPage PageStore::MakePinned(PageRecord& record) {
+  record.state.fetch_add(page_state::kPin, std::memory_order_acq_rel);
+  Raise(counters_.pins);
+  PinnedPage page;
+  page.store_ = this;
+  page.record_ = &record;
+  page.layout_ = &record.space->layout(record.encoding);
+  page.slot_ = SlotOf(record);
+  page.meta_ = MetaOf(record);
+  return page;
+}
+
+PinResult PageStore::Pin(const Namespace& space, std::string_view key) {
+  PinResult result;
+  const PageProbe probe = index_.Probe(space, key);
+  const bool found =
+      index_.Read(probe, [&](PageRecord& record) { result.page = MakePinned(record); });
+  result.status = found ? ItemStatus::kOk : AbsentStatus(probe);
+  Raise(found                                ? counters_.fetch_hits
+        : result.status == ItemStatus::kMiss ? counters_.fetch_misses
+                                             : counters_.fetch_evicted);
+  return result;
+}
+
+void PageStore::Unpin(PageRecord& record) {
+  counters_.pins.fetch_sub(1, std::memory_order_relaxed);
+  LetGo(record, page_state::kPin);
+}
+
+void PageStore::LetGo(PageRecord& record, uint64_t unit) {
+  using page_state::kDetached;
+  using page_state::kParked;
+  uint64_t state = record.state.load(std::memory_order_acquire);
+  while ((state & (kParked | kDetached)) == 0) {
+    if (record.state.compare_exchange_weak(state, state - unit, std::memory_order_acq_rel)) return;
+  }
+  // Somebody wants to know when the last holder is gone. This hold keeps the record until then.
+  absl::MutexLock lock(&tree_mutex_);
+  LetGoLocked(record, unit);
+}
+
+void PageStore::LetGoLocked(PageRecord& record, uint64_t unit) {
+  const uint64_t state = record.state.fetch_sub(unit, std::memory_order_acq_rel) - unit;
+  if (page_state::IsHeld(state)) return;
+  if ((state & page_state::kDetached) != 0) {
+    --detached_pages_;
+    FreeLocked(record);
+  } else if ((state & page_state::kParked) != 0) {
+    record.state.fetch_and(~page_state::kParked, std::memory_order_acq_rel);
+    if (IsLeaf(record)) policy_->SetEvictable(record.id, true);
+  }
+}
+
+// --- Recency ---
+
+std::vector<ItemStatus> PageStore::Touch(const Namespace& space,
+                                         std::span<const std::string_view> keys) {
+  std::vector<ItemStatus> statuses(keys.size(), ItemStatus::kOk);
+  std::vector<PageProbe> probes;
+  probes.reserve(keys.size());
+  for (const std::string_view key : keys) probes.push_back(index_.Probe(space, key));
+  std::vector<PageId> used;
+  used.reserve(keys.size());
+  absl::MutexLock lock(&tree_mutex_);
+  for (size_t i = keys.size(); i-- > 0;) {
+    const bool found =
+        index_.Read(probes[i], [&](PageRecord& record) { used.push_back(record.id); });
+    if (!found) statuses[i] = AbsentStatus(probes[i]);
+  }
+  policy_->OnUse(used, clock_.Now());
+  return statuses;
+}
+
+// --- Sessions and leases ---
+
+SessionId PageStore::OpenSession(std::string_view client_name) {
+  return leases_.OpenSession(client_name);
+}
+
+bool PageStore::CloseSession(SessionId session) {
+  std::vector<PageId> dropped;
+  const bool was_open = leases_.CloseSession(session, &dropped);
+  DropHolds(dropped);
+  return was_open;
+}
+
+ItemStatus PageStore::ReleaseLease(LeaseId lease) {
+  std::vector<PageId> dropped;
+  const bool was_there = leases_.Release(lease, &dropped);
+  DropHolds(dropped);
+  return was_there ? ItemStatus::kOk : ItemStatus::kFenced;
+}
+
+bool PageStore::LeaseIsLive(LeaseId lease) const { return leases_.Has(lease); }
+
+size_t PageStore::ExpireLeases() {
+  std::vector<PageId> dropped;
+  const size_t count = leases_.Expire(clock_.Now(), &dropped);
+  DropHolds(dropped);
+  return count;
+}
+
+void PageStore::DropHolds(std::span<const PageId> pages) {
+  for (const PageId page : pages) LetGo(records_.Get(page), page_state::kHold);
+}
+
+// --- Statistics ---
+
+StoreStats PageStore::Stats() const {
+  const auto read = [](const Counter& counter) { return counter.load(std::memory_order_relaxed); };
+  StoreStats stats;
+  StoreCounters& out = stats.counters;
+  out.lookups = read(counters_.lookups);
+  out.lookup_hits = read(counters_.lookup_hits);
+  out.lookup_misses = read(counters_.lookup_misses);
+  out.lookup_evicted = read(counters_.lookup_evicted);
+  out.fetch_hits = read(counters_.fetch_hits);
+  out.fetch_misses = read(counters_.fetch_misses);
+  out.fetch_evicted = read(counters_.fetch_evicted);
+  out.fetch_bytes = read(counters_.fetch_bytes);
+  for (size_t i = 0; i < kItemStatuses; ++i)
+    out.puts_by_outcome[i] = read(counters_.puts_by_outcome[i]);
+  out.puts_abandoned = read(counters_.puts_abandoned);
+  out.put_bytes = read(counters_.put_bytes);
+  out.corrupt_pages = read(counters_.corrupt_pages);
+  out.verified_pages = read(counters_.verified_pages);
+  out.moved_pages = read(counters_.moved_pages);
+  out.moved_bytes = read(counters_.moved_bytes);
+  stats.open_puts = read(counters_.open_puts);
+
+  const LeaseStats leases = leases_.Stats();
+  out.leases_granted = leases.granted;
+  out.leases_refused = leases.refused;
+  out.leases_released = leases.released;
+  out.leases_expired = leases.expired;
+  out.leases_orphaned = leases.orphaned;
+  stats.sessions = leases.sessions;
+  stats.leases = leases.leases;
+  stats.leased_bytes = leases.leased_bytes;
+  stats.leasable_bytes = leases.leasable_bytes;
+  stats.pins = read(counters_.pins);
+  stats.holds = leases.holds;
+
+  stats.tiers.push_back(tier_->Stats());
+  stats.index_bytes = index_.memory_bytes() + dropped_.memory_bytes();
+  const std::vector<const Namespace*> spaces = Namespaces();
+  absl::MutexLock lock(&tree_mutex_);
+  out.removed_by_reason = removed_;
+  out.evicted_bytes = evicted_bytes_;
+  stats.pages = pages_;
+  stats.detached_pages = detached_pages_;
+  stats.index_bytes += records_.memory_bytes();
+  for (const Namespace* space : spaces) {
+    const SpacePages pages =
+        space->id() < space_pages_.size() ? space_pages_[space->id()] : SpacePages{};
+    stats.namespaces.push_back({.fingerprint = space->fingerprint(),
+                                .namespace_id = space->id(),
+                                .wide_pages = pages.wide,
+                                .packed_pages = pages.packed,
+                                .stored_bytes = pages.wide * space->page_bytes(Encoding::kWide) +
+                                                pages.packed * space->page_bytes(Encoding::kPacked),
+                                .wide_equivalent_bytes = (pages.wide + pages.packed) *
+                                                         space->page_bytes(Encoding::kWide)});
+  }
+  return stats;
+}
+
+}  // namespace oscarkv

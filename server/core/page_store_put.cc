@@ -1,0 +1,277 @@
+// Putting a page: BeginPut, Commit, and what happens when the key is stored already.
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+
+#include "kernels/base/checksum.h"
+#include "kernels/base/status_macros.h"
+#include "proto/wire/page_key.h"
+#include "server/core/page_store.h"
+
+namespace oscarkv {
+namespace {
+
+// Keys in messages: enough to find them.
+std::string Shown(std::string_view key) {
+  const std::string_view head = key.substr(0, 8);
+  return absl::StrCat("key ", absl::BytesToHexString(absl::string_view(head.data(), head.size())),
+                      key.size() > head.size() ? ".." : "");
+}
+
+ItemResult Invalid(std::string_view key, std::string_view message) {
+  return {ItemStatus::kInvalid,
+          absl::StrCat(Shown(key), ": ", absl::string_view(message.data(), message.size()))};
+}
+
+}  // namespace
+
+struct PageStore::Claim {
+  std::string_view key;
+  std::string_view parent;
+  uint64_t first_position;
+  Encoding encoding;
+  ByteView crcs;  // as in a slot: u32 each
+};
+
+ItemResult PageStore::CheckItem(const Namespace& space, const PutItem& item) const {
+  if (const absl::Status key = ValidateKey(item.key); !key.ok())
+    return {ItemStatus::kInvalid, std::string(key.message())};
+  if (!item.parent.empty()) {
+    if (const absl::Status parent = ValidateKey(item.parent); !parent.ok())
+      return Invalid(item.key, absl::StrCat("parent: ", parent.message()));
+    if (item.parent == item.key) return Invalid(item.key, "is its own parent");
+  }
+  if (!space.holds(item.encoding))
+    return Invalid(item.key, "PACKED, but the namespace has no transform set: it holds WIDE pages");
+  const CodecSpec& codec = space.spec().codec;
+  if (item.encoding == Encoding::kPacked && item.first_position < codec.sink_tokens) {
+    return Invalid(item.key, absl::StrCat("PACKED at position ", item.first_position,
+                                          ", but pages that cover a position below ",
+                                          codec.sink_tokens, " (sink_tokens) are WIDE"));
+  }
+  if (item.bytes != space.page_bytes(item.encoding)) {
+    return Invalid(item.key,
+                   absl::StrCat("expected ", space.page_bytes(item.encoding),
+                                " bytes (the namespace's page size), found ", item.bytes));
+  }
+  if (item.block_crcs.size() != space.spec().geometry.blocks()) {
+    return Invalid(item.key, absl::StrCat("expected ", space.spec().geometry.blocks(),
+                                          " block checksums, found ", item.block_crcs.size()));
+  }
+  return {};
+}
+
+ItemResult PageStore::CompareStored(const PageProbe& probe, const Claim& claim) {
+  ItemResult result{ItemStatus::kMiss, ""};
+  PinnedPage suspect;
+  index_.Read(probe, [&](PageRecord& record) {
+    // While a page is in the index its parent is too, and both are constant.
+    const std::string_view parent =
+        record.parent == kNoPage ? std::string_view() : records_.Get(record.parent).key.view();
+    if (record.first_position != claim.first_position || parent != claim.parent) {
+      result = {ItemStatus::kConflict,
+                absl::StrCat(Shown(claim.key), ": is stored at position ", record.first_position,
+                             parent == claim.parent ? "" : " with another parent", ", found ",
+                             claim.first_position)};
+    } else if (record.encoding != claim.encoding) {
+      result = {ItemStatus::kExists, "stored in the other encoding"};
+    } else if (const MutableByteView slot = SlotOf(record);
+               std::memcmp(slot.data() + record.page_bytes(), claim.crcs.data(),
+                           claim.crcs.size()) == 0) {
+      result = {ItemStatus::kExists, ""};
+    } else {
+      suspect = MakePinned(record);
+    }
+  });
+  if (!suspect) return result;
+  // Either the writer's bytes differ, or the stored checksums have rotted: then there is no page.
+  if (!suspect.VerifyAll().ok()) return {ItemStatus::kMiss, ""};
+  return {ItemStatus::kConflict,
+          absl::StrCat(Shown(claim.key), ": is stored with other block checksums")};
+}
+
+ItemResult PageStore::PinParent(const Namespace& space, const PutItem& item, PageRecord** parent) {
+  if (item.parent.empty()) return {};
+  uint64_t expected = 0;
+  const bool found = index_.Read(index_.Probe(space, item.parent), [&](PageRecord& record) {
+    expected = record.first_position + space.page_tokens();
+    if (expected != item.first_position) return;
+    record.state.fetch_add(page_state::kPin, std::memory_order_acq_rel);
+    *parent = &record;
+  });
+  if (!found)
+    return {ItemStatus::kSkipped,
+            absl::StrCat(Shown(item.key), ": its parent, ", Shown(item.parent), ", is not stored")};
+  if (*parent == nullptr)
+    return Invalid(item.key, absl::StrCat("first_position must be the parent's plus page_tokens, ",
+                                          expected, ", found ", item.first_position));
+  counters_.pins.fetch_add(1, std::memory_order_relaxed);
+  return {};
+}
+
+BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) {
+  BeginPutResult out;
+  const auto finish = [&](ItemResult result) {
+    CountPut(result.status);
+    out.result = std::move(result);
+    return std::move(out);
+  };
+  if (ItemResult checked = CheckItem(space, item); !checked.ok()) return finish(std::move(checked));
+  const ByteView crcs = std::as_bytes(item.block_crcs);
+  ItemResult stored =
+      CompareStored(index_.Probe(space, item.key),
+                    {item.key, item.parent, item.first_position, item.encoding, crcs});
+  if (stored.status != ItemStatus::kMiss) return finish(std::move(stored));
+
+  PageRecord* parent = nullptr;
+  if (ItemResult pinned = PinParent(space, item, &parent); !pinned.ok())
+    return finish(std::move(pinned));
+  const absl::StatusOr<TierSlot> slot = ReserveSlot(item.bytes + crcs.size());
+  if (!slot.ok()) {
+    if (parent != nullptr) Unpin(*parent);
+    return finish(
+        {ItemStatus::kNoSpace, absl::StrCat(Shown(item.key), ": ", slot.status().message())});
+  }
+  counters_.open_puts.fetch_add(1, std::memory_order_relaxed);
+  PutSlot& put = out.slot;
+  put.store_ = this;
+  put.space_ = &space;
+  put.parent_ = parent;
+  put.key_ = std::string(item.key);
+  put.parent_key_ = std::string(item.parent);
+  put.first_position_ = item.first_position;
+  put.encoding_ = item.encoding;
+  put.slot_ = *slot;
+  put.memory_ = tier_->Map(*slot);
+  std::memcpy(put.memory_.data() + item.bytes, crcs.data(), crcs.size());
+  return out;
+}
+
+namespace {
+
+// kOk when every block of `page` has its checksum of `crcs` (u32 each, layer-major).
+ItemResult VerifyBlocks(const PageLayout& layout, ByteView page, ByteView crcs,
+                        std::string_view key) {
+  const Geometry& geometry = layout.geometry();
+  for (uint32_t layer = 0; layer < geometry.layers; ++layer) {
+    for (uint32_t head = 0; head < geometry.kv_heads; ++head) {
+      const ByteView block =
+          page.subspan(layout.block_offset(layer, head), layout.block(layer).bytes);
+      const auto expected =
+          LoadLe<uint32_t>(crcs.data() + 4 * (size_t{layer} * geometry.kv_heads + head));
+      const uint32_t found = Crc32c(block);
+      if (found == expected) continue;
+      return {ItemStatus::kCorrupt,
+              absl::StrCat(Shown(key), ": layer ", layer, ", head ", head, ": expected crc32c ",
+                           absl::Hex(expected, absl::kZeroPad8), ", found ",
+                           absl::Hex(found, absl::kZeroPad8))};
+    }
+  }
+  return {};
+}
+
+// Bytes that no checksum covers are zero, whatever the writer sent there.
+void ClearPadding(const PageLayout& layout, MutableByteView page) {
+  const Geometry& geometry = layout.geometry();
+  for (uint32_t layer = 0; layer < geometry.layers; ++layer) {
+    const BlockLayout& block = layout.block(layer);
+    if (block.stride == block.bytes) continue;
+    for (uint32_t head = 0; head < geometry.kv_heads; ++head) {
+      std::memset(page.data() + layout.block_offset(layer, head) + block.bytes, 0,
+                  block.stride - block.bytes);
+    }
+  }
+}
+
+}  // namespace
+
+ItemResult PageStore::Commit(PutSlot& slot) {
+  const PageLayout& layout = slot.space_->layout(slot.encoding_);
+  const MutableByteView page = slot.bytes();
+  const ByteView crcs = slot.memory_.subspan(page.size());
+  ItemResult result = VerifyBlocks(layout, page, crcs, slot.key_);
+  ClearPadding(layout, page);
+  const PageProbe probe = index_.Probe(*slot.space_, slot.key_);
+  while (result.ok()) {
+    ItemResult stored = CompareStored(
+        probe, {slot.key_, slot.parent_key_, slot.first_position_, slot.encoding_, crcs});
+    if (stored.status != ItemStatus::kMiss) {
+      result = std::move(stored);
+      break;
+    }
+    const ItemStatus inserted = InsertPage(slot, probe);
+    if (inserted == ItemStatus::kBusy) continue;  // stored since the comparison: compare again
+    if (inserted == ItemStatus::kSkipped) {
+      result = {inserted, absl::StrCat(Shown(slot.key_), ": its parent, ", Shown(slot.parent_key_),
+                                       ", is gone")};
+    } else if (inserted != ItemStatus::kOk) {
+      result = {inserted, absl::StrCat(Shown(slot.key_), ": the table of pages is full")};
+    }
+    break;
+  }
+  CountPut(result.status);
+  if (result.ok()) counters_.put_bytes.fetch_add(page.size(), std::memory_order_relaxed);
+  Abandon(slot);
+  return result;
+}
+
+ItemStatus PageStore::InsertPage(PutSlot& slot, const PageProbe& probe) {
+  absl::MutexLock lock(&tree_mutex_);
+  if (slot.parent_ != nullptr && !slot.parent_->in_index) return ItemStatus::kSkipped;
+  if (index_.Read(probe, [](PageRecord&) {})) return ItemStatus::kBusy;
+  PageRecord* record = records_.Allocate();
+  if (record == nullptr) return ItemStatus::kNoSpace;
+  record->key.Assign(slot.key_);
+  record->encoding = slot.encoding_;
+  record->space = slot.space_;
+  record->first_position = slot.first_position_;
+  record->slot_offset = slot.slot_.offset;
+  record->in_index = true;
+  LinkLocked(*record, slot.parent_);
+  const PageTraits traits{.parent = record->parent,
+                          .namespace_id = slot.space_->id(),
+                          .first_position = slot.first_position_,
+                          .bytes = slot.slot_.bytes,
+                          .encoding = slot.encoding_,
+                          .now = clock_.Now()};
+  policy_->OnInsert(record->id, traits);
+  policy_->SetEvictable(record->id, true);
+  tier_->SetOwner(slot.slot_, record->id);
+  dropped_.Forget(probe.hash);
+  if (space_pages_.size() <= slot.space_->id()) space_pages_.resize(slot.space_->id() + size_t{1});
+  SpacePages& pages = space_pages_[slot.space_->id()];
+  ++(slot.encoding_ == Encoding::kWide ? pages.wide : pages.packed);
+  ++pages_;
+  index_.Insert(*record);
+  slot.slot_ = {};  // now the record's
+  slot.memory_ = {};
+  return ItemStatus::kOk;
+}
+
+void PageStore::LinkLocked(PageRecord& record, PageRecord* parent) {
+  if (parent == nullptr) return;
+  record.parent = parent->id;
+  record.next_sibling = parent->first_child;
+  if (parent->first_child != kNoPage)
+    records_.Get(parent->first_child).previous_sibling = record.id;
+  else
+    policy_->SetEvictable(parent->id, false);
+  parent->first_child = record.id;
+}
+
+// Gives back all that the slot holds, and empties it.
+void PageStore::Abandon(PutSlot& slot) {
+  if (!slot.memory_.empty()) tier_->Release(slot.slot_);
+  if (slot.parent_ != nullptr) Unpin(*slot.parent_);
+  counters_.open_puts.fetch_sub(1, std::memory_order_relaxed);
+  slot.store_ = nullptr;
+  slot.parent_ = nullptr;
+  slot.memory_ = {};
+}
+
+void PageStore::CountPut(ItemStatus status) {
+  counters_.puts_by_outcome[static_cast<size_t>(status)].fetch_add(1, std::memory_order_relaxed);
+}
+
+}  // namespace oscarkv

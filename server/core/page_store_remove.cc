@@ -1,0 +1,130 @@
+// Taking pages out: eviction's single step, Delete, Clear and corruption.
+#include "server/core/page_store.h"
+
+namespace oscarkv {
+namespace {
+
+// Pages removed, or places looked at, in one hold of the tree lock.
+constexpr uint32_t kRemovalsPerLock = 256;
+constexpr uint32_t kPlacesPerLock = 4096;
+
+}  // namespace
+
+bool PageStore::RemoveLocked(PageRecord& record, RemoveReason reason) {
+  const bool only_unheld = reason == RemoveReason::kEvicted;
+  const uint64_t hash = index_.HashOf(record);
+  const bool erased = index_.EraseIf(record, [&] {
+    return !only_unheld || !page_state::IsHeld(record.state.load(std::memory_order_acquire));
+  });
+  if (!erased) return false;
+  record.in_index = false;
+  UnlinkLocked(record);
+  policy_->OnRemove(record.id, reason);
+  if (reason == RemoveReason::kCorrupt)
+    dropped_.Remember(hash, ItemStatus::kCorrupt);
+  else if (reason != RemoveReason::kDeleted)
+    dropped_.Remember(hash, ItemStatus::kEvicted);
+
+  ++removed_[static_cast<size_t>(reason)];
+  if (reason == RemoveReason::kEvicted) evicted_bytes_ += record.page_bytes();
+  SpacePages& pages = space_pages_[record.space->id()];
+  --(record.encoding == Encoding::kWide ? pages.wide : pages.packed);
+  --pages_;
+
+  // Nobody can begin to hold it any more. Who holds it sees the flag and frees it; if nobody does,
+  // it is freed here.
+  const uint64_t before = record.state.fetch_or(page_state::kDetached, std::memory_order_acq_rel);
+  if (page_state::IsHeld(before))
+    ++detached_pages_;
+  else
+    FreeLocked(record);
+  return true;
+}
+
+void PageStore::UnlinkLocked(PageRecord& record) {
+  if (record.next_sibling != kNoPage)
+    records_.Get(record.next_sibling).previous_sibling = record.previous_sibling;
+  if (record.previous_sibling != kNoPage) {
+    records_.Get(record.previous_sibling).next_sibling = record.next_sibling;
+  } else if (record.parent != kNoPage) {
+    PageRecord& parent = records_.Get(record.parent);
+    parent.first_child = record.next_sibling;
+    const bool parked = (parent.state.load(std::memory_order_acquire) & page_state::kParked) != 0;
+    if (IsLeaf(parent) && !parked) policy_->SetEvictable(parent.id, true);
+  }
+  record.parent = record.next_sibling = record.previous_sibling = kNoPage;
+}
+
+void PageStore::FreeLocked(PageRecord& record) {
+  tier_->Release({record.slot_offset, record.slot_bytes()});
+  records_.Free(record);
+}
+
+bool PageStore::RemoveTree(PageRecord& root, RemoveReason root_reason, RemoveReason below_reason) {
+  for (;;) {
+    absl::MutexLock lock(&tree_mutex_);
+    PageRecord* page = &root;
+    for (uint32_t removed = 0; removed < kRemovalsPerLock; ++removed) {
+      if (!root.in_index) return false;
+      while (!IsLeaf(*page)) page = &records_.Get(page->first_child);
+      if (page == &root) return RemoveLocked(root, root_reason);
+      PageRecord* parent = &records_.Get(page->parent);
+      RemoveLocked(*page, below_reason);
+      page = parent;
+    }
+  }
+}
+
+void PageStore::DropCorrupt(PageRecord& pinned) {
+  if (RemoveTree(pinned, RemoveReason::kCorrupt, RemoveReason::kOrphaned))
+    counters_.corrupt_pages.fetch_add(1, std::memory_order_relaxed);
+}
+
+std::vector<ItemStatus> PageStore::Delete(const Namespace& space,
+                                          std::span<const std::string_view> keys) {
+  std::vector<ItemStatus> statuses;
+  statuses.reserve(keys.size());
+  for (const std::string_view key : keys) {
+    const PageProbe probe = index_.Probe(space, key);
+    PinnedPage page;
+    index_.Read(probe, [&](PageRecord& record) { page = MakePinned(record); });
+    const bool removed =
+        page && RemoveTree(*page.record_, RemoveReason::kDeleted, RemoveReason::kDeleted);
+    statuses.push_back(removed ? ItemStatus::kOk : AbsentStatus(probe));
+  }
+  return statuses;
+}
+
+ClearResult PageStore::Clear(const Namespace& space) {
+  ClearResult result;
+  const auto removable = [&](const PageRecord& record) {
+    return record.in_index && record.space == &space && IsLeaf(record) &&
+           !page_state::IsHeld(record.state.load(std::memory_order_acquire));
+  };
+  PageId end = 0;
+  PageId next = 0;
+  do {
+    absl::MutexLock lock(&tree_mutex_);
+    end = records_.end();
+    uint32_t removed = 0;
+    for (const PageId stop = next + std::min(kPlacesPerLock, end - next);
+         next < stop && removed < kRemovalsPerLock; ++next) {
+      // A page with children goes when its last child does: go up from every leaf.
+      PageId page = next;
+      while (page != kNoPage && removable(records_.Get(page))) {
+        PageRecord& record = records_.Get(page);
+        page = record.parent;
+        if (!RemoveLocked(record, RemoveReason::kDeleted)) break;
+        ++removed;
+      }
+    }
+    result.removed += removed;
+    if (next >= end && space.id() < space_pages_.size()) {
+      const SpacePages& pages = space_pages_[space.id()];
+      result.kept = pages.wide + pages.packed;
+    }
+  } while (next < end);
+  return result;
+}
+
+}  // namespace oscarkv

@@ -1,0 +1,65 @@
+// Walks over all pages: List and Verify. Both go by page number, which does not change while a page
+// is stored.
+#include <algorithm>
+
+#include "server/core/page_store.h"
+
+namespace oscarkv {
+namespace {
+
+constexpr uint32_t kPlacesPerLock = 4096;
+constexpr uint32_t kPlacesPerCall = 1 << 16;
+
+}  // namespace
+
+ListResult PageStore::List(const Namespace& space, uint32_t pages_max, uint64_t cursor) const {
+  ListResult result;
+  const uint64_t stop = cursor + kPlacesPerCall;
+  for (uint64_t place = cursor; place < stop;) {
+    absl::MutexLock lock(&tree_mutex_);
+    const uint64_t lock_stop = std::min({stop, place + kPlacesPerLock, uint64_t{records_.end()}});
+    for (; place < lock_stop && result.pages.size() < pages_max; ++place) {
+      const PageRecord& record = records_.Get(static_cast<PageId>(place));
+      if (!record.in_index || record.space != &space) continue;
+      const std::string_view parent =
+          record.parent == kNoPage ? std::string_view() : records_.Get(record.parent).key.view();
+      result.pages.push_back({std::string(record.key.view()), std::string(parent), MetaOf(record)});
+    }
+    result.cursor = place;
+    if (place >= records_.end()) {
+      result.cursor = 0;
+      break;
+    }
+    if (result.pages.size() >= pages_max) break;
+  }
+  return result;
+}
+
+VerifyProgress PageStore::Verify(uint64_t cursor, uint64_t bytes_max) {
+  VerifyProgress progress;
+  uint64_t place = cursor;
+  const uint64_t stop = cursor + kPlacesPerCall;
+  while (place < stop) {
+    PinnedPage page;
+    {
+      absl::MutexLock lock(&tree_mutex_);
+      const uint64_t lock_stop = std::min({stop, place + kPlacesPerLock, uint64_t{records_.end()}});
+      for (; place < lock_stop && !page; ++place) {
+        PageRecord& record = records_.Get(static_cast<PageId>(place));
+        if (!record.in_index) continue;
+        index_.Write(record, [&] { page = MakePinned(record); });
+      }
+      progress.cursor = place >= records_.end() ? 0 : place;
+    }
+    if (page) {
+      ++progress.pages_checked;
+      progress.bytes_checked += page.meta().bytes;
+      if (!page.VerifyAll().ok()) ++progress.pages_corrupt;
+      counters_.verified_pages.fetch_add(1, std::memory_order_relaxed);
+    }
+    if (progress.cursor == 0 || progress.bytes_checked >= bytes_max) break;
+  }
+  return progress;
+}
+
+}  // namespace oscarkv
