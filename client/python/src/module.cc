@@ -1,0 +1,8 @@
+// The extension module oscarkv._native.
+#include "client/python/src/numpy_views.h"
+#include "pybind11/pybind11.h"
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "The C++ core of oscarkv.";
+  oscarkv::python::BindCodec(module);
+}
