@@ -18,7 +18,12 @@ endif()
 if(OSCARKV_PYTHON)
   find_package(Python3 REQUIRED COMPONENTS Interpreter Development.Module)
   set(PYTHON_EXECUTABLE ${Python3_EXECUTABLE})
-  find_package(pybind11 CONFIG REQUIRED)
+  # From PyPI (deploy/packages/python.txt): the distribution's is too old for numpy 2. `pip install` sets pybind11_DIR.
+  if(NOT pybind11_DIR)
+    execute_process(COMMAND ${PROJECT_SOURCE_DIR}/build/venv/bin/python -m pybind11 --cmakedir
+                    OUTPUT_VARIABLE pybind11_DIR OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+  endif()
+  find_package(pybind11 2.13 CONFIG REQUIRED)
 endif()
 
 # Set by clang builds that want libFuzzer and by sanitizer presets; product code never tests for it.
