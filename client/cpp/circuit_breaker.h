@@ -1,0 +1,39 @@
+// Stops asking a store that does not answer, so that a dead store costs an engine nothing but
+// misses.
+#ifndef OSCARKV_CLIENT_CPP_CIRCUIT_BREAKER_H_
+#define OSCARKV_CLIENT_CPP_CIRCUIT_BREAKER_H_
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+
+#include "client/cpp/options.h"
+
+namespace oscarkv::client {
+
+// Closed: calls go. After `failures` in a row it opens: calls do not go for a pause. Then one call
+// goes as a probe: its success closes the breaker, its failure doubles the pause. Thread-safe; the
+// caller brings the time.
+class CircuitBreaker {
+ public:
+  explicit CircuitBreaker(const BreakerOptions& options) : options_(options) {}
+
+  // Whether a call may go now. A call that was let go must be answered by OnSuccess or OnFailure.
+  bool Allow(absl::Time now);
+  void OnSuccess();
+  void OnFailure(absl::Time now);
+  bool open() const;
+
+ private:
+  const BreakerOptions options_;
+  mutable absl::Mutex mutex_;
+  int failures_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool open_ ABSL_GUARDED_BY(mutex_) = false;
+  bool probing_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Duration pause_ ABSL_GUARDED_BY(mutex_);
+  absl::Time open_until_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace oscarkv::client
+
+#endif  // OSCARKV_CLIENT_CPP_CIRCUIT_BREAKER_H_

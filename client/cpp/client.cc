@@ -1,0 +1,144 @@
+#include "client/cpp/client.h"
+
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include <google/protobuf/util/json_util.h>
+
+#include "client/cpp/connection.h"
+#include "client/cpp/namespace_impl.h"
+#include "kernels/base/sha256.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/codec/transform_file.h"
+#include "proto/convert/convert.h"
+
+namespace oscarkv::client {
+namespace {
+
+// Far beyond any model's transform set: a server that claims more is not believed.
+constexpr uint64_t kTransformBytesMax = uint64_t{4} << 30;
+
+absl::Status CheckOptions(const ClientOptions& options) {
+  if (options.endpoint.empty())
+    return absl::InvalidArgumentError("client: endpoint must not be empty");
+  for (absl::Duration timeout :
+       {options.control_timeout, options.lookup_timeout, options.fetch_timeout,
+        options.push_timeout, options.transform_timeout}) {
+    if (timeout <= absl::ZeroDuration()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("client: timeouts must be positive, found ", absl::FormatDuration(timeout)));
+    }
+  }
+  if (options.attempts < 1 || options.async_threads < 1 || options.breaker.failures < 1) {
+    return absl::InvalidArgumentError(
+        "client: attempts, async_threads and breaker.failures must be at least 1");
+  }
+  return absl::OkStatus();
+}
+
+// The codec of a namespace, with the transform set of `file` if there is one.
+absl::StatusOr<std::unique_ptr<PageCodec>> MakeCodec(CodecBackend backend,
+                                                     const NamespaceSpec& spec,
+                                                     const std::string& file) {
+  std::shared_ptr<const TransformSet> transforms;
+  if (!file.empty()) {
+    const std::string hash = Sha256Of(AsBytes(file));
+    if (hash != spec.codec.transform_hash) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the namespace names transform set ", absl::BytesToHexString(spec.codec.transform_hash),
+          ", the file is ", absl::BytesToHexString(hash)));
+    }
+    OSCARKV_ASSIGN_OR_RETURN(TransformSet set, ParseTransformFile(AsBytes(file)));
+    transforms = std::make_shared<const TransformSet>(std::move(set));
+  } else if (!spec.codec.transform_hash.empty()) {
+    return absl::InvalidArgumentError("the namespace names a transform set and none was given");
+  }
+  return MakePageCodec(backend, spec.geometry, spec.codec, std::move(transforms));
+}
+
+}  // namespace
+
+Client::Client(std::shared_ptr<Connection> connection) : connection_(std::move(connection)) {}
+Client::~Client() = default;
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Create(const ClientOptions& options) {
+  OSCARKV_RETURN_IF_ERROR(CheckOptions(options));
+  return std::unique_ptr<Client>(new Client(std::make_shared<Connection>(options)));
+}
+
+absl::StatusOr<std::unique_ptr<Namespace>> Client::OpenNamespace(const NamespaceSpec& spec,
+                                                                 std::string transform_file,
+                                                                 bool create) {
+  OSCARKV_RETURN_IF_ERROR(ValidateNamespaceSpec(spec));
+  OSCARKV_ASSIGN_OR_RETURN(std::unique_ptr<PageCodec> codec,
+                           MakeCodec(connection_->options().codec, spec, transform_file));
+  auto impl = std::make_unique<Namespace::Impl>(connection_, spec, std::move(transform_file),
+                                                std::move(codec));
+  const absl::Status status = impl->Open(create);
+  // A refusal is the caller's to see; a server that is not there will be asked again by the calls
+  // that follow.
+  if (absl::IsInvalidArgument(status) || absl::IsFailedPrecondition(status)) return status;
+  return std::unique_ptr<Namespace>(new Namespace(std::move(impl)));
+}
+
+absl::Status Client::PutTransformSet(const std::string& transform_file) {
+  OSCARKV_RETURN_IF_ERROR(ParseTransformFile(AsBytes(transform_file)).status());
+  return UploadTransformSet(*connection_, transform_file, 1u << 20);
+}
+
+absl::StatusOr<std::string> Client::GetTransformSet(const std::string& hash) {
+  v1::GetTransformSetRequest request;
+  request.set_hash(hash);
+  std::string file;
+  OSCARKV_RETURN_IF_ERROR(connection_->Call(
+      connection_->options().transform_timeout, [&](grpc::ClientContext* context) {
+        file.clear();
+        const auto reader = connection_->stubs().cache->GetTransformSet(context, request);
+        v1::GetTransformSetReply reply;
+        while (reader->Read(&reply)) {
+          if (file.size() + reply.data().size() > kTransformBytesMax) {
+            context->TryCancel();
+            break;
+          }
+          file += reply.data();
+        }
+        return reader->Finish();
+      }));
+  if (Sha256Of(AsBytes(file)) == hash) return file;
+  return absl::DataLossError(
+      absl::StrCat("the transform set that came is not ", absl::BytesToHexString(hash)));
+}
+
+absl::StatusOr<std::string> Client::StatsJson() {
+  v1::StatsReply reply;
+  OSCARKV_RETURN_IF_ERROR(
+      connection_->Call(connection_->options().control_timeout, [&](grpc::ClientContext* context) {
+        return connection_->stubs().admin->Stats(context, v1::StatsRequest(), &reply);
+      }));
+  google::protobuf::util::JsonPrintOptions options;
+  options.always_print_primitive_fields = true;
+  options.preserve_proto_field_names = true;
+  std::string json;
+  const auto status = google::protobuf::util::MessageToJsonString(reply, &json, options);
+  if (!status.ok()) return absl::InternalError(status.ToString());
+  return json;
+}
+
+absl::Status Client::Verify(uint64_t bytes_per_second,
+                            absl::AnyInvocable<void(uint64_t, uint64_t, uint64_t)> progress) {
+  v1::VerifyRequest request;
+  request.set_bytes_per_second(bytes_per_second);
+  // As long as it takes: the operator who waits sees the progress and can stop it.
+  return connection_->Call(absl::Hours(24 * 365), [&](grpc::ClientContext* context) {
+    const auto reader = connection_->stubs().admin->Verify(context, request);
+    v1::VerifyReply reply;
+    while (reader->Read(&reply))
+      progress(reply.pages_checked(), reply.pages_total(), reply.pages_corrupt());
+    return reader->Finish();
+  });
+}
+
+ClientCounters Client::counters() const { return connection_->counters(); }
+
+}  // namespace oscarkv::client

@@ -1,0 +1,204 @@
+// The worker library: pushes a worker's KV pages to a store and fetches them back into its paged
+// cache, encoding and decoding on the way.
+//
+// A dead, slow or full store is a miss: results say so (`store`, item statuses, counters), and no
+// call outlives its deadline. A status that is not OK means that the caller's arguments are wrong.
+//
+// Client and Namespace are thread-safe. Nothing is started before the first call, so a process may
+// create them and fork before that; not after.
+#ifndef OSCARKV_CLIENT_CPP_CLIENT_H_
+#define OSCARKV_CLIENT_CPP_CLIENT_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "client/cpp/options.h"
+#include "kernels/codec/page_codec.h"
+#include "proto/wire/item_status.h"
+#include "proto/wire/namespace_spec.h"
+
+namespace oscarkv::client {
+
+class Connection;
+
+// What to do with a hit that ends in PACKED pages: quality depends on the most recent tokens more
+// than on any others.
+enum class TailPolicy {
+  kTake,       // use every page found
+  kRecompute,  // report the hit `recent_tokens` shorter, so that the engine computes those tokens
+               // itself
+};
+
+// A lease on looked-up pages; released on destruction. Empty when none was granted.
+class Lease {
+ public:
+  Lease() = default;
+  Lease(std::shared_ptr<Connection> connection, std::string fingerprint, uint64_t id);
+  Lease(Lease&& other) noexcept { *this = std::move(other); }
+  Lease& operator=(Lease&& other) noexcept;
+  ~Lease() { Release(); }
+  void Release();
+  uint64_t id() const { return id_; }
+  explicit operator bool() const { return id_ != 0; }
+
+ private:
+  std::shared_ptr<Connection> connection_;
+  std::string fingerprint_;
+  uint64_t id_ = 0;
+};
+
+struct LookupOptions {
+  bool lease = false;
+  TailPolicy tail = TailPolicy::kTake;
+};
+
+struct Hit {
+  absl::Status store;               // why nothing was found, when the store could not be asked
+  uint32_t pages = 0;               // leading keys that are stored
+  uint64_t usable_tokens = 0;       // of them, after the tail policy
+  std::vector<Encoding> encodings;  // [pages]
+  uint64_t bytes = 0;               // as stored
+  double expected_ms = 0.0;         // what fetching should take: load or recompute
+  Lease lease;
+};
+
+struct PushRequest {
+  std::span<const std::string> keys;  // consecutive pages of one sequence
+  std::string parent;           // key of the page before keys[0]; empty at the start of a sequence
+  uint64_t first_position = 0;  // absolute position of the first page's first token
+  // Where the sequence ends as far as is known; pages over the last `recent_tokens` before it go
+  // WIDE. 0: the end of the last page.
+  uint64_t end_position = 0;
+  std::span<const int64_t> slots;  // [keys * page_tokens] of the worker's cache
+};
+
+struct PushReport {
+  absl::Status store;
+  std::vector<ItemStatus> statuses;   // [keys]
+  std::vector<std::string> messages;  // [keys], empty where all is well
+  uint32_t wide_pages = 0;            // sent in each form
+  uint32_t packed_pages = 0;
+  uint64_t bytes_wire = 0;   // page bytes sent
+  uint64_t bytes_model = 0;  // the same pages in the model's dtype
+  EncodeReport encode;
+};
+
+struct FetchRequest {
+  std::span<const std::string> keys;
+  std::span<const int64_t> slots;  // [keys * page_tokens]; -1 leaves a token out
+  uint64_t lease_id = 0;
+  BlockRange layers;  // count 0: all
+  BlockRange heads;   // count 0: all
+  bool decoded =
+      false;  // let the server decode: for clients on tiny machines; costs seven times the wire
+};
+
+struct FetchReport {
+  absl::Status store;
+  uint32_t pages = 0;                // leading pages that are whole in the cache
+  uint64_t tokens = 0;               // of them
+  std::vector<ItemStatus> statuses;  // [keys]; kSkipped after the first that is not kOk
+  uint64_t bytes_wire = 0;
+};
+
+struct ListedKey {
+  std::string key;
+  std::string parent;
+  Encoding encoding = Encoding::kWide;
+  uint64_t bytes = 0;
+  uint64_t first_position = 0;
+};
+
+// What this client has seen; monotonic.
+struct ClientCounters {
+  uint64_t calls = 0;
+  uint64_t failures = 0;  // calls that ended without an answer
+  uint64_t retries = 0;
+  uint64_t reopens = 0;  // after the server restarted
+  uint64_t refused_by_breaker = 0;
+  uint64_t corrupt_pages = 0;  // a checksum did not hold on this side
+};
+
+// Pages of one namespace. Outlives the Client that opened it if need be.
+class Namespace {
+ public:
+  class Impl;
+  ~Namespace();
+  Namespace(const Namespace&) = delete;
+  Namespace& operator=(const Namespace&) = delete;
+
+  const NamespaceSpec& spec() const;
+  const PageCodec& codec() const;
+
+  // Leading keys that are stored. kInvalidArgument: a key of the wrong length, or more keys than
+  // the server's limit.
+  absl::StatusOr<Hit> Lookup(std::span<const std::string> keys,
+                             const LookupOptions& options = {}) const;
+  // Encodes and stores pages. kInvalidArgument: slots or view do not fit.
+  absl::StatusOr<PushReport> Push(const EngineView& cache, const PushRequest& request) const;
+  // Fetches pages and decodes them into the cache; stops at the first page that is not there.
+  // Nothing of a page that fails is written.
+  absl::StatusOr<FetchReport> Fetch(const EngineView& cache, const FetchRequest& request) const;
+
+  // The asynchronous forms run on the client's own threads; `done` runs exactly once. What the
+  // request and the view point to must stay until then.
+  void PushAsync(const EngineView& cache, const PushRequest& request,
+                 absl::AnyInvocable<void(absl::StatusOr<PushReport>) &&> done) const;
+  void FetchAsync(const EngineView& cache, const FetchRequest& request,
+                  absl::AnyInvocable<void(absl::StatusOr<FetchReport>) &&> done) const;
+  void LookupAsync(std::vector<std::string> keys, const LookupOptions& options,
+                   absl::AnyInvocable<void(absl::StatusOr<Hit>) &&> done) const;
+
+  // [keys] statuses; every one kMiss when the store cannot be asked.
+  absl::StatusOr<std::vector<ItemStatus>> Delete(std::span<const std::string> keys) const;
+  absl::StatusOr<std::vector<ItemStatus>> Touch(std::span<const std::string> keys) const;
+  // For operators: these return the store's error.
+  absl::StatusOr<std::vector<ListedKey>> List(uint32_t keys_max) const;
+  absl::StatusOr<uint64_t> Clear() const;
+
+ private:
+  friend class Client;
+  explicit Namespace(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+class Client {
+ public:
+  // Does not touch the network. kInvalidArgument: an option out of range.
+  static absl::StatusOr<std::unique_ptr<Client>> Create(const ClientOptions& options);
+  ~Client();
+
+  // Opens (and makes, when `create`) a namespace, and uploads `transform_file` (the bytes of a
+  // transform file whose hash the spec names) when the server does not have it. kInvalidArgument:
+  // spec and file do not belong together. kFailedPrecondition: the server refuses the spec, naming
+  // both sides. A server that cannot be asked does not fail the call: the namespace opens when it
+  // comes back.
+  absl::StatusOr<std::unique_ptr<Namespace>> OpenNamespace(const NamespaceSpec& spec,
+                                                           std::string transform_file,
+                                                           bool create = true);
+  absl::Status PutTransformSet(const std::string& transform_file);
+  absl::StatusOr<std::string> GetTransformSet(
+      const std::string& hash);             // the file's bytes, verified
+  absl::StatusOr<std::string> StatsJson();  // Admin.Stats as JSON
+  // Asks the server to verify what it holds; `progress` gets (pages checked, pages in all,
+  // corrupt).
+  absl::Status Verify(uint64_t bytes_per_second,
+                      absl::AnyInvocable<void(uint64_t, uint64_t, uint64_t)> progress);
+  ClientCounters counters() const;
+
+ private:
+  explicit Client(std::shared_ptr<Connection> connection);
+  std::shared_ptr<Connection> connection_;
+};
+
+}  // namespace oscarkv::client
+
+#endif  // OSCARKV_CLIENT_CPP_CLIENT_H_

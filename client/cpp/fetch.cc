@@ -1,0 +1,186 @@
+// Fetching pages: the bytes of one page are gathered, verified and decoded straight into the
+// worker's cache while the next page is on its way.
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "client/cpp/namespace_impl.h"
+#include "kernels/base/status_macros.h"
+#include "proto/convert/convert.h"
+
+namespace oscarkv::client {
+namespace {
+
+class Fetcher {
+ public:
+  Fetcher(Namespace::Impl& space, const EngineView& cache, const FetchRequest& request)
+      : space_(space), cache_(cache), request_(request) {
+    const Geometry& geometry = space.codec().geometry();
+    layers_ = request.layers.count == 0 ? BlockRange{0, geometry.layers} : request.layers;
+    heads_ = request.heads.count == 0 ? BlockRange{0, geometry.kv_heads} : request.heads;
+    report_.statuses.assign(request.keys.size(), ItemStatus::kSkipped);
+  }
+
+  absl::StatusOr<FetchReport> Run() {
+    OSCARKV_RETURN_IF_ERROR(CheckArguments());
+    while (report_.pages < request_.keys.size()) {
+      const uint32_t first = report_.pages;
+      report_.store = space_.WithOpen([&] { return FetchBatch(); });
+      if (!misuse_.ok()) return misuse_;
+      if (!report_.store.ok() || report_.pages == first || stopped_) break;
+    }
+    report_.tokens = uint64_t{report_.pages} * space_.page_tokens();
+    return std::move(report_);
+  }
+
+ private:
+  absl::Status CheckArguments() const {
+    const Geometry& geometry = space_.codec().geometry();
+    const auto check = [](const char* what, BlockRange range, uint32_t count) {
+      if (range.first < count && range.count <= count - range.first) return absl::OkStatus();
+      return absl::InvalidArgumentError(absl::StrCat(what, " ", range.first, " + ", range.count,
+                                                     " do not lie within 0..", count - 1));
+    };
+    OSCARKV_RETURN_IF_ERROR(check("layers", layers_, geometry.layers));
+    return check("heads", heads_, geometry.kv_heads);
+  }
+
+  v1::GetRequest MakeRequest(size_t count) const {
+    v1::GetRequest request;
+    *request.mutable_scope() = space_.MakeScope();
+    for (const std::string& key : request_.keys.subspan(report_.pages, count))
+      request.add_keys(key);
+    request.set_form(request_.decoded ? v1::DECODED : v1::STORED);
+    request.set_lease_id(request_.lease_id);
+    request.set_stop_at_first_miss(true);
+    request.set_first_layer(layers_.first);
+    request.set_layers(layers_.count);
+    request.set_first_head(heads_.first);
+    request.set_heads(heads_.count);
+    return request;
+  }
+
+  // One Get of the keys that are still missing, as many as the server takes.
+  absl::Status FetchBatch() {
+    const size_t end =
+        std::min<size_t>(request_.keys.size(), size_t{report_.pages} + space_.max_items());
+    return space_.connection()->Call(
+        space_.connection()->options().fetch_timeout, [&](grpc::ClientContext* context) {
+          // A repeated attempt goes on where the last one stopped: whole pages are in the cache
+          // already.
+          base_ = report_.pages;
+          item_open_ = false;
+          const auto reader =
+              space_.connection()->stubs().cache->Get(context, MakeRequest(end - base_));
+          v1::GetReply reply;
+          absl::Status torn;
+          while (torn.ok() && misuse_.ok() && !stopped_ && reader->Read(&reply))
+            torn = OnReply(reply);
+          const bool ours = !torn.ok() || !misuse_.ok() || stopped_;  // this side ends the call
+          if (ours) context->TryCancel();
+          const grpc::Status ended = reader->Finish();
+          return ours ? ToGrpcStatus(torn) : ended;
+        });
+  }
+
+  absl::Status OnReply(const v1::GetReply& reply) {
+    if (reply.has_item()) return OnItem(reply.item());
+    if (reply.has_chunk()) return OnChunk(reply.chunk());
+    if (item_open_)
+      return absl::DataLossError("the server ended the answer in the middle of a page");
+    return absl::OkStatus();
+  }
+
+  absl::Status OnItem(const v1::GetItem& item) {
+    const size_t page = size_t{base_} + item.item();
+    if (item_open_ || page != report_.pages || page >= request_.keys.size()) {
+      return absl::DataLossError(
+          absl::StrCat("the server answered item ", item.item(), " out of order"));
+    }
+    const ItemStatus status = FromProto(item.result().status());
+    report_.statuses[page] = status;
+    if (status != ItemStatus::kOk) {
+      stopped_ = true;
+      return absl::OkStatus();
+    }
+    OSCARKV_ASSIGN_OR_RETURN(encoding_, FromProto(item.encoding()));
+    const uint64_t expected = space_.codec().layout(encoding_).range_bytes(layers_, heads_);
+    const int blocks = static_cast<int>(layers_.count * heads_.count);
+    if (item.bytes() != expected || item.block_crc32c_size() != blocks) {
+      return absl::DataLossError(absl::StrCat("page ", page, ": expected ", expected, " bytes and ",
+                                              blocks, " checksums, the server sends ", item.bytes(),
+                                              " and ", item.block_crc32c_size()));
+    }
+    bytes_.resize(expected);
+    filled_ = 0;
+    crcs_.assign(item.block_crc32c().begin(), item.block_crc32c().end());
+    item_open_ = true;
+    return absl::OkStatus();
+  }
+
+  absl::Status OnChunk(const v1::Chunk& chunk) {
+    if (!item_open_ || size_t{base_} + chunk.item() != report_.pages || chunk.offset() != filled_ ||
+        chunk.data().size() > bytes_.size() - filled_) {
+      return absl::DataLossError(absl::StrCat("a chunk of item ", chunk.item(), " at ",
+                                              chunk.offset(), " with ", chunk.data().size(),
+                                              " bytes does not continue the page"));
+    }
+    std::memcpy(bytes_.data() + filled_, chunk.data().data(), chunk.data().size());
+    filled_ += chunk.data().size();
+    report_.bytes_wire += chunk.data().size();
+    if (filled_ == bytes_.size()) DecodePage();
+    return absl::OkStatus();
+  }
+
+  void DecodePage() {
+    item_open_ = false;
+    const uint32_t page = report_.pages;
+    DecodeItem item{
+        .encoding = encoding_,
+        .layers = layers_,
+        .heads = heads_,
+        .slots = request_.slots.subspan(size_t{page} * space_.page_tokens(), space_.page_tokens()),
+        .bytes = bytes_,
+        .block_crc32c = crcs_,
+        .result = {}};
+    misuse_ = space_.codec().Decode({&item, 1}, DecodeBasis::kModel, cache_);
+    if (!misuse_.ok()) return;
+    if (item.result.ok()) {
+      ++report_.pages;
+      return;
+    }
+    report_.statuses[page] = ItemStatus::kCorrupt;
+    space_.connection()->CountCorruptPage();
+    stopped_ = true;
+  }
+
+  Namespace::Impl& space_;
+  const EngineView& cache_;
+  const FetchRequest& request_;
+  BlockRange layers_;
+  BlockRange heads_;
+  FetchReport report_;
+  absl::Status misuse_;
+  bool stopped_ = false;  // at a page that is not there or not whole
+
+  // The item on its way.
+  uint32_t base_ = 0;  // page number of the call's item 0
+  bool item_open_ = false;
+  Encoding encoding_ = Encoding::kWide;
+  std::vector<std::byte> bytes_;
+  uint64_t filled_ = 0;
+  std::vector<uint32_t> crcs_;
+};
+
+}  // namespace
+
+absl::StatusOr<FetchReport> Namespace::Impl::Fetch(const EngineView& cache,
+                                                   const FetchRequest& request) {
+  OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
+  OSCARKV_RETURN_IF_ERROR(CheckSlots(request.keys, request.slots));
+  return Fetcher(*this, cache, request).Run();
+}
+
+}  // namespace oscarkv::client

@@ -1,0 +1,41 @@
+// How a client behaves. Every field has a default that works.
+#ifndef OSCARKV_CLIENT_CPP_OPTIONS_H_
+#define OSCARKV_CLIENT_CPP_OPTIONS_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/time/time.h"
+
+#include "kernels/codec/page_codec.h"
+
+namespace oscarkv::client {
+
+// When to stop asking a store that does not answer.
+struct BreakerOptions {
+  int failures = 5;                              // in a row, with no success between them
+  absl::Duration pause = absl::Seconds(2);       // then calls are misses at once, for this long
+  absl::Duration pause_max = absl::Seconds(30);  // the pause doubles while probes fail, up to this
+};
+
+struct ClientOptions {
+  std::string endpoint = "127.0.0.1:7411";  // or "unix:/run/oscarkv.sock"
+  std::string name = "oscarkv-client";      // in the server's logs
+
+  // Deadlines of whole calls, retries included.
+  absl::Duration control_timeout = absl::Seconds(5);  // open, delete, list, clear, stats
+  absl::Duration lookup_timeout = absl::Milliseconds(200);
+  absl::Duration fetch_timeout = absl::Seconds(2);
+  absl::Duration push_timeout = absl::Seconds(5);
+  absl::Duration transform_timeout = absl::Seconds(60);
+
+  int attempts = 3;  // of a call that answers UNAVAILABLE, within its deadline
+  BreakerOptions breaker;
+  CodecBackend codec = CodecBackend::kCpu;
+  uint64_t push_batch_bytes = 32ull << 20;  // encoded bytes held at once while pushing
+  int async_threads = 2;  // for the asynchronous forms; started by the first of them
+};
+
+}  // namespace oscarkv::client
+
+#endif  // OSCARKV_CLIENT_CPP_OPTIONS_H_

@@ -1,0 +1,164 @@
+// Pushing pages: encode a batch, send its header with every block's checksum, then the bytes in
+// chunks.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "client/cpp/namespace_impl.h"
+#include "kernels/base/status_macros.h"
+#include "proto/convert/convert.h"
+
+namespace oscarkv::client {
+namespace {
+
+// A page encoded and waiting to be sent.
+struct EncodedPage {
+  Encoding encoding = Encoding::kWide;
+  std::vector<std::byte> bytes;
+  std::vector<uint32_t> block_crc32c;
+};
+
+// Sinks and the recent window stay WIDE: quality depends on them more than on anything else.
+Encoding FormOf(uint64_t page_begin, uint64_t page_end, uint64_t end_position,
+                const PageCodec& codec, const CodecSpec& spec) {
+  const bool sink = page_begin < spec.sink_tokens;
+  const bool recent = page_end + spec.recent_tokens > end_position;
+  return sink || recent || !codec.can_pack() ? Encoding::kWide : Encoding::kPacked;
+}
+
+class Pusher {
+ public:
+  Pusher(Namespace::Impl& space, const EngineView& cache, const PushRequest& request)
+      : space_(space), cache_(cache), request_(request) {
+    report_.statuses.assign(request.keys.size(), ItemStatus::kSkipped);
+    report_.messages.resize(request.keys.size());
+  }
+
+  absl::StatusOr<PushReport> Run() {
+    for (size_t first = 0; first < request_.keys.size();) {
+      OSCARKV_ASSIGN_OR_RETURN(const size_t count, EncodeBatch(first));
+      report_.store = space_.WithOpen([&] { return SendBatch(first, count); });
+      // What follows a page that was not stored has no parent there.
+      if (!report_.store.ok() || !AllStored(first, count)) break;
+      first += count;
+    }
+    return std::move(report_);
+  }
+
+ private:
+  uint64_t PositionOf(size_t page) const {
+    return request_.first_position + page * space_.page_tokens();
+  }
+
+  // Encodes pages from `first` on into batch_, as many as fit; how many.
+  absl::StatusOr<size_t> EncodeBatch(size_t first) {
+    const PageCodec& codec = space_.codec();
+    const uint64_t end = std::max(request_.end_position, PositionOf(request_.keys.size()));
+    batch_.clear();
+    uint64_t bytes = 0;
+    const size_t count_max = std::min<size_t>(request_.keys.size() - first, space_.max_items());
+    while (batch_.size() < count_max) {
+      const size_t page = first + batch_.size();
+      EncodedPage encoded;
+      encoded.encoding =
+          FormOf(PositionOf(page), PositionOf(page + 1), end, codec, space_.spec().codec);
+      const uint64_t page_bytes = codec.layout(encoded.encoding).page_bytes();
+      if (!batch_.empty() && bytes + page_bytes > space_.connection()->options().push_batch_bytes)
+        break;
+      bytes += page_bytes;
+      encoded.bytes.resize(page_bytes);
+      encoded.block_crc32c.resize(codec.geometry().blocks());
+      const EncodeItem item{
+          .encoding = encoded.encoding,
+          .slots = request_.slots.subspan(page * space_.page_tokens(), space_.page_tokens()),
+          .page = encoded.bytes,
+          .block_crc32c = encoded.block_crc32c};
+      OSCARKV_RETURN_IF_ERROR(
+          Annotate(codec.Encode(cache_, {&item, 1}, &report_.encode), absl::StrCat("page ", page)));
+      (encoded.encoding == Encoding::kWide ? report_.wide_pages : report_.packed_pages) += 1;
+      report_.bytes_model += codec.layout(Encoding::kWide).page_bytes();
+      batch_.push_back(std::move(encoded));
+    }
+    return batch_.size();
+  }
+
+  v1::PutRequest MakeHeader(size_t first) const {
+    v1::PutRequest message;
+    v1::PutHeader* header = message.mutable_header();
+    *header->mutable_scope() = space_.MakeScope();
+    for (size_t i = 0; i < batch_.size(); ++i) {
+      v1::PutItem* item = header->add_items();
+      const size_t page = first + i;
+      item->set_key(request_.keys[page]);
+      item->set_parent(page == 0 ? request_.parent : request_.keys[page - 1]);
+      item->set_first_position(PositionOf(page));
+      item->set_encoding(ToProto(batch_[i].encoding));
+      item->set_bytes(batch_[i].bytes.size());
+      item->mutable_block_crc32c()->Add(batch_[i].block_crc32c.begin(),
+                                        batch_[i].block_crc32c.end());
+    }
+    return message;
+  }
+
+  // Sends the chunks of the batch; stops when the server has ended the call.
+  void SendChunks(grpc::ClientWriter<v1::PutRequest>& writer) {
+    const size_t chunk_bytes = space_.max_chunk_bytes();
+    v1::PutRequest message;
+    for (size_t i = 0; i < batch_.size(); ++i) {
+      const std::vector<std::byte>& bytes = batch_[i].bytes;
+      for (size_t offset = 0; offset < bytes.size(); offset += chunk_bytes) {
+        const size_t count = std::min(chunk_bytes, bytes.size() - offset);
+        v1::Chunk* chunk = message.mutable_chunk();
+        chunk->set_item(static_cast<uint32_t>(i));
+        chunk->set_offset(offset);
+        chunk->set_data(bytes.data() + offset, count);
+        if (!writer.Write(message)) return;
+        report_.bytes_wire += count;
+      }
+    }
+  }
+
+  absl::Status SendBatch(size_t first, size_t count) {
+    v1::PutReply reply;
+    const absl::Status status = space_.connection()->Call(
+        space_.connection()->options().push_timeout, [&](grpc::ClientContext* context) {
+          reply.Clear();
+          const auto writer = space_.connection()->stubs().cache->Put(context, &reply);
+          if (writer->Write(MakeHeader(first))) SendChunks(*writer);
+          writer->WritesDone();
+          return writer->Finish();
+        });
+    for (size_t i = 0; i < std::min<size_t>(count, static_cast<size_t>(reply.results_size()));
+         ++i) {
+      const v1::ItemResult& result = reply.results(static_cast<int>(i));
+      report_.statuses[first + i] = FromProto(result.status());
+      report_.messages[first + i] = result.message();
+    }
+    return status;
+  }
+
+  bool AllStored(size_t first, size_t count) const {
+    return std::all_of(
+        report_.statuses.begin() + static_cast<std::ptrdiff_t>(first),
+        report_.statuses.begin() + static_cast<std::ptrdiff_t>(first + count),
+        [](ItemStatus s) { return s == ItemStatus::kOk || s == ItemStatus::kExists; });
+  }
+
+  Namespace::Impl& space_;
+  const EngineView& cache_;
+  const PushRequest& request_;
+  PushReport report_;
+  std::vector<EncodedPage> batch_;
+};
+
+}  // namespace
+
+absl::StatusOr<PushReport> Namespace::Impl::Push(const EngineView& cache,
+                                                 const PushRequest& request) {
+  OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
+  OSCARKV_RETURN_IF_ERROR(CheckSlots(request.keys, request.slots));
+  return Pusher(*this, cache, request).Run();
+}
+
+}  // namespace oscarkv::client

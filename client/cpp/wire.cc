@@ -1,0 +1,32 @@
+#include "client/cpp/wire.h"
+
+namespace oscarkv::client {
+namespace {
+
+constexpr int kMessageBytesMax = 64 << 20;
+
+}  // namespace
+
+WireStubs MakeWireStubs(const std::string& endpoint) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
+  arguments.SetMaxSendMessageSize(kMessageBytesMax);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, (16 << 20) - 1);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 16 << 20);
+  // A server that comes back is found within a second, not after gRPC's two minutes.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
+  // Each client has its own connection, so that one client's bulk transfer does not queue before
+  // another's look-ups.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  WireStubs stubs;
+  stubs.channel =
+      grpc::CreateCustomChannel(endpoint, grpc::InsecureChannelCredentials(), arguments);
+  stubs.cache = v1::KvCache::NewStub(stubs.channel);
+  stubs.admin = v1::Admin::NewStub(stubs.channel);
+  return stubs;
+}
+
+}  // namespace oscarkv::client

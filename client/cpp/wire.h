@@ -1,0 +1,27 @@
+// The gRPC stubs of one channel. Included by the client's own sources only: its public headers know
+// no gRPC.
+#ifndef OSCARKV_CLIENT_CPP_WIRE_H_
+#define OSCARKV_CLIENT_CPP_WIRE_H_
+
+#include <memory>
+#include <string>
+
+#include <grpcpp/grpcpp.h>
+
+#include "oscarkv/v1/admin.grpc.pb.h"
+#include "oscarkv/v1/kv_cache.grpc.pb.h"
+
+namespace oscarkv::client {
+
+struct WireStubs {
+  std::shared_ptr<grpc::Channel> channel;
+  std::unique_ptr<v1::KvCache::Stub> cache;
+  std::unique_ptr<v1::Admin::Stub> admin;
+};
+
+// Opens a channel lazily: nothing is sent yet.
+WireStubs MakeWireStubs(const std::string& endpoint);
+
+}  // namespace oscarkv::client
+
+#endif  // OSCARKV_CLIENT_CPP_WIRE_H_
