@@ -1,0 +1,191 @@
+// Many threads on one small store, for ThreadSanitizer and for the invariants that races break. No
+// sleeps: threads meet because the store is small.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+#include "server/tier/host_tier.h"
+#include "tests/core/store_test.h"
+
+namespace oscarkv::testing {
+namespace {
+
+constexpr uint64_t kChains = 12;
+constexpr uint32_t kChainPages = 6;
+
+class StoreStressTest : public StoreTest {
+ protected:
+  void SetUp() override {
+    // 48 WIDE pages for 72: always under pressure; small units, so that regions change size.
+    auto tier = HostTier::Create({.capacity_bytes = 6 * 8 * 1088, .unit_bytes = 8 * 1088});
+    ASSERT_OK(tier);
+    OpenOver(*std::move(tier), {.leased_share_max = 0.3});
+    for (uint64_t i = 0; i < kChains; ++i) {
+      chains_.push_back(
+          Chain(space(), i * 100, kChainPages, i % 3 == 0 ? Encoding::kPacked : Encoding::kWide));
+      for (const TestItem& item : chains_.back())
+        pages_[item.key] = MakePage(space(), item.encoding, item.seed);
+    }
+  }
+
+  // Runs every worker on a thread of its own, each with a random source of its own, for `steps`.
+  using Worker = std::function<void(std::mt19937_64&)>;
+  static void RunAll(const std::vector<Worker>& workers, int steps) {
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < workers.size(); ++i) {
+      threads.emplace_back([&worker = workers[i], i, steps] {
+        std::mt19937_64 random(i);
+        for (int step = 0; step < steps; ++step) worker(random);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+
+  const std::vector<TestItem>& Some(std::mt19937_64& random) const {
+    return chains_[random() % chains_.size()];
+  }
+  // Puts a chain as far as it goes, sometimes dropping a page half written.
+  void PutSome(std::mt19937_64& random) {
+    for (const TestItem& item : Some(random)) {
+      const TestPage& page = pages_.at(item.key);
+      BeginPutResult begun = store().BeginPut(space(), AsPutItem(item, page));
+      if (begun.result.status == ItemStatus::kExists) continue;
+      if (!begun.result.ok() || random() % 20 == 0) return;
+      std::memcpy(begun.slot.bytes().data(), page.bytes.data(), page.bytes.size());
+      const ItemStatus committed = begun.slot.Commit().status;
+      if (committed == ItemStatus::kConflict || committed == ItemStatus::kCorrupt) ++wrong_;
+    }
+  }
+  void ReadSome(std::mt19937_64& random) {
+    const auto& chain = Some(random);
+    std::vector<PinnedPage> held;
+    for (const TestItem& item : chain) {
+      PinResult pin = store().Pin(space(), item.key);
+      if (pin.status != ItemStatus::kOk) break;
+      held.push_back(std::move(pin.page));
+    }
+    store().Touch(space(), KeysOf(chain));
+    for (size_t i = 0; i < held.size(); ++i) {
+      const auto bytes = held[i].VerifiedPage();
+      const std::vector<std::byte>& expected = pages_.at(chain[i].key).bytes;
+      if (!bytes.ok() || !std::ranges::equal(*bytes, expected)) ++wrong_;
+    }
+  }
+  void LeaseSome(std::mt19937_64& random) {
+    const SessionId session = store().OpenSession("stress");
+    for (int i = 0; i < 3; ++i) {
+      const auto keys = KeysOf(Some(random));
+      const LookupResult found =
+          store().Lookup(space(), {.keys = keys,
+                                   .lease_session = session,
+                                   .lease_duration = absl::Seconds(1 + random() % 3)});
+      if (found.lease != 0) {
+        // What is leased is there as long as the lease is.
+        const LookupResult again = store().Lookup(space(), {.keys = keys});
+        if (again.prefix_pages < found.prefix_pages && !deleting_) ++wrong_;
+        if (random() % 2 == 0) store().ReleaseLease(found.lease);
+      }
+    }
+    store().CloseSession(session);
+  }
+  void ExpectDrained() {
+    const StoreStats stats = store().Stats();
+    EXPECT_EQ(wrong_, 0);
+    EXPECT_EQ(stats.pins, 0u);
+    EXPECT_EQ(stats.holds, 0u);
+    EXPECT_EQ(stats.open_puts, 0u);
+    EXPECT_EQ(stats.leases, 0u);
+    EXPECT_EQ(stats.leased_bytes, 0u);
+    EXPECT_EQ(stats.detached_pages, 0u);
+    EXPECT_EQ(stats.tiers[0].reserved_slots, stats.pages);
+    store().Clear(space());
+    EXPECT_EQ(store().Stats().pages, 0u);
+    EXPECT_EQ(store().Stats().tiers[0].reserved_slots, 0u);
+    EXPECT_EQ(UsedBytes(), 0u);
+  }
+
+  std::vector<std::vector<TestItem>> chains_;
+  std::map<std::string, TestPage> pages_;
+  std::atomic<int> wrong_{0};
+  bool deleting_ = false;
+};
+
+TEST_F(StoreStressTest, PutsReadsAndLeasesUnderPressure) {
+  const Worker put = [this](std::mt19937_64& random) { PutSome(random); };
+  const Worker read = [this](std::mt19937_64& random) { ReadSome(random); };
+  const Worker lease = [this](std::mt19937_64& random) { LeaseSome(random); };
+  RunAll({put, put, put, read, read, lease}, 400);
+  EXPECT_GT(store().Stats().counters.removed_by_reason[0], 0u);
+  ExpectDrained();
+}
+
+TEST_F(StoreStressTest, EverythingAtOnce) {
+  deleting_ = true;
+  const Worker put = [this](std::mt19937_64& random) { PutSome(random); };
+  const Worker read = [this](std::mt19937_64& random) { ReadSome(random); };
+  const Worker lease = [this](std::mt19937_64& random) { LeaseSome(random); };
+  const Worker care = [this](std::mt19937_64& random) {
+    const auto& chain = Some(random);
+    const std::string_view key = chain[random() % chain.size()].key;
+    switch (random() % 8) {
+      case 0:
+        store().Clear(space());
+        break;
+      case 1:
+        store().List(space(), 7, 0);
+        break;
+      case 2:
+        store().Verify(0, 20'000);
+        break;
+      case 3:
+        clock_.Advance(absl::Seconds(1));
+        store().ExpireLeases();
+        break;
+      case 4:
+        store().Stats();
+        break;
+      default:
+        store().Delete(space(), {&key, 1});
+    }
+  };
+  RunAll({put, put, read, read, lease, care}, 400);
+  ExpectDrained();
+}
+
+TEST_F(StoreStressTest, OneKeyManyWriters) {
+  // Every thread puts pages of its own under the same keys: one wins, and all readers agree.
+  const auto chain = Chain(space(), 5000, 1);
+  for (int round = 0; round < 30; ++round) {
+    std::atomic<int> stored{0};
+    std::atomic<int> exists{0};
+    std::atomic<int> conflicts{0};
+    std::vector<std::thread> threads;
+    for (uint64_t writer = 0; writer < 4; ++writer) {
+      threads.emplace_back([&, writer] {
+        TestItem item = chain[0];
+        item.seed = writer / 2;  // two say the same
+        const ItemStatus status = Put(item);
+        stored += status == ItemStatus::kOk ? 1 : 0;
+        exists += status == ItemStatus::kExists ? 1 : 0;
+        conflicts += status == ItemStatus::kConflict ? 1 : 0;
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(stored, 1);
+    EXPECT_EQ(exists, 1);
+    EXPECT_EQ(conflicts, 2);
+    const std::string_view key = chain[0].key;
+    EXPECT_EQ(store().Delete(space(), {&key, 1})[0], ItemStatus::kOk);
+  }
+  ExpectDrained();
+}
+
+}  // namespace
+}  // namespace oscarkv::testing
