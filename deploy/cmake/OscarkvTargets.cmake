@@ -31,6 +31,10 @@ function(oscarkv_program)
   add_executable(${ARG_NAME} ${ARG_SRCS})
   target_include_directories(${ARG_NAME} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${ARG_NAME} PRIVATE ${ARG_DEPS} oscarkv_warnings)
+  if(OSCARKV_SANITIZE MATCHES thread)
+    # So that ThreadSanitizer knows what the distribution's absl::Mutex orders.
+    target_link_libraries(${ARG_NAME} PRIVATE oscarkv_tsan_absl_mutex absl::synchronization)
+  endif()
 endfunction()
 
 # oscarkv_test(NAME store_test SRCS ... DEPS ... LABELS ...): a GoogleTest program, one ctest entry per program.
