@@ -45,7 +45,7 @@ class Model:
         def part(start):
             np.matmul(hidden, self._head[start:start + step].T, out=out[:, start:start + step])
 
-        self._run(part, range(0, self._head.shape[0], step))
+        self.run(part, range(0, self._head.shape[0], step))
         return out
 
     def generate(self, hidden_last, sequence, count, stop=()):
@@ -60,7 +60,8 @@ class Model:
                 hidden_last = self._forward([token], sequence, None)[-1]
         return tokens
 
-    def _run(self, function, items):
+    def run(self, function, items):
+        """Calls `function` on each item, on the model's threads."""
         items = list(items)
         if len(items) == 1:
             function(items[0])
@@ -102,9 +103,9 @@ class Model:
                 x[tile] += attended @ weights[f"{layer}.attn_out"].T
                 self._feed_forward(layer, x[tile])
 
-            self._run(project, tiles)
-            self._run(gather, ("k", "v"))
-            self._run(finish, tiles)
+            self.run(project, tiles)
+            self.run(gather, ("k", "v"))
+            self.run(finish, tiles)
         sequence.length = end
         return _normalise(x, weights["final_norm"], config.norm_epsilon)
 

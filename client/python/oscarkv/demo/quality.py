@@ -5,10 +5,9 @@ follow run exactly over it, and their next-token distributions are compared with
 prefix.
 """
 
-import concurrent.futures
 import dataclasses
 
-import numpy as np
+import oscarkv
 
 from . import metrics
 from .paged_cache import PagedCache, Sequence
@@ -36,6 +35,15 @@ class Setting:
             yield "wide" if wide else "packed"
 
 
+def page_codec(config, setting, transforms, k_bits=2):
+    """The product's codec for a model's cache; WIDE pages only when `transforms` is None."""
+    geometry = oscarkv.Geometry(config.layers, config.kv_heads, config.head_dim, config.head_dim,
+                                setting.page_tokens)
+    spec = oscarkv.CodecSpec(k_bits=k_bits, transform_hash=transforms.hash if transforms else b"",
+                             sink_tokens=setting.sink_tokens)
+    return oscarkv.PageCodec(geometry, spec, transforms)
+
+
 class Evaluation:
     """Holds the model and one cache with two sequences: the exact one and the one that methods write
     to."""
@@ -45,25 +53,25 @@ class Evaluation:
         self.setting = setting
         blocks = 2 * (-(-(setting.prefix + setting.tail) // 16) + 1)
         self.cache = PagedCache.for_model(model.config, blocks, "fp32")
+        self._kv = oscarkv.PagedKv(self.cache.k, self.cache.v)
+        self._wide = page_codec(model.config, setting, None)
 
     def run(self, windows, methods, progress=None):
-        """{recent: {method: Divergence}}. `methods` maps a name to a function
-        (cache, source_slots, target_slots, encoding) that encodes one page's slots and decodes them
-        into others. Where every page is WIDE a method's name is "bf16" and its codec is never
-        asked to pack."""
+        """{recent: {method: Divergence}}. `methods` maps a name to an `oscarkv.PageCodec`, or to None
+        for a cache that is WIDE throughout."""
         totals = {recent: {name: metrics.Divergence() for name in methods}
                   for recent in self.setting.recents}
         for window in windows:
             exact_sequence = Sequence(self.cache)
             self.model.prefill(window[:self.setting.prefix], exact_sequence)
             exact = self._exact(window, exact_sequence)
-            for name, transcode in methods.items():
+            for name, codec in methods.items():
                 done = {}
                 for recent in self.setting.recents:
-                    pages = tuple("wide" if name == "bf16" else encoding
+                    pages = tuple("wide" if codec is None else encoding
                                   for encoding in self.setting.encodings(recent))
                     if pages not in done:
-                        done[pages] = self._one(window, exact_sequence, exact, transcode, pages)
+                        done[pages] = self._one(window, exact_sequence, exact, codec or self._wide, pages)
                     totals[recent][name].add(done[pages])
                     if progress:
                         progress(1)
@@ -79,13 +87,17 @@ class Evaluation:
         sequence.truncate(self.setting.prefix)
         return metrics.exact_distributions(logits, window[self.setting.prefix + 1:])
 
-    def _one(self, window, exact_sequence, exact, transcode, pages):
+    def _one(self, window, exact_sequence, exact, codec, pages):
         sequence = Sequence(self.cache)
         sequence.reserve(self.setting.prefix)
         size = self.setting.page_tokens
-        for index, encoding in enumerate(pages):
+
+        def page(index):
             span = index * size, (index + 1) * size
-            transcode(self.cache, exact_sequence.slots(*span), sequence.slots(*span), encoding)
+            data, checksums = codec.encode(self._kv, exact_sequence.slots(*span), pages[index])
+            codec.decode(data, checksums, self._kv, sequence.slots(*span), pages[index])
+
+        self.model.run(page, range(len(pages)))
         sequence.length = self.setting.prefix
         hidden = self._tail(window, sequence)
         sequence.free()
