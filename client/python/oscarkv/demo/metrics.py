@@ -37,6 +37,7 @@ class Exact:
 
     logits: np.ndarray   # [positions, vocab]
     p: np.ndarray        # their softmax
+    mass: np.ndarray     # [positions], what each row of p sums to in double, 1 but for rounding
     targets: np.ndarray  # [positions], the tokens that followed
 
 
@@ -48,7 +49,8 @@ def softmax(logits):
 
 
 def exact_distributions(logits, targets):
-    return Exact(logits, softmax(logits), np.asarray(targets))
+    p = softmax(logits)
+    return Exact(logits, p, p.sum(axis=1, dtype=np.float64), np.asarray(targets))
 
 
 def kl_and_nll(logits, exact, rows=slice(None)):
@@ -57,14 +59,14 @@ def kl_and_nll(logits, exact, rows=slice(None)):
     With d the difference of the logits, KL = log E[exp d] - E[d] under the exact distribution, which
     stays accurate where the two are close. `logits` is overwritten.
     """
-    p, targets = exact.p[rows], exact.targets[rows]
+    p, mass, targets = exact.p[rows], exact.mass[rows], exact.targets[rows]
     at = np.arange(len(targets))
     d = np.subtract(logits, exact.logits[rows], out=logits)
     d -= d.max(axis=1, keepdims=True)
-    mean = np.einsum("ij,ij->i", p, d, dtype=np.float64)
+    mean = np.einsum("ij,ij->i", p, d, dtype=np.float64) / mass
     target_d = d[at, targets].astype(np.float64)
     np.exp(d, out=d)
-    log_ratio = np.log(np.einsum("ij,ij->i", p, d, dtype=np.float64))
+    log_ratio = np.log(np.einsum("ij,ij->i", p, d, dtype=np.float64) / mass)
     log_p = np.log(np.maximum(p[at, targets], 1e-38), dtype=np.float64)
     return np.maximum(log_ratio - mean, 0.0), -(log_p + target_d - log_ratio)
 
