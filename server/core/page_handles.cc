@@ -2,8 +2,8 @@
 
 #include "absl/strings/str_cat.h"
 
-#include "kernels/base/checksum.h"
 #include "kernels/base/status_macros.h"
+#include "server/core/block_check.h"
 #include "server/core/page_store.h"
 
 namespace oscarkv {
@@ -89,20 +89,9 @@ absl::Status PinnedPage::Verify(BlockRange layers, BlockRange heads) const {
                      heads.first, ", ", heads.count, " of them, of a page with ", geometry.layers,
                      " layers and ", geometry.kv_heads, " heads"));
   }
-  const std::span<const uint32_t> crcs = block_crcs();
-  for (uint32_t layer = layers.first; layer < layers.first + layers.count; ++layer) {
-    for (uint32_t head = heads.first; head < heads.first + heads.count; ++head) {
-      const ByteView block =
-          slot_.subspan(layout_->block_offset(layer, head), layout_->block(layer).bytes);
-      const uint32_t expected = crcs[size_t{layer} * geometry.kv_heads + head];
-      if (Crc32c(block) == expected) continue;
-      store_->DropCorrupt(*record_);
-      return absl::DataLossError(absl::StrCat("the stored page is corrupt: layer ", layer,
-                                              ", head ", head, " does not have its checksum ",
-                                              absl::Hex(expected, absl::kZeroPad8)));
-    }
-  }
-  return absl::OkStatus();
+  const absl::Status sound = CheckBlocks(*layout_, slot_, block_crcs(), layers, heads);
+  if (!sound.ok()) store_->DropCorrupt(*record_);
+  return Annotate(sound, "the stored page is corrupt");
 }
 
 }  // namespace oscarkv

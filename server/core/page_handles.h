@@ -122,8 +122,9 @@ class PinnedPage {
   std::span<const uint32_t> block_crcs() const;
 
   // The only way to the bytes: verifies the blocks of `layers` x `heads` against their checksums
-  // and returns the bytes of the whole page, of which those blocks may be used. Verifies anew in
-  // every call; call it for what is about to be sent. O(bytes of the blocks).
+  // (and their padding against zero), and returns the bytes of the whole page, of which those
+  // blocks may be used. Verifies anew in every call; call it for what is about to be sent. O(bytes
+  // of the blocks).
   //   kDataLoss         a block is bad, named in the message. The page has been dropped from the
   //                     store with every page that extends it, and counted; report kCorrupt.
   //   kInvalidArgument  the ranges are empty or pass the end of the page.

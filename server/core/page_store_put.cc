@@ -4,9 +4,9 @@
 
 #include "absl/strings/escaping.h"
 
-#include "kernels/base/checksum.h"
 #include "kernels/base/status_macros.h"
 #include "proto/wire/page_key.h"
+#include "server/core/block_check.h"
 #include "server/core/page_store.h"
 
 namespace oscarkv {
@@ -17,6 +17,11 @@ std::string Shown(std::string_view key) {
   const std::string_view head = key.substr(0, 8);
   return absl::StrCat("key ", absl::BytesToHexString(absl::string_view(head.data(), head.size())),
                       key.size() > head.size() ? ".." : "");
+}
+
+// The checksums in a slot. Slots and pages are multiples of 64 bytes, so they are aligned.
+std::span<const uint32_t> AsCrcs(ByteView bytes) {
+  return {reinterpret_cast<const uint32_t*>(bytes.data()), bytes.size() / sizeof(uint32_t)};
 }
 
 ItemResult Invalid(std::string_view key, std::string_view message) {
@@ -148,50 +153,14 @@ BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) 
   return out;
 }
 
-namespace {
-
-// kOk when every block of `page` has its checksum of `crcs` (u32 each, layer-major).
-ItemResult VerifyBlocks(const PageLayout& layout, ByteView page, ByteView crcs,
-                        std::string_view key) {
-  const Geometry& geometry = layout.geometry();
-  for (uint32_t layer = 0; layer < geometry.layers; ++layer) {
-    for (uint32_t head = 0; head < geometry.kv_heads; ++head) {
-      const ByteView block =
-          page.subspan(layout.block_offset(layer, head), layout.block(layer).bytes);
-      const auto expected =
-          LoadLe<uint32_t>(crcs.data() + 4 * (size_t{layer} * geometry.kv_heads + head));
-      const uint32_t found = Crc32c(block);
-      if (found == expected) continue;
-      return {ItemStatus::kCorrupt,
-              absl::StrCat(Shown(key), ": layer ", layer, ", head ", head, ": expected crc32c ",
-                           absl::Hex(expected, absl::kZeroPad8), ", found ",
-                           absl::Hex(found, absl::kZeroPad8))};
-    }
-  }
-  return {};
-}
-
-// Bytes that no checksum covers are zero, whatever the writer sent there.
-void ClearPadding(const PageLayout& layout, MutableByteView page) {
-  const Geometry& geometry = layout.geometry();
-  for (uint32_t layer = 0; layer < geometry.layers; ++layer) {
-    const BlockLayout& block = layout.block(layer);
-    if (block.stride == block.bytes) continue;
-    for (uint32_t head = 0; head < geometry.kv_heads; ++head) {
-      std::memset(page.data() + layout.block_offset(layer, head) + block.bytes, 0,
-                  block.stride - block.bytes);
-    }
-  }
-}
-
-}  // namespace
-
 ItemResult PageStore::Commit(PutSlot& slot) {
   const PageLayout& layout = slot.space_->layout(slot.encoding_);
   const MutableByteView page = slot.bytes();
   const ByteView crcs = slot.memory_.subspan(page.size());
-  ItemResult result = VerifyBlocks(layout, page, crcs, slot.key_);
   ClearPadding(layout, page);
+  ItemResult result;
+  if (const absl::Status sound = CheckAllBlocks(layout, page, AsCrcs(crcs)); !sound.ok())
+    result = {ItemStatus::kCorrupt, absl::StrCat(Shown(slot.key_), ": ", sound.message())};
   const PageProbe probe = index_.Probe(*slot.space_, slot.key_);
   while (result.ok()) {
     ItemResult stored = CompareStored(

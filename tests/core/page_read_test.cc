@@ -119,13 +119,16 @@ TEST_F(PageReadTest, CorruptPageGoesWithWhatExtendsItAndCanBeStoredAgain) {
 }
 
 TEST_F(PageReadTest, EverySingleFlippedBitIsCaught) {
-  // One bit in each byte of the slot in turn: blocks and checksums.
-  const auto chain = Chain(space(), 0, 1);
-  for (uint64_t byte = 0; byte < kWideSlotBytes; ++byte) {
-    ASSERT_EQ(Put(chain[0]), ItemStatus::kOk);
-    ASSERT_TRUE(tier_->FlipBit(0, byte, static_cast<int>(byte % 8)));
-    ASSERT_EQ(Read(chain[0]), ItemStatus::kCorrupt) << byte;
-    ASSERT_EQ(UsedBytes(), 0u);
+  // One bit in each byte of the slot in turn: blocks, padding and checksums.
+  for (const Encoding encoding : {Encoding::kWide, Encoding::kPacked}) {
+    const auto chain = Chain(space(), 0, 1, encoding);
+    const uint64_t slot_bytes = space().page_bytes(encoding) + 4 * 4;
+    for (uint64_t byte = 0; byte < slot_bytes; ++byte) {
+      ASSERT_EQ(Put(chain[0]), ItemStatus::kOk);
+      ASSERT_TRUE(tier_->FlipBit(0, byte, static_cast<int>(byte % 8)));
+      ASSERT_EQ(Read(chain[0]), ItemStatus::kCorrupt) << byte;
+      ASSERT_EQ(UsedBytes(), 0u);
+    }
   }
 }
 

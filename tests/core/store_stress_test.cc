@@ -1,7 +1,9 @@
 // Many threads on one small store, for ThreadSanitizer and for the invariants that races break. No
 // sleeps: threads meet because the store is small.
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <barrier>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -159,28 +161,34 @@ TEST_F(StoreStressTest, EverythingAtOnce) {
   ExpectDrained();
 }
 
-TEST_F(StoreStressTest, OneKeyManyWriters) {
-  // Every thread puts pages of its own under the same keys: one wins, and all readers agree.
+TEST_F(StoreStressTest, OfManyWritersOfOneKeyOneWins) {
+  // Four threads commit under one key at the same moment, two by two with the same bytes.
   const auto chain = Chain(space(), 5000, 1);
-  for (int round = 0; round < 30; ++round) {
-    std::atomic<int> stored{0};
-    std::atomic<int> exists{0};
-    std::atomic<int> conflicts{0};
-    std::vector<std::thread> threads;
+  for (int round = 0; round < 300; ++round) {
+    std::vector<PutSlot> slots;
     for (uint64_t writer = 0; writer < 4; ++writer) {
+      TestItem item = chain[0];
+      item.seed = writer / 2;
+      const TestPage page = MakePage(space(), item.encoding, item.seed);
+      BeginPutResult begun = store().BeginPut(space(), AsPutItem(item, page));
+      ASSERT_TRUE(begun.result.ok());
+      std::memcpy(begun.slot.bytes().data(), page.bytes.data(), page.bytes.size());
+      slots.push_back(std::move(begun.slot));
+    }
+    std::barrier start(4);
+    std::array<ItemStatus, 4> outcomes{};
+    std::vector<std::thread> threads;
+    for (size_t writer = 0; writer < 4; ++writer) {
       threads.emplace_back([&, writer] {
-        TestItem item = chain[0];
-        item.seed = writer / 2;  // two say the same
-        const ItemStatus status = Put(item);
-        stored += status == ItemStatus::kOk ? 1 : 0;
-        exists += status == ItemStatus::kExists ? 1 : 0;
-        conflicts += status == ItemStatus::kConflict ? 1 : 0;
+        start.arrive_and_wait();
+        outcomes[writer] = slots[writer].Commit().status;
       });
     }
     for (std::thread& thread : threads) thread.join();
-    EXPECT_EQ(stored, 1);
-    EXPECT_EQ(exists, 1);
-    EXPECT_EQ(conflicts, 2);
+    EXPECT_EQ(std::ranges::count(outcomes, ItemStatus::kOk), 1);
+    EXPECT_EQ(std::ranges::count(outcomes, ItemStatus::kExists), 1);
+    EXPECT_EQ(std::ranges::count(outcomes, ItemStatus::kConflict), 2);
+    EXPECT_EQ(store().Stats().pages, 1u);
     const std::string_view key = chain[0].key;
     EXPECT_EQ(store().Delete(space(), {&key, 1})[0], ItemStatus::kOk);
   }

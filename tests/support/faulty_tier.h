@@ -39,10 +39,10 @@ class FaultyTier final : public Tier {
     absl::MutexLock lock(&mutex_);
     return held_.size();
   }
-  // The slot reserved last.
-  TierSlot last() const {
+  // The nth slot held, nth < held().
+  TierSlot slot(size_t nth) const {
     absl::MutexLock lock(&mutex_);
-    return last_;
+    return std::next(held_.begin(), static_cast<std::ptrdiff_t>(nth))->second;
   }
 
   TierKind kind() const override { return base_->kind(); }
@@ -54,7 +54,7 @@ class FaultyTier final : public Tier {
       return failure_;
     }
     absl::StatusOr<TierSlot> slot = base_->Reserve(bytes);
-    if (slot.ok()) held_[slot->offset] = last_ = *slot;
+    if (slot.ok()) held_[slot->offset] = *slot;
     return slot;
   }
   void Release(const TierSlot& slot) override {
@@ -77,7 +77,6 @@ class FaultyTier final : public Tier {
   const std::unique_ptr<Tier> base_;
   mutable absl::Mutex mutex_;
   std::map<uint64_t, TierSlot> held_ ABSL_GUARDED_BY(mutex_);
-  TierSlot last_ ABSL_GUARDED_BY(mutex_);
   int failures_left_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
 };

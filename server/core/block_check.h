@@ -1,0 +1,29 @@
+// Whether the blocks of a page are what their producer made.
+#ifndef OSCARKV_SERVER_CORE_BLOCK_CHECK_H_
+#define OSCARKV_SERVER_CORE_BLOCK_CHECK_H_
+
+#include <cstdint>
+#include <span>
+
+#include "absl/status/status.h"
+
+#include "kernels/base/bytes.h"
+#include "kernels/codec/page_layout.h"
+
+namespace oscarkv {
+
+// Verifies the blocks of `layers` x `heads`, which lie within the page: each against its checksum
+// of `crcs` [layers * kv_heads], layer-major, and the padding behind it against zero, so that no
+// byte of a page is unverified. kDataLoss naming the first bad block, with what was expected and
+// found. O(bytes of the blocks).
+absl::Status CheckBlocks(const PageLayout& layout, ByteView page, std::span<const uint32_t> crcs,
+                         BlockRange layers, BlockRange heads);
+absl::Status CheckAllBlocks(const PageLayout& layout, ByteView page,
+                            std::span<const uint32_t> crcs);
+
+// Sets the padding of every block to zero.
+void ClearPadding(const PageLayout& layout, MutableByteView page);
+
+}  // namespace oscarkv
+
+#endif  // OSCARKV_SERVER_CORE_BLOCK_CHECK_H_

@@ -1,0 +1,417 @@
+// Random operations on the store against a plain map, with faults. What must hold:
+//   * A read returns the bytes that were written, or an honest miss: never other bytes, never a
+//     page that was deleted, cleared or never stored.
+//   * What is leased or pinned is there.
+//   * Space adds up after every step, and never passes the capacity.
+//   * After all is let go nothing is pinned, and Clear brings all memory back.
+//
+// The seed is printed. OSCARKV_SEED=<seed> runs that one; OSCARKV_STEPS=<count> that many steps.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+#include "server/tier/host_tier.h"
+#include "tests/core/store_test.h"
+
+namespace oscarkv::testing {
+namespace {
+
+constexpr uint64_t kRoots = 24;
+constexpr uint64_t kFanOut = 3;
+constexpr uint64_t kDepth = 4;
+
+uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
+}
+
+// A key of the small universe: a tree of sequences. Numbers are unique within a namespace.
+struct Node {
+  TestItem item;
+  std::optional<size_t> parent;
+  std::vector<size_t> children;
+};
+
+// What the map knows of a key. "Maybe" because the store may evict what nobody holds.
+struct Known {
+  bool maybe_stored = false;  // if not, a hit is an error
+  bool corrupted = false;     // a bit was flipped: it may be found corrupt, never read
+  uint64_t seed = 0;          // of the bytes
+  Encoding encoding = Encoding::kWide;
+};
+
+class StoreModel : public StoreTest {
+ protected:
+  struct HeldPage {
+    PinnedPage page;
+    uint64_t seed;
+    bool corrupted;
+  };
+  struct HeldLease {
+    LeaseId lease;
+    absl::Duration end;
+    SessionId session;
+    std::vector<size_t> nodes;
+  };
+  struct OpenPut {
+    PutSlot slot;
+    size_t node;
+    TestItem item;
+    bool spoiled;  // its bytes do not have their checksums
+    bool may_be_spoiled;
+  };
+
+  void Start(uint64_t seed, bool host) {
+    random_.seed(seed);
+    std::unique_ptr<Tier> tier = std::make_unique<FakeTier>(40 * kWideSlotBytes);
+    if (host) tier = *HostTier::Create({.capacity_bytes = 5 * 8 * 1088, .unit_bytes = 8 * 1088});
+    OpenOver(std::move(tier), {.lease_max = absl::Seconds(50), .leased_share_max = 0.4});
+    GrowUniverse();
+    session_ = store().OpenSession("model");
+  }
+
+  void GrowUniverse() {
+    for (uint64_t root = 0; root < kRoots; ++root) Grow(std::nullopt, 0);
+    known_.resize(nodes_.size());
+  }
+  void Grow(std::optional<size_t> parent, uint64_t depth) {
+    const size_t index = nodes_.size();
+    Node node;
+    node.item.key = KeyOf(index);
+    node.item.first_position = depth * space().page_tokens();
+    node.parent = parent;
+    if (parent.has_value()) {
+      node.item.parent = nodes_[*parent].item.key;
+      nodes_[*parent].children.push_back(index);
+    }
+    nodes_.push_back(std::move(node));
+    if (depth + 1 < kDepth)
+      for (uint64_t i = 0; i < (depth == 0 ? kFanOut : 1); ++i) Grow(index, depth + 1);
+  }
+
+  size_t Below(size_t bound) { return static_cast<size_t>(random_() % bound); }
+  // Mostly one whose parent is there and which is not.
+  size_t NodeToPut() {
+    for (int attempt = 0; attempt < 8; ++attempt) {
+      const size_t node = AnyNode();
+      const std::optional<size_t> parent = nodes_[node].parent;
+      if (!known_[node].maybe_stored && (!parent.has_value() || known_[*parent].maybe_stored))
+        return node;
+    }
+    return AnyNode();
+  }
+  size_t AnyNode() { return Below(nodes_.size()); }
+  std::vector<size_t> PathTo(size_t node) const {
+    std::vector<size_t> path = {node};
+    while (nodes_[path.back()].parent.has_value()) path.push_back(*nodes_[path.back()].parent);
+    std::reverse(path.begin(), path.end());
+    return path;
+  }
+  std::vector<std::string_view> KeysAt(const std::vector<size_t>& nodes) const {
+    std::vector<std::string_view> keys;
+    for (const size_t node : nodes) keys.emplace_back(nodes_[node].item.key);
+    return keys;
+  }
+  void Forget(size_t node) {
+    known_[node] = {};
+    for (const size_t child : nodes_[node].children) Forget(child);
+  }
+  bool IsHeld(size_t node) const {  // by a live lease
+    return std::any_of(leases_.begin(), leases_.end(), [&](const HeldLease& lease) {
+      return std::find(lease.nodes.begin(), lease.nodes.end(), node) != lease.nodes.end();
+    });
+  }
+
+  // --- Operations ---
+
+  void BeginPut() {
+    OpenPut put{};
+    put.node = NodeToPut();
+    put.item = nodes_[put.node].item;
+    put.item.encoding = Below(2) == 0 ? Encoding::kWide : Encoding::kPacked;
+    put.item.seed = Below(4);  // writers disagree now and then
+    const TestPage page = MakePage(space(), put.item.encoding, put.item.seed);
+    BeginPutResult begun = store().BeginPut(space(), AsPutItem(put.item, page));
+    CheckPutAnswer(put, begun.result.status);
+    if (!begun.result.ok()) return;
+    std::memcpy(begun.slot.bytes().data(), page.bytes.data(), page.bytes.size());
+    put.spoiled = put.may_be_spoiled = Below(10) == 0;
+    if (put.spoiled) begun.slot.bytes()[Below(64)] ^= std::byte{4};
+    put.slot = std::move(begun.slot);
+    puts_.push_back(std::move(put));
+  }
+  // What BeginPut and Commit may say, given what is known.
+  void CheckPutAnswer(const OpenPut& put, ItemStatus status) {
+    const Known& known = known_[put.node];
+    if (status == ItemStatus::kExists) {
+      ASSERT_TRUE(known.maybe_stored);
+      ASSERT_TRUE(known.encoding != put.item.encoding || known.seed == put.item.seed ||
+                  known.corrupted);
+    } else if (status == ItemStatus::kConflict) {
+      ASSERT_TRUE(known.maybe_stored && known.encoding == put.item.encoding &&
+                  known.seed != put.item.seed);
+    } else if (status == ItemStatus::kSkipped) {
+      ASSERT_TRUE(nodes_[put.node].parent.has_value());
+    } else {
+      ASSERT_TRUE(status == ItemStatus::kOk || status == ItemStatus::kNoSpace ||
+                  (status == ItemStatus::kCorrupt && put.may_be_spoiled));
+    }
+  }
+  void FinishPut() {
+    if (puts_.empty()) return;
+    std::swap(puts_[Below(puts_.size())], puts_.back());
+    OpenPut put = std::move(puts_.back());
+    puts_.pop_back();
+    if (Below(5) == 0) return;  // the client died
+    const ItemStatus status = put.slot.Commit().status;
+    CheckPutAnswer(put, status);
+    if (status != ItemStatus::kOk) return;
+    ASSERT_FALSE(put.spoiled);
+    // Whatever extended an older page of this key went with that page.
+    Forget(put.node);
+    known_[put.node] = {true, false, put.item.seed, put.item.encoding};
+  }
+
+  void Read() {
+    const size_t node = AnyNode();
+    PinResult pin = store().Pin(space(), nodes_[node].item.key);
+    ASSERT_TRUE(pin.status == ItemStatus::kOk || !IsHeld(node));
+    if (pin.status != ItemStatus::kOk) {
+      Forget(node);
+      return;
+    }
+    ASSERT_TRUE(known_[node].maybe_stored);
+    if (!CheckBytes(pin.page, known_[node].seed, known_[node].corrupted)) {
+      DropLeasesOf(node);
+      Forget(node);
+    } else if (Below(3) == 0 && held_.size() < 6) {
+      held_.push_back({std::move(pin.page), known_[node].seed, known_[node].corrupted});
+    }
+  }
+  // Whether the page is good. Fails the test on wrong bytes, and on corruption that nobody caused.
+  bool CheckBytes(PinnedPage& page, uint64_t seed, bool may_be_corrupt) {
+    const auto bytes = page.VerifiedPage();
+    if (!bytes.ok()) {
+      EXPECT_TRUE(may_be_corrupt) << bytes.status();
+      return false;
+    }
+    const TestPage expected = MakePage(space(), page.meta().encoding, seed);
+    EXPECT_TRUE(std::ranges::equal(*bytes, expected.bytes));
+    return true;
+  }
+  void LetGo() {
+    if (held_.empty()) return;
+    HeldPage& held = held_[Below(held_.size())];
+    // Deleted, evicted, cleared, stored anew: the bytes are those of the pin.
+    CheckBytes(held.page, held.seed, true);
+    std::swap(held, held_.back());
+    held_.pop_back();
+  }
+
+  void Lookup(bool lease) {
+    const std::vector<size_t> path = PathTo(AnyNode());
+    const auto keys = KeysAt(path);
+    const absl::Duration life = absl::Seconds(1 + Below(60));
+    const LookupResult found = store().Lookup(
+        space(), {.keys = keys, .lease_session = lease ? session_ : 0, .lease_duration = life});
+    ASSERT_EQ(found.pages.size(), found.prefix_pages);
+    for (size_t i = 0; i < path.size(); ++i) {
+      const bool hit = i < found.prefix_pages;
+      ASSERT_TRUE(hit || !IsHeld(path[i]));
+      ASSERT_TRUE(!hit || known_[path[i]].maybe_stored);
+    }
+    // No holes: nothing below the first miss is stored.
+    if (found.prefix_pages < path.size()) Forget(path[found.prefix_pages]);
+    if (found.lease == 0) return;
+    leases_.push_back({found.lease,
+                       clock_.Now() + std::min(life, absl::Seconds(50)),
+                       session_,
+                       {path.begin(), path.begin() + found.prefix_pages}});
+  }
+  void ReleaseLease() {
+    if (leases_.empty()) return;
+    const size_t i = Below(leases_.size());
+    ASSERT_EQ(store().ReleaseLease(leases_[i].lease), ItemStatus::kOk);
+    leases_.erase(leases_.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  // The store ends leases when it likes once their time has come, so the model ends them at once.
+  void AdvanceClock() {
+    clock_.Advance(absl::Seconds(Below(20)));
+    const size_t before = leases_.size();
+    std::erase_if(leases_, [&](const HeldLease& lease) { return lease.end <= clock_.Now(); });
+    ASSERT_EQ(store().ExpireLeases(), before - leases_.size());
+  }
+  void EndSession() {
+    ASSERT_TRUE(store().CloseSession(session_));
+    for (const HeldLease& lease : leases_) ASSERT_FALSE(store().LeaseIsLive(lease.lease));
+    leases_.clear();
+    session_ = store().OpenSession("model");
+  }
+  // A deleted or corrupt page is gone although a lease names it; the lease itself lives on.
+  void DropLeasesOf(size_t node) {
+    for (HeldLease& lease : leases_) std::erase(lease.nodes, node);
+    for (const size_t child : nodes_[node].children) DropLeasesOf(child);
+  }
+
+  void Delete() {
+    const size_t node = AnyNode();
+    const std::string_view key = nodes_[node].item.key;
+    const ItemStatus status = store().Delete(space(), {&key, 1})[0];
+    ASSERT_TRUE(status != ItemStatus::kOk || known_[node].maybe_stored);
+    ASSERT_TRUE(status == ItemStatus::kOk || !IsHeld(node));
+    DropLeasesOf(node);
+    Forget(node);
+  }
+  void Clear() {
+    store().Clear(space());
+    // What is pinned or leased stays, with what it extends; nobody else does.
+    std::set<std::string_view> kept;
+    for (const ListedPage& page : store().List(space(), 1000, 0).pages)
+      kept.insert(nodes_[NumberOf(page.key)].item.key);
+    for (size_t node = 0; node < nodes_.size(); ++node) {
+      if (!kept.contains(nodes_[node].item.key)) {
+        ASSERT_FALSE(IsHeld(node));
+        known_[node].maybe_stored = false;
+      }
+    }
+  }
+  size_t NumberOf(const std::string& key) const {
+    for (size_t node = 0; node < nodes_.size(); ++node)
+      if (nodes_[node].item.key == key) return node;
+    ADD_FAILURE() << "a key that nobody put";
+    return 0;
+  }
+
+  void Corrupt() {
+    // Any slot, any byte: of a page, of a checksum, of a half-written put. Every page may be hit.
+    if (tier_->held() == 0) return;
+    const size_t nth = Below(tier_->held());
+    const TierSlot slot = tier_->slot(nth);
+    ASSERT_TRUE(tier_->FlipBit(nth, Below(slot.bytes), static_cast<int>(Below(8))));
+    for (Known& known : known_) known.corrupted = true;
+    for (HeldPage& held : held_) held.corrupted = true;
+    for (OpenPut& put : puts_) put.may_be_spoiled = true;
+    // Care finds it: afterwards every page that is left is good.
+    Scrub();
+  }
+  void Scrub() {
+    uint64_t cursor = 0;
+    do {
+      cursor = store().Verify(cursor, 1 << 20).cursor;
+    } while (cursor != 0);
+    std::set<std::string> listed;
+    for (const ListedPage& page : store().List(space(), 1000, 0).pages) listed.insert(page.key);
+    for (size_t node = 0; node < nodes_.size(); ++node) {
+      known_[node].corrupted = false;
+      if (listed.contains(nodes_[node].item.key)) continue;
+      DropLeasesOf(node);
+      Forget(node);
+    }
+  }
+  void TouchSome() { store().Touch(space(), KeysAt(PathTo(AnyNode()))); }
+  void FailSome() { tier_->FailReservations(1, absl::ResourceExhaustedError("injected")); }
+
+  void Step() {
+    const size_t action = Below(100);
+    if (action < 30) return BeginPut();
+    if (action < 56) return FinishPut();
+    if (action < 68) return Read();
+    if (action < 74) return LetGo();
+    if (action < 80) return Lookup(false);
+    if (action < 85) return Lookup(true);
+    if (action < 88) return ReleaseLease();
+    if (action < 90) return AdvanceClock();
+    if (action < 93) return Below(4) == 0 ? Delete() : TouchSome();
+    if (action < 96) return TouchSome();
+    if (action < 97) return FailSome();
+    if (action < 98) return Below(4) == 0 ? Corrupt() : Read();
+    if (action < 99) return Below(4) == 0 ? Clear() : EndSession();
+    if (puts_.size() > 5) puts_.clear();
+  }
+
+  void CheckSpace() {
+    const StoreStats stats = store().Stats();
+    const TierStats& tier = stats.tiers[0];
+    ASSERT_LE(tier.used_bytes, tier.capacity_bytes);
+    ASSERT_EQ(tier.reserved_slots, stats.pages + stats.detached_pages + stats.open_puts);
+    ASSERT_EQ(stats.open_puts, puts_.size());
+    ASSERT_EQ(stats.leases, leases_.size());
+    ASSERT_LE(stats.leased_bytes, stats.leasable_bytes);
+    ASSERT_EQ(stats.namespaces[0].wide_pages + stats.namespaces[0].packed_pages, stats.pages);
+  }
+
+  void Drain() {
+    held_.clear();
+    puts_.clear();
+    leases_.clear();
+    store().CloseSession(session_);
+    StoreStats stats = store().Stats();
+    EXPECT_EQ(stats.pins, 0u);
+    EXPECT_EQ(stats.holds, 0u);
+    EXPECT_EQ(stats.leased_bytes, 0u);
+    EXPECT_EQ(stats.open_puts, 0u);
+    EXPECT_EQ(stats.detached_pages, 0u);
+    store().Clear(space());
+    stats = store().Stats();
+    EXPECT_EQ(stats.pages, 0u);
+    EXPECT_EQ(stats.tiers[0].used_bytes, 0u);
+    EXPECT_EQ(stats.tiers[0].reserved_slots, 0u);
+  }
+
+  std::mt19937_64 random_;
+  std::vector<Node> nodes_;
+  std::vector<Known> known_;  // [node]
+  std::vector<HeldPage> held_;
+  std::vector<HeldLease> leases_;
+  std::vector<OpenPut> puts_;
+  SessionId session_ = 0;
+};
+
+class StoreModelTest : public StoreModel, public ::testing::WithParamInterface<bool> {};
+
+TEST_P(StoreModelTest, RandomOperationsAgreeWithAMap) {
+  const uint64_t steps = FromEnvironment("OSCARKV_STEPS", 25'000);
+  const uint64_t only = FromEnvironment("OSCARKV_SEED", 0);
+  const uint64_t first = only != 0 ? only : 1 + std::random_device{}() % 1'000'000;
+  const uint64_t runs = only != 0 ? 1 : 6;
+  for (uint64_t seed = first; seed < first + runs; ++seed) {
+    std::printf("[     seed ] %llu: repeat with OSCARKV_SEED=%llu\n",
+                static_cast<unsigned long long>(seed), static_cast<unsigned long long>(seed));
+    SCOPED_TRACE(absl::StrCat("OSCARKV_SEED=", seed));
+    nodes_.clear();
+    known_.clear();
+    Start(seed, GetParam());
+    for (uint64_t step = 0; step < steps; ++step) {
+      Step();
+      CheckSpace();
+      if (HasFatalFailure() || HasNonfatalFailure()) FAIL() << "at step " << step;
+    }
+    const StoreCounters counters = store().Stats().counters;
+    // The run was not an idle one: everything that can happen did.
+    for (const ItemStatus status : {ItemStatus::kOk, ItemStatus::kExists, ItemStatus::kConflict,
+                                    ItemStatus::kSkipped, ItemStatus::kCorrupt})
+      EXPECT_GT(counters.puts_by_outcome[static_cast<size_t>(status)], 0u)
+          << ItemStatusName(status);
+    for (const uint64_t removed : counters.removed_by_reason) EXPECT_GT(removed, 0u);
+    EXPECT_GT(counters.leases_granted, 0u);
+    EXPECT_GT(counters.leases_expired, 0u);
+    EXPECT_TRUE(!GetParam() || counters.moved_pages > 0);
+    Drain();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(OverFakeAndHostTier, StoreModelTest, ::testing::Bool());
+
+}  // namespace
+}  // namespace oscarkv::testing
