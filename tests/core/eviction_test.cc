@@ -1,4 +1,5 @@
 // What goes when room is needed, and what Delete and Clear take.
+#include <algorithm>
 #include <cstring>
 
 #include "gmock/gmock.h"
@@ -306,6 +307,40 @@ TEST_F(RegionTest, PagesInTransferAreNotMoved) {
   }
   held.pop_back();
   EXPECT_EQ(Put(packed[0]), ItemStatus::kOk);
+}
+
+TEST_F(RegionTest, AReaderThatComesDuringAMoveKeepsItsPlace) {
+  OpenHost(2);
+  FillWith(Encoding::kWide, 0, 2 * kSlabPages);
+  // Five pages of each slab go: what is left of one slab could move to the other.
+  std::vector<TestItem> kept;
+  for (uint64_t i = 0; i < 2 * kSlabPages; ++i) {
+    const TestItem item = Chain(space(), i, 1)[0];
+    if (i % kSlabPages < 5)
+      Delete({item});
+    else
+      kept.push_back(item);
+  }
+  std::vector<PinnedPage> readers;
+  int reserves = 0;
+  tier_->OnReserve([&] {
+    // The first is the put's own; the second is for the copy of a page that moves.
+    if (++reserves != 2) return;
+    for (const TestItem& item : kept) readers.push_back(Pin(item));
+  });
+  EXPECT_EQ(Put(Chain(space(), 5000, 1, Encoding::kPacked)[0]), ItemStatus::kNoSpace);
+  ASSERT_EQ(readers.size(), 6u);
+  tier_->OnReserve(nullptr);
+  EXPECT_EQ(store().Stats().counters.moved_pages, 0u);
+  // Whatever is stored now is not stored over what they read.
+  FillWith(Encoding::kWide, 6000, 10);
+  for (size_t i = 0; i < readers.size(); ++i) {
+    const auto bytes = readers[i].VerifiedPage();
+    ASSERT_OK(bytes);
+    EXPECT_TRUE(std::ranges::equal(*bytes, MakePage(space(), Encoding::kWide, kept[i].seed).bytes));
+  }
+  readers.clear();
+  EXPECT_EQ(Put(Chain(space(), 5000, 1, Encoding::kPacked)[0]), ItemStatus::kOk);
 }
 
 TEST_F(RegionTest, LeasedPagesMayMove) {

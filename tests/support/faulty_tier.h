@@ -1,8 +1,10 @@
-// Decorates a tier with faults that the test asks for: reservations that fail, bits that flip.
+// Decorates a tier with faults that the test asks for: reservations that fail, bits that flip,
+// things that happen in between.
 #ifndef OSCARKV_TESTS_SUPPORT_FAULTY_TIER_H_
 #define OSCARKV_TESTS_SUPPORT_FAULTY_TIER_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <utility>
@@ -24,6 +26,10 @@ class FaultyTier final : public Tier {
     failures_left_ = count;
     failure_ = std::move(status);
   }
+
+  // Runs before every reservation from now on, under no lock: to do something in the middle of a
+  // call of the store. Not thread-safe.
+  void OnReserve(std::function<void()> callback) { on_reserve_ = std::move(callback); }
 
   // Flips one bit of byte `byte` of the slot that was reserved as the `nth` still held (in the
   // order of offsets). False when there is no such byte.
@@ -48,6 +54,7 @@ class FaultyTier final : public Tier {
   TierKind kind() const override { return base_->kind(); }
   uint64_t capacity_bytes() const override { return base_->capacity_bytes(); }
   absl::StatusOr<TierSlot> Reserve(uint64_t bytes) override {
+    if (on_reserve_ != nullptr) on_reserve_();
     absl::MutexLock lock(&mutex_);
     if (failures_left_ > 0) {
       --failures_left_;
@@ -75,6 +82,7 @@ class FaultyTier final : public Tier {
 
  private:
   const std::unique_ptr<Tier> base_;
+  std::function<void()> on_reserve_;
   mutable absl::Mutex mutex_;
   std::map<uint64_t, TierSlot> held_ ABSL_GUARDED_BY(mutex_);
   int failures_left_ ABSL_GUARDED_BY(mutex_) = 0;
