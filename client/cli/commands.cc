@@ -3,6 +3,7 @@
 #include <iostream>
 
 #include "CLI/CLI.hpp"
+#include "client/cli/calibrate_command.h"
 
 namespace oscarkv::cli {
 namespace {
@@ -11,7 +12,7 @@ int exit_code = 0;
 
 }  // namespace
 
-void AddCommands(CLI::App& app) { static_cast<void>(app); }
+void AddCommands(CLI::App& app) { AddCalibrateCommand(app); }
 
 void Report(const absl::Status& status) {
   if (status.ok()) return;

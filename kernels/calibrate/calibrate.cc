@@ -144,7 +144,8 @@ struct LayerResult {
 absl::StatusOr<LayerResult> CalibrateLayer(const LayerDump& dump, const CalibrateOptions& options) {
   const Split split = SplitSequences(dump, options.held_back_share);
   OSCARKV_ASSIGN_OR_RETURN(const LayerMoments moments,
-                           AccumulateMoments(dump, split.fitted, options.score.sink_tokens));
+                           AccumulateMoments(dump, split.fitted, options.score.sink_tokens,
+                                             options.score.recent_tokens));
   const uint64_t least = 4ull * std::max(dump.shape().k_dim, dump.shape().v_dim);
   if (moments.kv_samples < least) {
     return absl::InvalidArgumentError(absl::StrCat("layer ", dump.layer(), ": ", moments.kv_samples,

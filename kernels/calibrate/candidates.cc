@@ -16,7 +16,7 @@ struct SideMoments {
 };
 
 SideMoments Of(Side side, const HeadMoments& head) {
-  if (side == Side::kK) return {&head.k, &head.k_mean, &head.q, head.q};
+  if (side == Side::kK) return {&head.k, &head.k_mean, &head.q_plain, head.q};
   return {&head.v, &head.v_mean, &head.v_scored, MatrixXd::Identity(head.v.rows(), head.v.cols())};
 }
 

@@ -11,15 +11,18 @@
 
 namespace oscarkv::calibrate {
 
-// Of one KV head. Matrices are second moments about zero, E[x' x] over row vectors x.
+// Of one KV head. Matrices are second moments about zero, E[x' x] over row vectors x. Those of
+// `balanced` and the offsets are weighted by the attention that the packed region gets (README.md,
+// "What the covariances are weighted by").
 struct HeadMoments {
-  Eigen::MatrixXd q;  // of the queries that read this head, all positions
-  Eigen::MatrixXd k;  // positions >= sink_tokens
+  Eigen::MatrixXd
+      q_plain;  // of the queries that read this head, all positions, equal weights: OSCAR's "qqt"
+  Eigen::MatrixXd v_scored;  // v weighted by w_t = k_t (Q'Q) k_t', all positions: OSCAR's "sst"
+  Eigen::MatrixXd q;         // weighted by the attention a query pays to packed keys
+  Eigen::MatrixXd k;  // positions >= sink_tokens, weighted by the attention a packed key gets
   Eigen::RowVectorXd k_mean;
-  Eigen::MatrixXd v;  // positions >= sink_tokens
+  Eigen::MatrixXd v;  // positions >= sink_tokens, weighted by the squares of the attention
   Eigen::RowVectorXd v_mean;
-  Eigen::MatrixXd v_scored;  // OSCAR's "sst": v weighted by w_t = k_t (Q'Q) k_t', all positions,
-                             // weights summing to N
 };
 
 struct LayerMoments {
@@ -28,11 +31,12 @@ struct LayerMoments {
   std::vector<HeadMoments> heads;
 };
 
-// Reads `sequences` of the dump twice (the weights of v_scored need Q's moments) in chunks of
-// bounded size. kInvalidArgument names what is not finite.
+// Reads `sequences` of the dump twice (the weights of v_scored need Q's moments) in windows of
+// bounded size. Sequences too short to have a packed region count with equal weights when no other
+// gives any. kInvalidArgument names what is not finite.
 absl::StatusOr<LayerMoments> AccumulateMoments(const LayerDump& dump,
                                                const std::vector<Sequence>& sequences,
-                                               uint64_t sink_tokens);
+                                               uint64_t sink_tokens, uint64_t recent_tokens);
 
 }  // namespace oscarkv::calibrate
 
