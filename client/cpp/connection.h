@@ -20,10 +20,10 @@
 
 #include "client/cpp/circuit_breaker.h"
 #include "client/cpp/client.h"
-#include "client/cpp/task_queue.h"
+#include "kernels/base/task_queue.h"
 #include "client/cpp/wire.h"
 
-namespace oscarkv::client {
+namespace oscarkv {
 
 // Thread-safe.
 class Connection {
@@ -74,6 +74,6 @@ class Connection {
   TaskQueue tasks_;  // last: its threads use what is above
 };
 
-}  // namespace oscarkv::client
+}  // namespace oscarkv
 
 #endif  // OSCARKV_CLIENT_CPP_CONNECTION_H_

@@ -1,6 +1,6 @@
 // A few threads that run tasks in order. Started by the first task, joined by the destructor.
-#ifndef OSCARKV_CLIENT_CPP_TASK_QUEUE_H_
-#define OSCARKV_CLIENT_CPP_TASK_QUEUE_H_
+#ifndef OSCARKV_KERNELS_BASE_TASK_QUEUE_H_
+#define OSCARKV_KERNELS_BASE_TASK_QUEUE_H_
 
 #include <deque>
 #include <thread>
@@ -10,7 +10,7 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/synchronization/mutex.h"
 
-namespace oscarkv::client {
+namespace oscarkv {
 
 // Thread-safe.
 class TaskQueue {
@@ -34,6 +34,6 @@ class TaskQueue {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-}  // namespace oscarkv::client
+}  // namespace oscarkv
 
-#endif  // OSCARKV_CLIENT_CPP_TASK_QUEUE_H_
+#endif  // OSCARKV_KERNELS_BASE_TASK_QUEUE_H_

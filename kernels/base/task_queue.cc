@@ -1,8 +1,8 @@
-#include "client/cpp/task_queue.h"
+#include "kernels/base/task_queue.h"
 
 #include <utility>
 
-namespace oscarkv::client {
+namespace oscarkv {
 
 TaskQueue::~TaskQueue() {
   std::vector<std::thread> threads;
@@ -34,4 +34,4 @@ void TaskQueue::Run() {
   }
 }
 
-}  // namespace oscarkv::client
+}  // namespace oscarkv

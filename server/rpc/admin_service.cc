@@ -1,0 +1,111 @@
+#include "server/rpc/admin_service.h"
+
+#include <grpcpp/alarm.h>
+
+#include <algorithm>
+
+#include "absl/time/clock.h"
+#include "proto/convert/convert.h"
+#include "server/core/counters.h"
+#include "server/rpc/call_scope.h"
+
+namespace oscarkv {
+namespace {
+
+constexpr uint64_t kVerifyStepBytes = 8 << 20;
+
+class VerifyReactor final : public grpc::ServerWriteReactor<v1::VerifyReply> {
+ public:
+  VerifyReactor(RpcContext& context, grpc::CallbackServerContext* call, uint64_t bytes_per_second)
+      : context_(context), scope_(context, call, Method::kVerify), call_(call), bytes_per_second_(bytes_per_second) {
+    if (const absl::Status status = scope_.Admit(); !status.ok()) return Finish(scope_.End(status));
+    reply_.set_pages_total(context.store().Stats().pages);
+    context_.RunAsync([this] { Step(); });
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok || call_->IsCancelled()) return Finish(scope_.End(absl::CancelledError("the client broke off")));
+    if (progress_.cursor == 0) return Finish(scope_.End(absl::OkStatus()));
+    if (bytes_per_second_ == 0) return context_.RunAsync([this] { Step(); });
+    const double seconds = static_cast<double>(progress_.bytes_checked) / static_cast<double>(bytes_per_second_);
+    alarm_.Set(absl::ToChronoTime(absl::Now() + absl::Seconds(seconds)),
+               [this](bool) { context_.RunAsync([this] { Step(); }); });
+  }
+
+  void OnDone() override { delete this; }
+
+ private:
+  void Step() {
+    const uint64_t bytes = bytes_per_second_ == 0 ? kVerifyStepBytes : std::min(kVerifyStepBytes, bytes_per_second_);
+    progress_ = context_.store().Verify(progress_.cursor, bytes);
+    reply_.set_pages_checked(reply_.pages_checked() + progress_.pages_checked);
+    reply_.set_pages_corrupt(reply_.pages_corrupt() + progress_.pages_corrupt);
+    reply_.set_pages_total(std::max(reply_.pages_total(), reply_.pages_checked()));
+    StartWrite(&reply_);
+  }
+
+  RpcContext& context_;
+  CallScope scope_;
+  grpc::CallbackServerContext* call_;
+  const uint64_t bytes_per_second_;
+  VerifyProgress progress_;
+  v1::VerifyReply reply_;
+  grpc::Alarm alarm_;
+};
+
+void FillNamespace(const NamespaceStats& stats, const NamespaceSpec& spec,
+                   v1::NamespaceStats* out) {
+  out->set_fingerprint(stats.fingerprint);
+  ToProto(spec, out->mutable_spec());
+  out->set_wide_pages(stats.wide_pages);
+  out->set_packed_pages(stats.packed_pages);
+  out->set_stored_bytes(stats.stored_bytes);
+  out->set_wide_equivalent_bytes(stats.wide_equivalent_bytes);
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* AdminService::Stats(grpc::CallbackServerContext* call, const v1::StatsRequest*,
+                                              v1::StatsReply* reply) {
+  return RunUnary(context_, call, Method::kStats, [&] {
+    const StoreStats stats = context_.store().Stats();
+    reply->set_version(version_);
+    reply->set_server_epoch(context_.epoch());
+    reply->set_uptime_s(absl::ToDoubleSeconds(absl::Now() - context_.start()));
+    for (const NamespaceStats& space : stats.namespaces) {
+      if (const Namespace* found = context_.store().FindNamespace(space.fingerprint)) {
+        FillNamespace(space, found->spec(), reply->add_namespaces());
+      }
+    }
+    for (const TierStats& tier : stats.tiers) {
+      v1::TierStats* out = reply->add_tiers();
+      out->set_tier(static_cast<v1::Tier>(tier.kind));
+      out->set_capacity_bytes(tier.capacity_bytes);
+      out->set_used_bytes(tier.used_bytes);
+      out->set_leased_bytes(stats.leased_bytes);
+    }
+    reply->set_sessions(stats.sessions);
+    reply->set_leases(stats.leases);
+    reply->set_inflight_bytes(context_.inflight_bytes());
+    for (const NamedCounter& counter : NamedCounters(stats)) {
+      if (counter.label.empty()) (*reply->mutable_counters())[std::string(counter.name)] = counter.value;
+    }
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* call, const v1::DrainRequest*,
+                                              v1::DrainReply* reply) {
+  return RunUnary(context_, call, Method::kDrain, [&] {
+    reply->set_calls_in_flight(static_cast<uint32_t>(context_.calls_in_flight()));
+    context_.RequestDrain();
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerWriteReactor<v1::VerifyReply>* AdminService::Verify(grpc::CallbackServerContext* call,
+                                                                const v1::VerifyRequest* request) {
+  return new VerifyReactor(context_, call, request->bytes_per_second());
+}
+
+}  // namespace oscarkv

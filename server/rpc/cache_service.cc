@@ -1,0 +1,182 @@
+// The unary methods.
+#include "server/rpc/cache_service.h"
+
+#include <algorithm>
+#include <string_view>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "proto/convert/convert.h"
+#include "proto/wire/page_key.h"
+#include "server/rpc/call_scope.h"
+
+namespace oscarkv {
+namespace {
+
+absl::Status CheckCount(const char* what, int found, uint32_t most) {
+  if (found >= 0 && static_cast<uint32_t>(found) <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("at most ", most, " ", what, " in one call, found ", found));
+}
+
+// Views of the keys of a request, each checked.
+template <typename Request>
+absl::StatusOr<std::vector<std::string_view>> KeysOf(const Request& request, uint32_t most) {
+  OSCARKV_RETURN_IF_ERROR(CheckCount("keys", request.keys_size(), most));
+  std::vector<std::string_view> keys;
+  keys.reserve(static_cast<size_t>(request.keys_size()));
+  for (const std::string& key : request.keys()) {
+    OSCARKV_RETURN_IF_ERROR(Annotate(ValidateKey(key), absl::StrCat("key ", keys.size())));
+    keys.push_back(key);
+  }
+  return keys;
+}
+
+void FillPage(ItemStatus status, const PageMeta& meta, v1::PageInfo* info) {
+  info->set_status(ToProto(status));
+  if (status != ItemStatus::kOk) return;
+  info->set_tier(static_cast<v1::Tier>(meta.tier));
+  info->set_encoding(ToProto(meta.encoding));
+  info->set_bytes(meta.bytes);
+  info->set_first_position(meta.first_position);
+}
+
+void FillResults(const std::vector<ItemStatus>& statuses, v1::KeysReply* reply) {
+  for (const ItemStatus status : statuses) reply->add_results()->set_status(ToProto(status));
+}
+
+// The open namespace that looks most like `spec`, for an error that names both sides.
+std::string NearestNamespace(const PageStore& store, const NamespaceSpec& spec) {
+  std::string nearest;
+  for (const Namespace* other : store.Namespaces()) {
+    if (other->spec().model != spec.model) continue;
+    const std::string difference = DescribeDifference(spec, other->spec());
+    const std::string text = absl::StrCat("; open is ", absl::BytesToHexString(other->fingerprint()), " of the same model, ",
+                                          "which differs (asked / open): ", difference);
+    if (nearest.empty() || text.size() < nearest.size()) nearest = text;
+  }
+  return nearest;
+}
+
+absl::Status CheckExpectedFingerprint(const std::string& expected, const std::string& found) {
+  if (expected.empty() || expected == found) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("the client expects the fingerprint ", absl::BytesToHexString(expected),
+                                                    ", the server computes ", absl::BytesToHexString(found),
+                                                    " for this spec: the two are of different versions"));
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* CacheService::OpenNamespace(grpc::CallbackServerContext* call,
+                                                      const v1::OpenNamespaceRequest* request,
+                                                      v1::OpenNamespaceReply* reply) {
+  return RunUnary(context_, call, Method::kOpenNamespace, [&]() -> absl::Status {
+    OSCARKV_ASSIGN_OR_RETURN(const NamespaceSpec spec, FromProto(request->spec()));
+    OSCARKV_RETURN_IF_ERROR(CheckExpectedFingerprint(request->expected_fingerprint(), Fingerprint(spec)));
+    const auto registered = context_.transforms().Find(spec.codec.transform_hash);
+    // Before the namespace is made: one whose set is of another geometry could never be read.
+    if (registered != nullptr) OSCARKV_RETURN_IF_ERROR(registered->set.CheckFits(spec.geometry));
+    const absl::StatusOr<const Namespace*> space = context_.store().OpenNamespace(spec, request->create());
+    if (absl::IsNotFound(space.status())) {
+      return absl::FailedPreconditionError(absl::StrCat("no namespace has the fingerprint ",
+                                                        absl::BytesToHexString(Fingerprint(spec)),
+                                                        NearestNamespace(context_.store(), spec)));
+    }
+    OSCARKV_RETURN_IF_ERROR(space.status());
+    reply->set_fingerprint((*space)->fingerprint());
+    reply->set_server_epoch(context_.epoch());
+    context_.FillLimits(reply->mutable_limits());
+    reply->set_wide_page_bytes((*space)->page_bytes(Encoding::kWide));
+    reply->set_packed_page_bytes((*space)->page_bytes(Encoding::kPacked));
+    reply->set_has_transform_set(registered != nullptr);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* CacheService::Lookup(grpc::CallbackServerContext* call, const v1::LookupRequest* request,
+                                               v1::LookupReply* reply) {
+  return RunUnary(context_, call, Method::kLookup, [&]() -> absl::Status {
+    OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request->scope()));
+    OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string_view> keys, KeysOf(*request, context_.options().max_items));
+    LookupRequest lookup{.keys = keys};
+    lookup.mode = request->mode() == v1::LookupRequest::EACH ? LookupMode::kEach : LookupMode::kPrefix;
+    if (request->lease()) {
+      lookup.lease_session = request->session_id();
+      lookup.lease_duration = absl::Milliseconds(request->lease_ms());
+    }
+    const LookupResult found = context_.store().Lookup(*space, lookup);
+    reply->set_prefix_pages(found.prefix_pages);
+    for (const FoundPage& page : found.pages) FillPage(page.status, page.meta, reply->add_pages());
+    reply->set_lease_id(found.lease);
+    reply->set_fetch_bytes(found.fetch_bytes);
+    reply->set_expected_fetch_ms(context_.ExpectedFetchMs(found.fetch_bytes));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* CacheService::ReleaseLease(grpc::CallbackServerContext* call,
+                                                     const v1::ReleaseLeaseRequest* request,
+                                                     v1::ReleaseLeaseReply* reply) {
+  return RunUnary(context_, call, Method::kReleaseLease, [&] {
+    reply->set_status(ToProto(context_.store().ReleaseLease(request->lease_id())));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* CacheService::Touch(grpc::CallbackServerContext* call, const v1::KeysRequest* request,
+                                              v1::KeysReply* reply) {
+  return RunUnary(context_, call, Method::kTouch, [&]() -> absl::Status {
+    OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request->scope()));
+    OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string_view> keys, KeysOf(*request, context_.options().max_items));
+    FillResults(context_.store().Touch(*space, keys), reply);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* CacheService::Delete(grpc::CallbackServerContext* call, const v1::KeysRequest* request,
+                                               v1::KeysReply* reply) {
+  return RunUnary(context_, call, Method::kDelete, [&]() -> absl::Status {
+    OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request->scope()));
+    OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string_view> keys, KeysOf(*request, context_.options().max_items));
+    FillResults(context_.store().Delete(*space, keys), reply);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* CacheService::List(grpc::CallbackServerContext* call, const v1::ListRequest* request,
+                                             v1::ListReply* reply) {
+  return RunUnary(context_, call, Method::kList, [&]() -> absl::Status {
+    OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request->scope()));
+    uint64_t cursor = 0;
+    if (!request->cursor().empty() && !absl::SimpleAtoi(request->cursor(), &cursor)) {
+      return absl::InvalidArgumentError(absl::StrCat("the cursor '", absl::CEscape(request->cursor()),
+                                                     "' is not one that List gave"));
+    }
+    const uint32_t wanted = request->max_keys() == 0 ? context_.options().max_items : request->max_keys();
+    const ListResult listed =
+        context_.store().List(*space, std::min(wanted, context_.options().max_items), cursor);
+    for (const ListedPage& page : listed.pages) {
+      v1::ListedPage* out = reply->add_pages();
+      out->set_key(page.key);
+      out->set_parent(page.parent);
+      FillPage(ItemStatus::kOk, page.meta, out->mutable_info());
+    }
+    if (listed.cursor != 0) reply->set_cursor(absl::StrCat(listed.cursor));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* CacheService::Clear(grpc::CallbackServerContext* call, const v1::ClearRequest* request,
+                                              v1::ClearReply* reply) {
+  return RunUnary(context_, call, Method::kClear, [&]() -> absl::Status {
+    OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request->scope()));
+    const ClearResult cleared = context_.store().Clear(*space);
+    reply->set_removed(cleared.removed);
+    reply->set_kept(cleared.kept);
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace oscarkv

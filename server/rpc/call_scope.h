@@ -1,0 +1,79 @@
+// The frame of every call: it is counted and timed, refused while the server drains, and logged when it fails.
+#ifndef OSCARKV_SERVER_RPC_CALL_SCOPE_H_
+#define OSCARKV_SERVER_RPC_CALL_SCOPE_H_
+
+#include <grpcpp/grpcpp.h>
+
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "proto/convert/convert.h"
+#include "server/rpc/rpc_context.h"
+
+namespace oscarkv {
+
+// One call from its start to its end. Used by one reactor, from any thread, one at a time.
+class CallScope {
+ public:
+  CallScope(RpcContext& context, grpc::CallbackServerContext* call, Method method)
+      : context_(context), call_(call), method_(method), start_(absl::Now()) {
+    context_.CallBegins();
+  }
+  ~CallScope() { context_.CallEnds(); }
+  CallScope(const CallScope&) = delete;
+  CallScope& operator=(const CallScope&) = delete;
+
+  // kUnavailable while the server drains.
+  absl::Status Admit() const {
+    if (!context_.draining()) return absl::OkStatus();
+    return absl::UnavailableError("the server is draining: it takes no new calls");
+  }
+
+  // Counts the outcome; what is to be handed to Finish.
+  grpc::Status End(const absl::Status& status) {
+    context_.calls().Record(method_, static_cast<int>(status.code()), elapsed());
+    const bool our_fault = absl::IsInternal(status) || absl::IsDataLoss(status);
+    const LogLevel level = our_fault ? LogLevel::kError : LogLevel::kDebug;
+    if (!status.ok() && context_.logger().enabled(level)) {
+      context_.logger().Log(level, "call failed",
+                            {{"method", std::string(MethodName(method_))},
+                             {"status", absl::StatusCodeToString(status.code())},
+                             {"error", std::string(status.message())},
+                             {"peer", call_->peer()},
+                             {"trace", TraceParent()}});
+    }
+    return ToGrpcStatus(status);
+  }
+
+  absl::Duration elapsed() const { return absl::Now() - start_; }
+
+ private:
+  // The caller's trace, W3C "traceparent".
+  std::string TraceParent() const {
+    const auto found = call_->client_metadata().find("traceparent");
+    return found == call_->client_metadata().end() ? "" : std::string(found->second.data(), found->second.size());
+  }
+
+  RpcContext& context_;
+  grpc::CallbackServerContext* call_;
+  const Method method_;
+  const absl::Time start_;
+};
+
+// A unary call: runs `work` unless the server drains, and finishes with its status.
+inline grpc::ServerUnaryReactor* RunUnary(RpcContext& context, grpc::CallbackServerContext* call, Method method,
+                                          absl::FunctionRef<absl::Status()> work) {
+  CallScope scope(context, call, method);
+  absl::Status status = scope.Admit();
+  if (status.ok()) status = work();
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  reactor->Finish(scope.End(status));
+  return reactor;
+}
+
+}  // namespace oscarkv
+
+#endif  // OSCARKV_SERVER_RPC_CALL_SCOPE_H_

@@ -1,0 +1,273 @@
+// Get: for each key its item message, then the selected blocks in chunks, straight from the page's memory. The page is
+// pinned until gRPC has sent the last chunk of it, whatever happens in the store meanwhile.
+#include <algorithm>
+#include <atomic>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/checksum.h"
+#include "kernels/base/status_macros.h"
+#include "proto/wire/page_key.h"
+#include "server/rpc/cache_service.h"
+#include "server/rpc/call_scope.h"
+#include "server/rpc/page_frames.h"
+
+namespace oscarkv {
+namespace {
+
+constexpr uint32_t kChunkBytesMin = 4096;
+
+// What keeps a page's bytes in place while they are being sent.
+struct SentPage {
+  PinnedPage pin;
+  InflightBytes inflight;
+  std::vector<std::byte> decoded;  // for DECODED reads
+};
+
+class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
+ public:
+  GetReactor(RpcContext& context, grpc::CallbackServerContext* call, const grpc::ByteBuffer* request)
+      : context_(context), scope_(context, call, Method::kGet) {
+    absl::Status status = scope_.Admit();
+    if (status.ok()) status = Parse(*request);
+    if (!status.ok()) return End(status);
+    Advance();
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok || cancelled_.load(std::memory_order_acquire)) return End(absl::CancelledError("the client broke off"));
+    Advance();
+  }
+
+  // Seen before the next write; the pin goes with the reactor.
+  void OnCancel() override { cancelled_.store(true, std::memory_order_release); }
+  void OnDone() override { delete this; }
+
+ private:
+  void End(const absl::Status& status) {
+    page_.reset();
+    parts_.clear();
+    Finish(scope_.End(status));
+  }
+
+  absl::Status Parse(const grpc::ByteBuffer& request) {
+    std::vector<grpc::Slice> slices;
+    if (!request.Dump(&slices).ok()) return absl::InvalidArgumentError("the request could not be read");
+    std::string text;
+    for (const grpc::Slice& slice : slices) text.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+    if (!request_.ParseFromString(text)) return absl::InvalidArgumentError("the request is not a GetRequest");
+    OSCARKV_ASSIGN_OR_RETURN(space_, context_.Resolve(request_.scope()));
+    const uint32_t most = context_.options().max_items;
+    if (static_cast<uint32_t>(request_.keys_size()) > most) {
+      return absl::InvalidArgumentError(absl::StrCat("at most ", most, " keys in one call, found ", request_.keys_size()));
+    }
+    for (int i = 0; i < request_.keys_size(); ++i) {
+      OSCARKV_RETURN_IF_ERROR(Annotate(ValidateKey(request_.keys(i)), absl::StrCat("key ", i)));
+    }
+    const Geometry& geometry = space_->spec().geometry;
+    OSCARKV_ASSIGN_OR_RETURN(
+        layers_, MakeRange("layers", request_.first_layer(), request_.layers(), geometry.layers));
+    OSCARKV_ASSIGN_OR_RETURN(heads_, MakeRange("heads", request_.first_head(), request_.heads(), geometry.kv_heads));
+    if (request_.form() == v1::DECODED) OSCARKV_ASSIGN_OR_RETURN(codec_, context_.CodecFor(*space_));
+    const uint32_t chunk_max = context_.options().max_chunk_bytes;
+    chunk_bytes_ = request_.chunk_bytes() == 0 ? chunk_max : std::clamp(request_.chunk_bytes(), kChunkBytesMin, chunk_max);
+    return absl::OkStatus();
+  }
+
+  // A count of 0 means all that follow `first`.
+  static absl::StatusOr<BlockRange> MakeRange(const char* what, uint32_t first, uint32_t count, uint32_t all) {
+    if (first < all && count <= all - first) return BlockRange{first, count == 0 ? all - first : count};
+    return absl::OutOfRangeError(absl::StrCat(what, " ", first, " + ", count, " pass the end: the namespace has ", all));
+  }
+
+  // The next write: a chunk of the page under way, the next item, or the end.
+  void Advance() {
+    if (sent_ < part_bytes_) return WriteChunk();
+    page_.reset();
+    if (ended_) {
+      context_.RecordFetch(bytes_, scope_.elapsed());
+      return End(absl::OkStatus());
+    }
+    if (stop_ || next_key_ == request_.keys_size()) return WriteEnd();
+    NextItem();
+  }
+
+  void NextItem() {
+    const auto item = static_cast<uint32_t>(next_key_++);
+    const std::string& key = request_.keys(static_cast<int>(item));
+    parts_.clear();
+    part_bytes_ = sent_ = 0;
+    item_ = item;
+    PinResult pinned = context_.store().Pin(*space_, key);
+    if (pinned.status != ItemStatus::kOk) return WriteFailure(pinned.status, "");
+    page_ = std::make_shared<SentPage>();
+    page_->pin = std::move(pinned.page);
+    page_->inflight = context_.TakeInflight(page_->pin.meta().bytes);
+    if (!page_->inflight) return WriteFailure(ItemStatus::kBusy, "too many bytes are in flight: try again a little later");
+    const absl::StatusOr<ByteView> bytes = page_->pin.Verified(layers_, heads_);
+    if (!bytes.ok()) return WriteFailure(ItemStatus::kCorrupt, std::string(bytes.status().message()));
+    fetched_.push_back(key);
+    if (codec_ == nullptr) {
+      SelectBlocks(*bytes, page_->pin.layout(), layers_);
+      return WriteItem(page_->pin.meta().encoding, StoredCrcs());
+    }
+    // Decoding a page takes longer than a reaction may.
+    context_.RunAsync([this, page = *bytes] { DecodeItemBytes(page); });
+  }
+
+  // The selected blocks of a page as parts, one a layer, or one in all when every head is wanted.
+  void SelectBlocks(ByteView page, const PageLayout& layout, BlockRange layers) {
+    for (uint32_t layer = layers.first; layer < layers.first + layers.count; ++layer) {
+      const ByteView run = page.subspan(layout.block_offset(layer, heads_.first), heads_.count * layout.block(layer).stride);
+      part_bytes_ += run.size();
+      if (!parts_.empty() && parts_.back().data() + parts_.back().size() == run.data()) {
+        parts_.back() = ByteView(parts_.back().data(), parts_.back().size() + run.size());
+      } else {
+        parts_.push_back(run);
+      }
+    }
+  }
+
+  std::vector<uint32_t> StoredCrcs() const {
+    std::vector<uint32_t> crcs;
+    const uint32_t heads = space_->spec().geometry.kv_heads;
+    for (uint32_t layer = layers_.first; layer < layers_.first + layers_.count; ++layer) {
+      const auto run = page_->pin.block_crcs().subspan(layer * heads + heads_.first, heads_.count);
+      crcs.insert(crcs.end(), run.begin(), run.end());
+    }
+    return crcs;
+  }
+
+  // Decodes the selected blocks into a WIDE page. On a worker thread.
+  void DecodeItemBytes(ByteView page) {
+    const PageLayout& wide = codec_->layout(Encoding::kWide);
+    const Geometry& geometry = codec_->geometry();
+    page_->decoded.assign(wide.page_bytes(), std::byte{0});
+    std::vector<std::byte*> bases(2 * geometry.layers);
+    const EngineView view = WidePageView(wide, page_->decoded, bases);
+    std::vector<int64_t> slots(geometry.page_tokens);
+    for (size_t i = 0; i < slots.size(); ++i) slots[i] = static_cast<int64_t>(i);
+    const PageLayout& stored = page_->pin.layout();
+    DecodeItem item{.encoding = page_->pin.meta().encoding,
+                    .layers = {0, 1},
+                    .heads = heads_,
+                    .slots = slots,
+                    .bytes = {},
+                    .block_crc32c = {},
+                    .result = {}};
+    absl::Status status;
+    const uint32_t heads = geometry.kv_heads;
+    for (uint32_t layer = layers_.first; status.ok() && layer < layers_.first + layers_.count; ++layer) {
+      item.layers = {layer, 1};
+      item.bytes = page.subspan(stored.block_offset(layer, heads_.first), heads_.count * stored.block(layer).stride);
+      item.block_crc32c = page_->pin.block_crcs().subspan(layer * heads + heads_.first, heads_.count);
+      status = codec_->Decode({&item, 1}, DecodeBasis::kModel, view);
+      if (status.ok()) status = item.result;
+    }
+    if (!status.ok()) return WriteFailure(ItemStatus::kCorrupt, std::string(status.message()));
+    SelectBlocks(page_->decoded, wide, layers_);
+    std::vector<uint32_t> crcs;
+    for (uint32_t layer = layers_.first; layer < layers_.first + layers_.count; ++layer) {
+      for (uint32_t head = heads_.first; head < heads_.first + heads_.count; ++head) {
+        crcs.push_back(Crc32c(ByteView(page_->decoded).subspan(wide.block_offset(layer, head), wide.block(layer).bytes)));
+      }
+    }
+    WriteItem(Encoding::kWide, crcs);
+  }
+
+  void WriteItem(Encoding encoding, const std::vector<uint32_t>& crcs) {
+    v1::GetReply reply;
+    v1::GetItem* item = reply.mutable_item();
+    item->set_item(item_);
+    item->mutable_result()->set_status(v1::OK);
+    item->set_encoding(ToProto(encoding));
+    item->set_bytes(part_bytes_);
+    item->mutable_block_crc32c()->Add(crcs.begin(), crcs.end());
+    item->set_first_position(page_->pin.meta().first_position);
+    ++delivered_;
+    bytes_ += part_bytes_;
+    Send(FrameMessage(reply));
+  }
+
+  void WriteFailure(ItemStatus status, std::string message) {
+    parts_.clear();
+    part_bytes_ = sent_ = 0;
+    stop_ = request_.stop_at_first_miss();
+    v1::GetReply reply;
+    reply.mutable_item()->set_item(item_);
+    reply.mutable_item()->mutable_result()->set_status(ToProto(status));
+    reply.mutable_item()->mutable_result()->set_message(std::move(message));
+    Send(FrameMessage(reply));
+  }
+
+  void WriteChunk() {
+    const uint64_t count = std::min<uint64_t>(chunk_bytes_, part_bytes_ - sent_);
+    std::vector<HeldBytes> held;
+    uint64_t skip = sent_;
+    uint64_t left = count;
+    for (const ByteView part : parts_) {
+      if (skip >= part.size()) {
+        skip -= part.size();
+        continue;
+      }
+      const ByteView piece = part.subspan(skip, std::min<uint64_t>(left, part.size() - skip));
+      held.push_back({piece, page_});
+      left -= piece.size();
+      skip = 0;
+      if (left == 0) break;
+    }
+    const uint64_t offset = sent_;
+    sent_ += count;
+    Send(FrameChunk(item_, offset, held));
+  }
+
+  void WriteEnd() {
+    // One use of the sequence, however many pages it has.
+    const std::vector<std::string_view> keys(fetched_.begin(), fetched_.end());
+    context_.store().Touch(*space_, keys);
+    v1::GetReply reply;
+    reply.mutable_end()->set_items_delivered(delivered_);
+    reply.mutable_end()->set_bytes(bytes_);
+    ended_ = true;
+    Send(FrameMessage(reply));
+  }
+
+  void Send(grpc::ByteBuffer buffer) {
+    buffer_ = std::move(buffer);
+    StartWrite(&buffer_);
+  }
+
+  RpcContext& context_;
+  CallScope scope_;
+  std::atomic<bool> cancelled_ = false;
+  v1::GetRequest request_;
+  const Namespace* space_ = nullptr;
+  const PageCodec* codec_ = nullptr;  // for DECODED reads
+  BlockRange layers_;
+  BlockRange heads_;
+  uint32_t chunk_bytes_ = 0;
+
+  int next_key_ = 0;
+  uint32_t item_ = 0;                 // the one under way
+  std::shared_ptr<SentPage> page_;
+  std::vector<ByteView> parts_;       // of page_, to be sent
+  uint64_t part_bytes_ = 0;
+  uint64_t sent_ = 0;
+  bool stop_ = false;
+  bool ended_ = false;
+  std::vector<std::string> fetched_;
+  uint32_t delivered_ = 0;
+  uint64_t bytes_ = 0;
+  grpc::ByteBuffer buffer_;
+};
+
+}  // namespace
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* CacheService::Get(grpc::CallbackServerContext* call,
+                                                              const grpc::ByteBuffer* request) {
+  return new GetReactor(context_, call, request);
+}
+
+}  // namespace oscarkv

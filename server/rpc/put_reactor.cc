@@ -1,0 +1,182 @@
+// Put: the header names the items, the chunks fill them in order. Bytes go from the message straight into the page's
+// reserved memory; every page becomes visible by itself when its last byte has come and all its checksums hold. A stream
+// that breaks off leaves the pages that were whole, and gives the memory of the one that was not back at once.
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "server/rpc/cache_service.h"
+#include "server/rpc/call_scope.h"
+
+namespace oscarkv {
+namespace {
+
+class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
+ public:
+  PutReactor(RpcContext& context, grpc::CallbackServerContext* call, v1::PutReply* reply)
+      : context_(context), scope_(context, call, Method::kPut), call_(call), reply_(reply) {
+    if (const absl::Status status = scope_.Admit(); !status.ok()) return End(status);
+    StartRead(&message_);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      // The client has sent everything, or is gone: then the item in the making is dropped with the slot.
+      if (!call_->IsCancelled()) FinishItems();
+      return End(call_->IsCancelled() ? absl::CancelledError("the client broke off") : CheckComplete());
+    }
+    const absl::Status status = message_.has_header() ? OnHeader() : OnChunk();
+    if (!status.ok()) return End(status);
+    StartRead(&message_);
+  }
+
+  void OnCancel() override {}  // the read that is under way fails
+
+  void OnDone() override { delete this; }
+
+ private:
+  void End(const absl::Status& status) {
+    slot_ = PutSlot();
+    inflight_.Release();
+    Finish(scope_.End(status));
+  }
+
+  absl::Status CheckComplete() const {
+    return space_ == nullptr ? absl::InvalidArgumentError("a put starts with a header, and none came") : absl::OkStatus();
+  }
+
+  absl::Status OnHeader() {
+    if (space_ != nullptr) return absl::InvalidArgumentError("a put has one header, and a second one came");
+    header_ = std::move(*message_.mutable_header());
+    OSCARKV_ASSIGN_OR_RETURN(space_, context_.Resolve(header_.scope()));
+    const auto items = static_cast<uint32_t>(header_.items_size());
+    if (items > context_.options().max_items) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("at most ", context_.options().max_items, " items in one call, found ", items));
+    }
+    absl::flat_hash_set<std::string_view> keys;
+    bool packed = false;
+    for (const v1::PutItem& item : header_.items()) {
+      if (!keys.insert(item.key()).second) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("key ", absl::BytesToHexString(item.key()), " stands twice in one put"));
+      }
+      packed = packed || item.encoding() == v1::PACKED;
+    }
+    // Pages that nobody could read are not taken.
+    if (packed) OSCARKV_RETURN_IF_ERROR(context_.CodecFor(*space_).status());
+    for (uint32_t i = 0; i < items; ++i) reply_->add_results();
+    return absl::OkStatus();
+  }
+
+  absl::Status OnChunk() {
+    if (space_ == nullptr) return absl::InvalidArgumentError("a put starts with a header, and a chunk came");
+    const v1::Chunk& chunk = message_.chunk();
+    if (chunk.item() >= static_cast<uint32_t>(header_.items_size()) || chunk.item() + 1 < next_item_) {
+      return absl::InvalidArgumentError(absl::StrCat("a chunk of item ", chunk.item(), " of ", header_.items_size(),
+                                                     ", after one of item ", next_item_ == 0 ? 0 : next_item_ - 1));
+    }
+    if (chunk.data().size() > context_.options().max_chunk_bytes) {
+      return absl::InvalidArgumentError(absl::StrCat("a chunk of ", chunk.data().size(), " bytes, at most ",
+                                                     context_.options().max_chunk_bytes, " are taken"));
+    }
+    while (next_item_ <= chunk.item()) {
+      CloseItem();
+      BeginItem(next_item_++);
+    }
+    if (!slot_) return absl::OkStatus();  // the item was refused: its bytes are let go by
+    const MutableByteView bytes = slot_.bytes();
+    if (chunk.offset() != filled_ || chunk.data().size() > bytes.size() - filled_) {
+      SetResult(chunk.item(), ItemStatus::kInvalid,
+                absl::StrCat("a chunk of ", chunk.data().size(), " bytes at ", chunk.offset(), ", expected at ", filled_,
+                             " of ", bytes.size()));
+      slot_ = PutSlot();
+      return absl::OkStatus();
+    }
+    std::memcpy(bytes.data() + filled_, chunk.data().data(), chunk.data().size());
+    filled_ += chunk.data().size();
+    if (filled_ == bytes.size()) CommitItem();
+    return absl::OkStatus();
+  }
+
+  // Reserves the page of item `index`, or notes why not.
+  void BeginItem(uint32_t index) {
+    const v1::PutItem& item = header_.items(static_cast<int>(index));
+    filled_ = 0;
+    const absl::StatusOr<Encoding> encoding = FromProto(item.encoding());
+    if (!encoding.ok()) return SetResult(index, ItemStatus::kInvalid, std::string(encoding.status().message()));
+    if (item.bytes() == space_->page_bytes(*encoding)) {
+      inflight_ = context_.TakeInflight(item.bytes());
+      if (!inflight_) {
+        return SetResult(index, ItemStatus::kBusy, "too many bytes are in flight: try again a little later");
+      }
+    }
+    BeginPutResult begun = context_.store().BeginPut(
+        *space_, {.key = item.key(),
+                  .parent = item.parent(),
+                  .first_position = item.first_position(),
+                  .encoding = *encoding,
+                  .bytes = item.bytes(),
+                  .block_crcs = {item.block_crc32c().data(), static_cast<size_t>(item.block_crc32c_size())}});
+    SetResult(index, begun.result.status, begun.result.message);
+    slot_ = std::move(begun.slot);
+  }
+
+  void CommitItem() {
+    const ItemResult result = slot_.Commit();
+    SetResult(next_item_ - 1, result.status, result.message);
+    inflight_.Release();
+  }
+
+  // An item that was begun and not filled is dropped, and its memory is free again.
+  void CloseItem() {
+    if (slot_) {
+      SetResult(next_item_ - 1, ItemStatus::kInvalid,
+                absl::StrCat("expected ", slot_.bytes().size(), " bytes, ", filled_, " came"));
+      slot_ = PutSlot();
+    }
+    inflight_.Release();
+  }
+
+  // Items of which no byte came: a page that is there already needs none.
+  void FinishItems() {
+    if (space_ == nullptr) return;
+    CloseItem();
+    while (next_item_ < static_cast<uint32_t>(header_.items_size())) {
+      BeginItem(next_item_++);
+      CloseItem();
+    }
+  }
+
+  void SetResult(uint32_t index, ItemStatus status, std::string message) {
+    v1::ItemResult* result = reply_->mutable_results(static_cast<int>(index));
+    result->set_status(ToProto(status));
+    result->set_message(std::move(message));
+  }
+
+  RpcContext& context_;
+  CallScope scope_;
+  grpc::CallbackServerContext* call_;
+  v1::PutReply* reply_;
+  v1::PutRequest message_;
+  v1::PutHeader header_;
+  const Namespace* space_ = nullptr;
+  uint32_t next_item_ = 0;  // items before it have begun
+  PutSlot slot_;            // of item next_item_ - 1, empty when it was refused or is done
+  uint64_t filled_ = 0;
+  InflightBytes inflight_;
+};
+
+}  // namespace
+
+grpc::ServerReadReactor<v1::PutRequest>* CacheService::Put(grpc::CallbackServerContext* call, v1::PutReply* reply) {
+  return new PutReactor(context_, call, reply);
+}
+
+}  // namespace oscarkv

@@ -1,0 +1,133 @@
+#include "server/rpc/rpc_context.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/random/random.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kernels/base/status_macros.h"
+
+namespace oscarkv {
+namespace {
+
+// Unlike any other start of a server, and never 0, which means "any".
+uint64_t NewEpoch() {
+  absl::BitGen random;
+  return absl::Uniform<uint64_t>(absl::IntervalClosed, random, 1, ~uint64_t{0});
+}
+
+constexpr double kFetchSmoothing = 0.1;     // weight of the newest fetch
+constexpr double kFetchFixedMs = 0.2;       // a call that fetches nothing
+constexpr uint64_t kFetchBytesMin = 64 << 10;  // smaller ones measure latency, not throughput
+
+}  // namespace
+
+std::string_view MethodName(Method method) {
+  constexpr std::string_view kNames[kMethods] = {
+      "OpenNamespace", "PutTransformSet", "GetTransformSet", "Session", "Lookup", "ReleaseLease", "Put",   "Get",
+      "Touch",         "Delete",          "List",            "Clear",   "Stats",  "Drain",        "Verify"};
+  return kNames[static_cast<size_t>(method)];
+}
+
+RpcContext::RpcContext(const RpcOptions& options, PageStore& store, const Logger& logger)
+    : options_(options),
+      store_(store),
+      logger_(logger),
+      epoch_(NewEpoch()),
+      start_(absl::Now()),
+      transforms_(options.max_transform_set_bytes),
+      workers_(options.codec_threads) {}
+
+void RpcContext::FillLimits(v1::Limits* limits) const {
+  limits->set_max_items(options_.max_items);
+  limits->set_max_chunk_bytes(options_.max_chunk_bytes);
+  limits->set_max_inflight_bytes(options_.max_inflight_bytes);
+  limits->set_lease_ms_max(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.lease_max)));
+  limits->set_max_transform_set_bytes(options_.max_transform_set_bytes);
+}
+
+absl::StatusOr<const Namespace*> RpcContext::Resolve(const v1::Scope& scope) const {
+  if (scope.server_epoch() != 0 && scope.server_epoch() != epoch_) {
+    return absl::AbortedError(absl::StrCat("the server has restarted: its epoch is ", epoch_, ", the call is for ",
+                                           scope.server_epoch(), "; open the namespace again"));
+  }
+  const Namespace* space = store_.FindNamespace(scope.fingerprint());
+  if (space != nullptr) return space;
+  return absl::FailedPreconditionError(
+      absl::StrCat("no namespace has the fingerprint '", absl::BytesToHexString(scope.fingerprint()), "' (",
+                   scope.fingerprint().size(), " bytes; 32 expected); open it first"));
+}
+
+absl::StatusOr<const PageCodec*> RpcContext::CodecFor(const Namespace& space) {
+  {
+    const absl::MutexLock lock(&mutex_);
+    const auto found = codecs_.find(&space);
+    if (found != codecs_.end()) return found->second.get();
+  }
+  const CodecSpec& spec = space.spec().codec;
+  std::shared_ptr<const TransformSet> set;
+  if (!spec.transform_hash.empty()) {
+    const auto registered = transforms_.Find(spec.transform_hash);
+    if (registered == nullptr) {
+      return absl::FailedPreconditionError(absl::StrCat("the namespace's transform set ",
+                                                        absl::BytesToHexString(spec.transform_hash),
+                                                        " has not been uploaded"));
+    }
+    set = std::shared_ptr<const TransformSet>(registered, &registered->set);
+  }
+  OSCARKV_ASSIGN_OR_RETURN(std::unique_ptr<PageCodec> codec,
+                           MakePageCodec(CodecBackend::kCpu, space.spec().geometry, spec, std::move(set)));
+  const absl::MutexLock lock(&mutex_);
+  return codecs_.try_emplace(&space, std::move(codec)).first->second.get();
+}
+
+InflightBytes RpcContext::TakeInflight(uint64_t bytes) {
+  uint64_t now = inflight_.load(std::memory_order_relaxed);
+  do {
+    // One item always goes, or a page larger than the budget could never move.
+    if (now != 0 && (bytes > options_.max_inflight_bytes || now > options_.max_inflight_bytes - bytes)) return {};
+  } while (!inflight_.compare_exchange_weak(now, now + bytes, std::memory_order_relaxed));
+  return InflightBytes(&inflight_, bytes);
+}
+
+void RpcContext::RecordFetch(uint64_t bytes, absl::Duration duration) {
+  if (bytes < kFetchBytesMin || duration <= absl::ZeroDuration()) return;
+  const double rate = static_cast<double>(bytes) / absl::ToDoubleSeconds(duration);
+  const absl::MutexLock lock(&mutex_);
+  fetch_bytes_per_s_ += kFetchSmoothing * (rate - fetch_bytes_per_s_);
+}
+
+double RpcContext::ExpectedFetchMs(uint64_t bytes) const {
+  const absl::MutexLock lock(&mutex_);
+  return kFetchFixedMs + 1e3 * static_cast<double>(bytes) / fetch_bytes_per_s_;
+}
+
+void RpcContext::StartDrain() {
+  draining_.store(true, std::memory_order_release);
+  const absl::MutexLock lock(&streams_mutex_);
+  for (Drainable* stream : streams_) stream->OnDrain();
+}
+
+void RpcContext::Register(Drainable* stream) {
+  const absl::MutexLock lock(&streams_mutex_);
+  streams_.insert(stream);
+}
+
+void RpcContext::Unregister(Drainable* stream) {
+  const absl::MutexLock lock(&streams_mutex_);
+  streams_.erase(stream);
+}
+
+void RpcContext::set_drain_request(absl::AnyInvocable<void()> request) {
+  const absl::MutexLock lock(&streams_mutex_);
+  drain_request_ = std::move(request);
+}
+
+void RpcContext::RequestDrain() {
+  const absl::MutexLock lock(&streams_mutex_);
+  if (drain_request_) drain_request_();
+}
+
+}  // namespace oscarkv

@@ -1,0 +1,132 @@
+// What all calls share: the store, limits, the budget of bytes in flight, transform sets, codecs and counters.
+#ifndef OSCARKV_SERVER_RPC_RPC_CONTEXT_H_
+#define OSCARKV_SERVER_RPC_RPC_CONTEXT_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "kernels/base/log.h"
+#include "kernels/base/task_queue.h"
+#include "kernels/codec/page_codec.h"
+#include "oscarkv/v1/types.pb.h"
+#include "server/core/page_store.h"
+#include "server/rpc/call_stats.h"
+#include "server/rpc/transform_registry.h"
+
+namespace oscarkv {
+
+struct RpcOptions {
+  uint32_t max_items = 1024;
+  uint32_t max_chunk_bytes = 1u << 20;
+  uint64_t max_inflight_bytes = 64ull << 20;
+  absl::Duration lease_max = absl::Minutes(10);
+  uint64_t max_transform_set_bytes = 1ull << 30;
+  int codec_threads = 2;  // decode for DECODED reads
+};
+
+// Bytes taken from the budget of bytes in flight; given back on destruction.
+class InflightBytes {
+ public:
+  InflightBytes() = default;
+  InflightBytes(std::atomic<uint64_t>* total, uint64_t bytes) : total_(total), bytes_(bytes) {}
+  InflightBytes(InflightBytes&& other) noexcept { *this = std::move(other); }
+  InflightBytes& operator=(InflightBytes&& other) noexcept {
+    Release();
+    total_ = std::exchange(other.total_, nullptr);
+    bytes_ = other.bytes_;
+    return *this;
+  }
+  ~InflightBytes() { Release(); }
+  void Release() {
+    if (total_ != nullptr) total_->fetch_sub(bytes_, std::memory_order_relaxed);
+    total_ = nullptr;
+  }
+  explicit operator bool() const { return total_ != nullptr; }
+
+ private:
+  std::atomic<uint64_t>* total_ = nullptr;
+  uint64_t bytes_ = 0;
+};
+
+// A stream that lives as long as its client wants; told when the server drains. Called on any thread.
+class Drainable {
+ public:
+  virtual ~Drainable() = default;
+  virtual void OnDrain() = 0;
+};
+
+// Thread-safe.
+class RpcContext {
+ public:
+  RpcContext(const RpcOptions& options, PageStore& store, const Logger& logger);
+
+  const RpcOptions& options() const { return options_; }
+  PageStore& store() { return store_; }
+  const Logger& logger() const { return logger_; }
+  uint64_t epoch() const { return epoch_; }
+  absl::Time start() const { return start_; }
+  CallStats& calls() { return calls_; }
+  TransformRegistry& transforms() { return transforms_; }
+  void FillLimits(v1::Limits* limits) const;
+
+  // The namespace a call is addressed to. kAborted: another epoch. kFailedPrecondition: not a fingerprint known here.
+  absl::StatusOr<const Namespace*> Resolve(const v1::Scope& scope) const;
+
+  // The namespace's codec. kFailedPrecondition: its transform set has not been uploaded, or is of another geometry.
+  absl::StatusOr<const PageCodec*> CodecFor(const Namespace& space);
+
+  // Takes `bytes` from the budget of bytes in flight; empty when it does not have them.
+  InflightBytes TakeInflight(uint64_t bytes);
+  uint64_t inflight_bytes() const { return inflight_.load(std::memory_order_relaxed); }
+
+  // What fetching takes, from what it took lately.
+  void RecordFetch(uint64_t bytes, absl::Duration duration);
+  double ExpectedFetchMs(uint64_t bytes) const;
+
+  // Runs work that takes long, off gRPC's threads.
+  void RunAsync(absl::AnyInvocable<void() &&> task) { workers_.Add(std::move(task)); }
+
+  // Draining: new calls are refused, streams are told.
+  bool draining() const { return draining_.load(std::memory_order_acquire); }
+  void StartDrain();
+  void Register(Drainable* stream);
+  void Unregister(Drainable* stream);
+  // What Admin.Drain asks for; the server sets it.
+  void set_drain_request(absl::AnyInvocable<void()> request);
+  void RequestDrain();
+  uint64_t calls_in_flight() const { return calls_in_flight_.load(std::memory_order_relaxed); }
+  void CallBegins() { calls_in_flight_.fetch_add(1, std::memory_order_relaxed); }
+  void CallEnds() { calls_in_flight_.fetch_sub(1, std::memory_order_relaxed); }
+
+ private:
+  const RpcOptions options_;
+  PageStore& store_;
+  const Logger& logger_;
+  const uint64_t epoch_;
+  const absl::Time start_;
+  CallStats calls_;
+  TransformRegistry transforms_;
+  std::atomic<uint64_t> inflight_ = 0;         // relaxed: a budget, not a lock
+  std::atomic<uint64_t> calls_in_flight_ = 0;  // relaxed: for people
+  std::atomic<bool> draining_ = false;         // release/acquire: a call that sees it is refused
+  mutable absl::Mutex mutex_;
+  absl::flat_hash_map<const Namespace*, std::unique_ptr<PageCodec>> codecs_ ABSL_GUARDED_BY(mutex_);
+  double fetch_bytes_per_s_ ABSL_GUARDED_BY(mutex_) = 1e9;  // until something was fetched
+  absl::Mutex streams_mutex_;
+  absl::flat_hash_set<Drainable*> streams_ ABSL_GUARDED_BY(streams_mutex_);
+  absl::AnyInvocable<void()> drain_request_ ABSL_GUARDED_BY(streams_mutex_);
+  TaskQueue workers_;  // last: its tasks use what is above
+};
+
+}  // namespace oscarkv
+
+#endif  // OSCARKV_SERVER_RPC_RPC_CONTEXT_H_

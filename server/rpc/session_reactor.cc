@@ -1,0 +1,75 @@
+// Session: a stream that a client holds open. Its leases live as long as it does: when it ends, for whatever reason, they
+// end with it at once.
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "server/rpc/cache_service.h"
+#include "server/rpc/call_scope.h"
+
+namespace oscarkv {
+namespace {
+
+class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionReply>, public Drainable {
+ public:
+  SessionReactor(RpcContext& context, grpc::CallbackServerContext* call)
+      : context_(context), scope_(context, call, Method::kSession) {
+    if (const absl::Status status = scope_.Admit(); !status.ok()) return End(status);
+    context_.Register(this);
+    registered_ = true;
+    StartRead(&request_);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return End(absl::OkStatus());  // the client has ended the session, or is gone
+    if (session_ == 0) {
+      session_ = context_.store().OpenSession(request_.client_name());
+      reply_.set_session_id(session_);
+      reply_.set_server_epoch(context_.epoch());
+      StartWrite(&reply_);
+      return;
+    }
+    StartRead(&request_);
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return End(absl::OkStatus());
+    StartRead(&request_);
+  }
+
+  void OnDrain() override { End(absl::UnavailableError("the server is draining")); }
+
+  void OnDone() override {
+    if (registered_) context_.Unregister(this);
+    if (session_ != 0) context_.store().CloseSession(session_);
+    delete this;
+  }
+
+ private:
+  // Draining and reading may both want to end the stream: the first does.
+  void End(const absl::Status& status) {
+    {
+      const absl::MutexLock lock(&mutex_);
+      if (std::exchange(ended_, true)) return;
+    }
+    Finish(scope_.End(status));
+  }
+
+  RpcContext& context_;
+  CallScope scope_;
+  bool registered_ = false;
+  v1::SessionRequest request_;
+  v1::SessionReply reply_;
+  SessionId session_ = 0;
+  absl::Mutex mutex_;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace
+
+grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionReply>* CacheService::Session(
+    grpc::CallbackServerContext* call) {
+  return new SessionReactor(context_, call);
+}
+
+}  // namespace oscarkv
