@@ -23,7 +23,7 @@
 #include "kernels/base/task_queue.h"
 #include "client/cpp/wire.h"
 
-namespace oscarkv {
+namespace oscarkv::client {
 
 // Thread-safe.
 class Connection {
@@ -74,6 +74,6 @@ class Connection {
   TaskQueue tasks_;  // last: its threads use what is above
 };
 
-}  // namespace oscarkv
+}  // namespace oscarkv::client
 
 #endif  // OSCARKV_CLIENT_CPP_CONNECTION_H_

@@ -43,14 +43,17 @@ std::optional<LogLevel> ParseLogLevel(std::string_view name) {
   return std::nullopt;
 }
 
-void Logger::Log(LogLevel level, std::string_view message, std::initializer_list<Field> fields) const {
+void Logger::Log(LogLevel level, std::string_view message,
+                 std::initializer_list<Field> fields) const {
   if (!enabled(level)) return;
-  const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
+  const std::string time =
+      absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
   std::string line;
   if (format_ == LogFormat::kJson) {
     line = absl::StrCat("{\"time\":", Quoted(time), ",\"level\":", Quoted(LevelName(level)),
                         ",\"message\":", Quoted(message));
-    for (const auto& [name, value] : fields) absl::StrAppend(&line, ",", Quoted(name), ":", Quoted(value));
+    for (const auto& [name, value] : fields)
+      absl::StrAppend(&line, ",", Quoted(name), ":", Quoted(value));
     line += "}\n";
   } else {
     line = absl::StrFormat("%s %-7s %s", time, LevelName(level), message);

@@ -14,7 +14,8 @@
 namespace oscarkv {
 
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
-std::optional<LogLevel> ParseLogLevel(std::string_view name);  // "debug", "info", "warning", "error"
+std::optional<LogLevel> ParseLogLevel(
+    std::string_view name);  // "debug", "info", "warning", "error"
 
 enum class LogFormat { kText, kJson };
 
@@ -26,7 +27,8 @@ class Logger {
   Logger(LogLevel level, LogFormat format) : level_(level), format_(format) {}
 
   bool enabled(LogLevel level) const { return level >= level_; }
-  void Log(LogLevel level, std::string_view message, std::initializer_list<Field> fields = {}) const;
+  void Log(LogLevel level, std::string_view message,
+           std::initializer_list<Field> fields = {}) const;
 
  private:
   const LogLevel level_;

@@ -11,7 +11,7 @@
 namespace oscarkv {
 
 struct NamedCounter {
-  std::string_view name;   // Prometheus: oscarkv_..._total
+  std::string_view name;  // Prometheus: oscarkv_..._total
   std::string_view help;
   std::string_view label;  // label name, empty for none
   std::string_view value_of_label;

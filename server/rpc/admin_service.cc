@@ -1,10 +1,10 @@
 #include "server/rpc/admin_service.h"
 
-#include <grpcpp/alarm.h>
-
 #include <algorithm>
 
 #include "absl/time/clock.h"
+#include <grpcpp/alarm.h>
+
 #include "proto/convert/convert.h"
 #include "server/core/counters.h"
 #include "server/rpc/call_scope.h"
@@ -17,17 +17,25 @@ constexpr uint64_t kVerifyStepBytes = 8 << 20;
 class VerifyReactor final : public grpc::ServerWriteReactor<v1::VerifyReply> {
  public:
   VerifyReactor(RpcContext& context, grpc::CallbackServerContext* call, uint64_t bytes_per_second)
-      : context_(context), scope_(context, call, Method::kVerify), call_(call), bytes_per_second_(bytes_per_second) {
-    if (const absl::Status status = scope_.Admit(); !status.ok()) return Finish(scope_.End(status));
+      : context_(context),
+        scope_(context, call, Method::kVerify),
+        call_(call),
+        bytes_per_second_(bytes_per_second) {
+    if (const absl::Status status = scope_.Admit(); !status.ok()) {
+      Finish(scope_.End(status));
+      return;
+    }
     reply_.set_pages_total(context.store().Stats().pages);
     context_.RunAsync([this] { Step(); });
   }
 
   void OnWriteDone(bool ok) override {
-    if (!ok || call_->IsCancelled()) return Finish(scope_.End(absl::CancelledError("the client broke off")));
+    if (!ok || call_->IsCancelled())
+      return Finish(scope_.End(absl::CancelledError("the client broke off")));
     if (progress_.cursor == 0) return Finish(scope_.End(absl::OkStatus()));
     if (bytes_per_second_ == 0) return context_.RunAsync([this] { Step(); });
-    const double seconds = static_cast<double>(progress_.bytes_checked) / static_cast<double>(bytes_per_second_);
+    const double seconds =
+        static_cast<double>(progress_.bytes_checked) / static_cast<double>(bytes_per_second_);
     alarm_.Set(absl::ToChronoTime(absl::Now() + absl::Seconds(seconds)),
                [this](bool) { context_.RunAsync([this] { Step(); }); });
   }
@@ -36,7 +44,8 @@ class VerifyReactor final : public grpc::ServerWriteReactor<v1::VerifyReply> {
 
  private:
   void Step() {
-    const uint64_t bytes = bytes_per_second_ == 0 ? kVerifyStepBytes : std::min(kVerifyStepBytes, bytes_per_second_);
+    const uint64_t bytes =
+        bytes_per_second_ == 0 ? kVerifyStepBytes : std::min(kVerifyStepBytes, bytes_per_second_);
     progress_ = context_.store().Verify(progress_.cursor, bytes);
     reply_.set_pages_checked(reply_.pages_checked() + progress_.pages_checked);
     reply_.set_pages_corrupt(reply_.pages_corrupt() + progress_.pages_corrupt);
@@ -65,8 +74,8 @@ void FillNamespace(const NamespaceStats& stats, const NamespaceSpec& spec,
 
 }  // namespace
 
-grpc::ServerUnaryReactor* AdminService::Stats(grpc::CallbackServerContext* call, const v1::StatsRequest*,
-                                              v1::StatsReply* reply) {
+grpc::ServerUnaryReactor* AdminService::Stats(grpc::CallbackServerContext* call,
+                                              const v1::StatsRequest*, v1::StatsReply* reply) {
   return RunUnary(context_, call, Method::kStats, [&] {
     const StoreStats stats = context_.store().Stats();
     reply->set_version(version_);
@@ -88,14 +97,15 @@ grpc::ServerUnaryReactor* AdminService::Stats(grpc::CallbackServerContext* call,
     reply->set_leases(stats.leases);
     reply->set_inflight_bytes(context_.inflight_bytes());
     for (const NamedCounter& counter : NamedCounters(stats)) {
-      if (counter.label.empty()) (*reply->mutable_counters())[std::string(counter.name)] = counter.value;
+      if (counter.label.empty())
+        (*reply->mutable_counters())[std::string(counter.name)] = counter.value;
     }
     return absl::OkStatus();
   });
 }
 
-grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* call, const v1::DrainRequest*,
-                                              v1::DrainReply* reply) {
+grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* call,
+                                              const v1::DrainRequest*, v1::DrainReply* reply) {
   return RunUnary(context_, call, Method::kDrain, [&] {
     reply->set_calls_in_flight(static_cast<uint32_t>(context_.calls_in_flight()));
     context_.RequestDrain();

@@ -2,13 +2,14 @@
 #ifndef OSCARKV_SERVER_RPC_ADMIN_SERVICE_H_
 #define OSCARKV_SERVER_RPC_ADMIN_SERVICE_H_
 
-#include <grpcpp/grpcpp.h>
-
 #include <string>
 #include <utility>
 
-#include "oscarkv/v1/admin.grpc.pb.h"
+#include <grpcpp/grpcpp.h>
+
 #include "server/rpc/rpc_context.h"
+
+#include "oscarkv/v1/admin.grpc.pb.h"
 
 namespace oscarkv {
 
@@ -16,12 +17,13 @@ namespace oscarkv {
 class AdminService final : public v1::Admin::CallbackService {
  public:
   // `context` is borrowed for the service's life.
-  AdminService(RpcContext& context, std::string version) : context_(context), version_(std::move(version)) {}
+  AdminService(RpcContext& context, std::string version)
+      : context_(context), version_(std::move(version)) {}
 
-  grpc::ServerUnaryReactor* Stats(grpc::CallbackServerContext* call, const v1::StatsRequest* request,
-                                  v1::StatsReply* reply) override;
-  grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* call, const v1::DrainRequest* request,
-                                  v1::DrainReply* reply) override;
+  grpc::ServerUnaryReactor* Stats(grpc::CallbackServerContext* call,
+                                  const v1::StatsRequest* request, v1::StatsReply* reply) override;
+  grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* call,
+                                  const v1::DrainRequest* request, v1::DrainReply* reply) override;
   grpc::ServerWriteReactor<v1::VerifyReply>* Verify(grpc::CallbackServerContext* call,
                                                     const v1::VerifyRequest* request) override;
 

@@ -8,6 +8,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
 #include "proto/wire/page_key.h"
@@ -18,7 +19,8 @@ namespace {
 
 absl::Status CheckCount(const char* what, int found, uint32_t most) {
   if (found >= 0 && static_cast<uint32_t>(found) <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("at most ", most, " ", what, " in one call, found ", found));
+  return absl::InvalidArgumentError(
+      absl::StrCat("at most ", most, " ", what, " in one call, found ", found));
 }
 
 // Views of the keys of a request, each checked.
@@ -53,8 +55,9 @@ std::string NearestNamespace(const PageStore& store, const NamespaceSpec& spec) 
   for (const Namespace* other : store.Namespaces()) {
     if (other->spec().model != spec.model) continue;
     const std::string difference = DescribeDifference(spec, other->spec());
-    const std::string text = absl::StrCat("; open is ", absl::BytesToHexString(other->fingerprint()), " of the same model, ",
-                                          "which differs (asked / open): ", difference);
+    const std::string text =
+        absl::StrCat("; open is ", absl::BytesToHexString(other->fingerprint()),
+                     " of the same model, ", "which differs (asked / open): ", difference);
     if (nearest.empty() || text.size() < nearest.size()) nearest = text;
   }
   return nearest;
@@ -62,9 +65,10 @@ std::string NearestNamespace(const PageStore& store, const NamespaceSpec& spec) 
 
 absl::Status CheckExpectedFingerprint(const std::string& expected, const std::string& found) {
   if (expected.empty() || expected == found) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("the client expects the fingerprint ", absl::BytesToHexString(expected),
-                                                    ", the server computes ", absl::BytesToHexString(found),
-                                                    " for this spec: the two are of different versions"));
+  return absl::FailedPreconditionError(
+      absl::StrCat("the client expects the fingerprint ", absl::BytesToHexString(expected),
+                   ", the server computes ", absl::BytesToHexString(found),
+                   " for this spec: the two are of different versions"));
 }
 
 }  // namespace
@@ -74,11 +78,13 @@ grpc::ServerUnaryReactor* CacheService::OpenNamespace(grpc::CallbackServerContex
                                                       v1::OpenNamespaceReply* reply) {
   return RunUnary(context_, call, Method::kOpenNamespace, [&]() -> absl::Status {
     OSCARKV_ASSIGN_OR_RETURN(const NamespaceSpec spec, FromProto(request->spec()));
-    OSCARKV_RETURN_IF_ERROR(CheckExpectedFingerprint(request->expected_fingerprint(), Fingerprint(spec)));
+    OSCARKV_RETURN_IF_ERROR(
+        CheckExpectedFingerprint(request->expected_fingerprint(), Fingerprint(spec)));
     const auto registered = context_.transforms().Find(spec.codec.transform_hash);
     // Before the namespace is made: one whose set is of another geometry could never be read.
     if (registered != nullptr) OSCARKV_RETURN_IF_ERROR(registered->set.CheckFits(spec.geometry));
-    const absl::StatusOr<const Namespace*> space = context_.store().OpenNamespace(spec, request->create());
+    const absl::StatusOr<const Namespace*> space =
+        context_.store().OpenNamespace(spec, request->create());
     if (absl::IsNotFound(space.status())) {
       return absl::FailedPreconditionError(absl::StrCat("no namespace has the fingerprint ",
                                                         absl::BytesToHexString(Fingerprint(spec)),
@@ -95,13 +101,16 @@ grpc::ServerUnaryReactor* CacheService::OpenNamespace(grpc::CallbackServerContex
   });
 }
 
-grpc::ServerUnaryReactor* CacheService::Lookup(grpc::CallbackServerContext* call, const v1::LookupRequest* request,
+grpc::ServerUnaryReactor* CacheService::Lookup(grpc::CallbackServerContext* call,
+                                               const v1::LookupRequest* request,
                                                v1::LookupReply* reply) {
   return RunUnary(context_, call, Method::kLookup, [&]() -> absl::Status {
     OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request->scope()));
-    OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string_view> keys, KeysOf(*request, context_.options().max_items));
+    OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string_view> keys,
+                             KeysOf(*request, context_.options().max_items));
     LookupRequest lookup{.keys = keys};
-    lookup.mode = request->mode() == v1::LookupRequest::EACH ? LookupMode::kEach : LookupMode::kPrefix;
+    lookup.mode =
+        request->mode() == v1::LookupRequest::EACH ? LookupMode::kEach : LookupMode::kPrefix;
     if (request->lease()) {
       lookup.lease_session = request->session_id();
       lookup.lease_duration = absl::Milliseconds(request->lease_ms());
@@ -125,36 +134,41 @@ grpc::ServerUnaryReactor* CacheService::ReleaseLease(grpc::CallbackServerContext
   });
 }
 
-grpc::ServerUnaryReactor* CacheService::Touch(grpc::CallbackServerContext* call, const v1::KeysRequest* request,
+grpc::ServerUnaryReactor* CacheService::Touch(grpc::CallbackServerContext* call,
+                                              const v1::KeysRequest* request,
                                               v1::KeysReply* reply) {
   return RunUnary(context_, call, Method::kTouch, [&]() -> absl::Status {
     OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request->scope()));
-    OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string_view> keys, KeysOf(*request, context_.options().max_items));
+    OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string_view> keys,
+                             KeysOf(*request, context_.options().max_items));
     FillResults(context_.store().Touch(*space, keys), reply);
     return absl::OkStatus();
   });
 }
 
-grpc::ServerUnaryReactor* CacheService::Delete(grpc::CallbackServerContext* call, const v1::KeysRequest* request,
+grpc::ServerUnaryReactor* CacheService::Delete(grpc::CallbackServerContext* call,
+                                               const v1::KeysRequest* request,
                                                v1::KeysReply* reply) {
   return RunUnary(context_, call, Method::kDelete, [&]() -> absl::Status {
     OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request->scope()));
-    OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string_view> keys, KeysOf(*request, context_.options().max_items));
+    OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string_view> keys,
+                             KeysOf(*request, context_.options().max_items));
     FillResults(context_.store().Delete(*space, keys), reply);
     return absl::OkStatus();
   });
 }
 
-grpc::ServerUnaryReactor* CacheService::List(grpc::CallbackServerContext* call, const v1::ListRequest* request,
-                                             v1::ListReply* reply) {
+grpc::ServerUnaryReactor* CacheService::List(grpc::CallbackServerContext* call,
+                                             const v1::ListRequest* request, v1::ListReply* reply) {
   return RunUnary(context_, call, Method::kList, [&]() -> absl::Status {
     OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request->scope()));
     uint64_t cursor = 0;
     if (!request->cursor().empty() && !absl::SimpleAtoi(request->cursor(), &cursor)) {
-      return absl::InvalidArgumentError(absl::StrCat("the cursor '", absl::CEscape(request->cursor()),
-                                                     "' is not one that List gave"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the cursor '", absl::CEscape(request->cursor()), "' is not one that List gave"));
     }
-    const uint32_t wanted = request->max_keys() == 0 ? context_.options().max_items : request->max_keys();
+    const uint32_t wanted =
+        request->max_keys() == 0 ? context_.options().max_items : request->max_keys();
     const ListResult listed =
         context_.store().List(*space, std::min(wanted, context_.options().max_items), cursor);
     for (const ListedPage& page : listed.pages) {
@@ -168,7 +182,8 @@ grpc::ServerUnaryReactor* CacheService::List(grpc::CallbackServerContext* call, 
   });
 }
 
-grpc::ServerUnaryReactor* CacheService::Clear(grpc::CallbackServerContext* call, const v1::ClearRequest* request,
+grpc::ServerUnaryReactor* CacheService::Clear(grpc::CallbackServerContext* call,
+                                              const v1::ClearRequest* request,
                                               v1::ClearReply* reply) {
   return RunUnary(context_, call, Method::kClear, [&]() -> absl::Status {
     OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request->scope()));

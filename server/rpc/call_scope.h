@@ -1,8 +1,7 @@
-// The frame of every call: it is counted and timed, refused while the server drains, and logged when it fails.
+// The frame of every call: it is counted and timed, refused while the server drains, and logged
+// when it fails.
 #ifndef OSCARKV_SERVER_RPC_CALL_SCOPE_H_
 #define OSCARKV_SERVER_RPC_CALL_SCOPE_H_
-
-#include <grpcpp/grpcpp.h>
 
 #include <string>
 
@@ -10,6 +9,8 @@
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include <grpcpp/grpcpp.h>
+
 #include "proto/convert/convert.h"
 #include "server/rpc/rpc_context.h"
 
@@ -54,7 +55,9 @@ class CallScope {
   // The caller's trace, W3C "traceparent".
   std::string TraceParent() const {
     const auto found = call_->client_metadata().find("traceparent");
-    return found == call_->client_metadata().end() ? "" : std::string(found->second.data(), found->second.size());
+    return found == call_->client_metadata().end()
+               ? ""
+               : std::string(found->second.data(), found->second.size());
   }
 
   RpcContext& context_;
@@ -64,8 +67,8 @@ class CallScope {
 };
 
 // A unary call: runs `work` unless the server drains, and finishes with its status.
-inline grpc::ServerUnaryReactor* RunUnary(RpcContext& context, grpc::CallbackServerContext* call, Method method,
-                                          absl::FunctionRef<absl::Status()> work) {
+inline grpc::ServerUnaryReactor* RunUnary(RpcContext& context, grpc::CallbackServerContext* call,
+                                          Method method, absl::FunctionRef<absl::Status()> work) {
   CallScope scope(context, call, method);
   absl::Status status = scope.Admit();
   if (status.ok()) status = work();

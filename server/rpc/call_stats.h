@@ -8,13 +8,27 @@
 #include <string_view>
 
 #include "absl/time/time.h"
+
 #include "kernels/base/latency_histogram.h"
 
 namespace oscarkv {
 
 enum class Method : uint8_t {
-  kOpenNamespace, kPutTransformSet, kGetTransformSet, kSession, kLookup, kReleaseLease, kPut, kGet, kTouch, kDelete,
-  kList, kClear, kStats, kDrain, kVerify,
+  kOpenNamespace,
+  kPutTransformSet,
+  kGetTransformSet,
+  kSession,
+  kLookup,
+  kReleaseLease,
+  kPut,
+  kGet,
+  kTouch,
+  kDelete,
+  kList,
+  kClear,
+  kStats,
+  kDrain,
+  kVerify,
 };
 inline constexpr size_t kMethods = 15;
 inline constexpr size_t kStatusCodes = 17;  // of gRPC, 0..16
@@ -24,14 +38,17 @@ std::string_view MethodName(Method method);
 class CallStats {
  public:
   void Record(Method method, int code, absl::Duration duration) {
-    const size_t slot = code >= 0 && code < static_cast<int>(kStatusCodes) ? static_cast<size_t>(code) : 2;
+    const size_t slot =
+        code >= 0 && code < static_cast<int>(kStatusCodes) ? static_cast<size_t>(code) : 2;
     counts_[static_cast<size_t>(method)][slot].fetch_add(1, std::memory_order_relaxed);
     latencies_[static_cast<size_t>(method)].Record(duration);
   }
   uint64_t count(Method method, size_t code) const {
     return counts_[static_cast<size_t>(method)][code].load(std::memory_order_relaxed);
   }
-  LatencyHistogram::Snapshot latency(Method method) const { return latencies_[static_cast<size_t>(method)].Take(); }
+  LatencyHistogram::Snapshot latency(Method method) const {
+    return latencies_[static_cast<size_t>(method)].Take();
+  }
 
  private:
   std::array<std::array<std::atomic<uint64_t>, kStatusCodes>, kMethods> counts_{};

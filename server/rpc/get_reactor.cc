@@ -1,5 +1,6 @@
-// Get: for each key its item message, then the selected blocks in chunks, straight from the page's memory. The page is
-// pinned until gRPC has sent the last chunk of it, whatever happens in the store meanwhile.
+// Get: for each key its item message, then the selected blocks in chunks, straight from the page's
+// memory. The page is pinned until gRPC has sent the last chunk of it, whatever happens in the
+// store meanwhile.
 #include <algorithm>
 #include <atomic>
 #include <string>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+
 #include "kernels/base/checksum.h"
 #include "kernels/base/status_macros.h"
 #include "proto/wire/page_key.h"
@@ -28,16 +30,21 @@ struct SentPage {
 
 class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
-  GetReactor(RpcContext& context, grpc::CallbackServerContext* call, const grpc::ByteBuffer* request)
+  GetReactor(RpcContext& context, grpc::CallbackServerContext* call,
+             const grpc::ByteBuffer* request)
       : context_(context), scope_(context, call, Method::kGet) {
     absl::Status status = scope_.Admit();
     if (status.ok()) status = Parse(*request);
-    if (!status.ok()) return End(status);
-    Advance();
+    if (status.ok()) {
+      Advance();
+    } else {
+      End(status);
+    }
   }
 
   void OnWriteDone(bool ok) override {
-    if (!ok || cancelled_.load(std::memory_order_acquire)) return End(absl::CancelledError("the client broke off"));
+    if (!ok || cancelled_.load(std::memory_order_acquire))
+      return End(absl::CancelledError("the client broke off"));
     Advance();
   }
 
@@ -54,14 +61,18 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 
   absl::Status Parse(const grpc::ByteBuffer& request) {
     std::vector<grpc::Slice> slices;
-    if (!request.Dump(&slices).ok()) return absl::InvalidArgumentError("the request could not be read");
+    if (!request.Dump(&slices).ok())
+      return absl::InvalidArgumentError("the request could not be read");
     std::string text;
-    for (const grpc::Slice& slice : slices) text.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
-    if (!request_.ParseFromString(text)) return absl::InvalidArgumentError("the request is not a GetRequest");
+    for (const grpc::Slice& slice : slices)
+      text.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+    if (!request_.ParseFromString(text))
+      return absl::InvalidArgumentError("the request is not a GetRequest");
     OSCARKV_ASSIGN_OR_RETURN(space_, context_.Resolve(request_.scope()));
     const uint32_t most = context_.options().max_items;
     if (static_cast<uint32_t>(request_.keys_size()) > most) {
-      return absl::InvalidArgumentError(absl::StrCat("at most ", most, " keys in one call, found ", request_.keys_size()));
+      return absl::InvalidArgumentError(
+          absl::StrCat("at most ", most, " keys in one call, found ", request_.keys_size()));
     }
     for (int i = 0; i < request_.keys_size(); ++i) {
       OSCARKV_RETURN_IF_ERROR(Annotate(ValidateKey(request_.keys(i)), absl::StrCat("key ", i)));
@@ -69,17 +80,25 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     const Geometry& geometry = space_->spec().geometry;
     OSCARKV_ASSIGN_OR_RETURN(
         layers_, MakeRange("layers", request_.first_layer(), request_.layers(), geometry.layers));
-    OSCARKV_ASSIGN_OR_RETURN(heads_, MakeRange("heads", request_.first_head(), request_.heads(), geometry.kv_heads));
-    if (request_.form() == v1::DECODED) OSCARKV_ASSIGN_OR_RETURN(codec_, context_.CodecFor(*space_));
+    OSCARKV_ASSIGN_OR_RETURN(
+        heads_, MakeRange("heads", request_.first_head(), request_.heads(), geometry.kv_heads));
+    if (request_.form() == v1::DECODED) {
+      OSCARKV_ASSIGN_OR_RETURN(codec_, context_.CodecFor(*space_));
+    }
     const uint32_t chunk_max = context_.options().max_chunk_bytes;
-    chunk_bytes_ = request_.chunk_bytes() == 0 ? chunk_max : std::clamp(request_.chunk_bytes(), kChunkBytesMin, chunk_max);
+    chunk_bytes_ = request_.chunk_bytes() == 0
+                       ? chunk_max
+                       : std::clamp(request_.chunk_bytes(), kChunkBytesMin, chunk_max);
     return absl::OkStatus();
   }
 
   // A count of 0 means all that follow `first`.
-  static absl::StatusOr<BlockRange> MakeRange(const char* what, uint32_t first, uint32_t count, uint32_t all) {
-    if (first < all && count <= all - first) return BlockRange{first, count == 0 ? all - first : count};
-    return absl::OutOfRangeError(absl::StrCat(what, " ", first, " + ", count, " pass the end: the namespace has ", all));
+  static absl::StatusOr<BlockRange> MakeRange(const char* what, uint32_t first, uint32_t count,
+                                              uint32_t all) {
+    if (first < all && count <= all - first)
+      return BlockRange{first, count == 0 ? all - first : count};
+    return absl::OutOfRangeError(
+        absl::StrCat(what, " ", first, " + ", count, " pass the end: the namespace has ", all));
   }
 
   // The next write: a chunk of the page under way, the next item, or the end.
@@ -105,9 +124,12 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     page_ = std::make_shared<SentPage>();
     page_->pin = std::move(pinned.page);
     page_->inflight = context_.TakeInflight(page_->pin.meta().bytes);
-    if (!page_->inflight) return WriteFailure(ItemStatus::kBusy, "too many bytes are in flight: try again a little later");
+    if (!page_->inflight)
+      return WriteFailure(ItemStatus::kBusy,
+                          "too many bytes are in flight: try again a little later");
     const absl::StatusOr<ByteView> bytes = page_->pin.Verified(layers_, heads_);
-    if (!bytes.ok()) return WriteFailure(ItemStatus::kCorrupt, std::string(bytes.status().message()));
+    if (!bytes.ok())
+      return WriteFailure(ItemStatus::kCorrupt, std::string(bytes.status().message()));
     fetched_.push_back(key);
     if (codec_ == nullptr) {
       SelectBlocks(*bytes, page_->pin.layout(), layers_);
@@ -120,7 +142,8 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   // The selected blocks of a page as parts, one a layer, or one in all when every head is wanted.
   void SelectBlocks(ByteView page, const PageLayout& layout, BlockRange layers) {
     for (uint32_t layer = layers.first; layer < layers.first + layers.count; ++layer) {
-      const ByteView run = page.subspan(layout.block_offset(layer, heads_.first), heads_.count * layout.block(layer).stride);
+      const ByteView run = page.subspan(layout.block_offset(layer, heads_.first),
+                                        heads_.count * layout.block(layer).stride);
       part_bytes_ += run.size();
       if (!parts_.empty() && parts_.back().data() + parts_.back().size() == run.data()) {
         parts_.back() = ByteView(parts_.back().data(), parts_.back().size() + run.size());
@@ -159,10 +182,13 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
                     .result = {}};
     absl::Status status;
     const uint32_t heads = geometry.kv_heads;
-    for (uint32_t layer = layers_.first; status.ok() && layer < layers_.first + layers_.count; ++layer) {
+    for (uint32_t layer = layers_.first; status.ok() && layer < layers_.first + layers_.count;
+         ++layer) {
       item.layers = {layer, 1};
-      item.bytes = page.subspan(stored.block_offset(layer, heads_.first), heads_.count * stored.block(layer).stride);
-      item.block_crc32c = page_->pin.block_crcs().subspan(layer * heads + heads_.first, heads_.count);
+      item.bytes = page.subspan(stored.block_offset(layer, heads_.first),
+                                heads_.count * stored.block(layer).stride);
+      item.block_crc32c =
+          page_->pin.block_crcs().subspan(layer * heads + heads_.first, heads_.count);
       status = codec_->Decode({&item, 1}, DecodeBasis::kModel, view);
       if (status.ok()) status = item.result;
     }
@@ -171,7 +197,9 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     std::vector<uint32_t> crcs;
     for (uint32_t layer = layers_.first; layer < layers_.first + layers_.count; ++layer) {
       for (uint32_t head = heads_.first; head < heads_.first + heads_.count; ++head) {
-        crcs.push_back(Crc32c(ByteView(page_->decoded).subspan(wide.block_offset(layer, head), wide.block(layer).bytes)));
+        crcs.push_back(
+            Crc32c(ByteView(page_->decoded)
+                       .subspan(wide.block_offset(layer, head), wide.block(layer).bytes)));
       }
     }
     WriteItem(Encoding::kWide, crcs);
@@ -250,9 +278,9 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   uint32_t chunk_bytes_ = 0;
 
   int next_key_ = 0;
-  uint32_t item_ = 0;                 // the one under way
+  uint32_t item_ = 0;  // the one under way
   std::shared_ptr<SentPage> page_;
-  std::vector<ByteView> parts_;       // of page_, to be sent
+  std::vector<ByteView> parts_;  // of page_, to be sent
   uint64_t part_bytes_ = 0;
   uint64_t sent_ = 0;
   bool stop_ = false;

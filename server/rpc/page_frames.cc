@@ -1,8 +1,8 @@
 #include "server/rpc/page_frames.h"
 
-#include <grpcpp/support/slice.h>
-
 #include <string>
+
+#include <grpcpp/support/slice.h>
 
 namespace oscarkv {
 namespace {

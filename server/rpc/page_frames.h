@@ -1,15 +1,16 @@
-// GetReply messages framed by hand around bytes that stay where they are: a stock protobuf client reads them, and a page
-// leaves the server without a copy.
+// GetReply messages framed by hand around bytes that stay where they are: a stock protobuf client
+// reads them, and a page leaves the server without a copy.
 #ifndef OSCARKV_SERVER_RPC_PAGE_FRAMES_H_
 #define OSCARKV_SERVER_RPC_PAGE_FRAMES_H_
-
-#include <grpcpp/support/byte_buffer.h>
 
 #include <cstdint>
 #include <memory>
 #include <vector>
 
+#include <grpcpp/support/byte_buffer.h>
+
 #include "kernels/base/bytes.h"
+
 #include "oscarkv/v1/kv_cache.pb.h"
 
 namespace oscarkv {

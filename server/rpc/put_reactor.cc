@@ -1,6 +1,7 @@
-// Put: the header names the items, the chunks fill them in order. Bytes go from the message straight into the page's
-// reserved memory; every page becomes visible by itself when its last byte has come and all its checksums hold. A stream
-// that breaks off leaves the pages that were whole, and gives the memory of the one that was not back at once.
+// Put: the header names the items, the chunks fill them in order. Bytes go from the message
+// straight into the page's reserved memory; every page becomes visible by itself when its last byte
+// has come and all its checksums hold. A stream that breaks off leaves the pages that were whole,
+// and gives the memory of the one that was not back at once.
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -10,6 +11,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+
 #include "kernels/base/status_macros.h"
 #include "server/rpc/cache_service.h"
 #include "server/rpc/call_scope.h"
@@ -21,15 +23,20 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
  public:
   PutReactor(RpcContext& context, grpc::CallbackServerContext* call, v1::PutReply* reply)
       : context_(context), scope_(context, call, Method::kPut), call_(call), reply_(reply) {
-    if (const absl::Status status = scope_.Admit(); !status.ok()) return End(status);
+    if (const absl::Status status = scope_.Admit(); !status.ok()) {
+      End(status);
+      return;
+    }
     StartRead(&message_);
   }
 
   void OnReadDone(bool ok) override {
     if (!ok) {
-      // The client has sent everything, or is gone: then the item in the making is dropped with the slot.
+      // The client has sent everything, or is gone: then the item in the making is dropped with the
+      // slot.
       if (!call_->IsCancelled()) FinishItems();
-      return End(call_->IsCancelled() ? absl::CancelledError("the client broke off") : CheckComplete());
+      return End(call_->IsCancelled() ? absl::CancelledError("the client broke off")
+                                      : CheckComplete());
     }
     const absl::Status status = message_.has_header() ? OnHeader() : OnChunk();
     if (!status.ok()) return End(status);
@@ -48,17 +55,20 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
   }
 
   absl::Status CheckComplete() const {
-    return space_ == nullptr ? absl::InvalidArgumentError("a put starts with a header, and none came") : absl::OkStatus();
+    return space_ == nullptr
+               ? absl::InvalidArgumentError("a put starts with a header, and none came")
+               : absl::OkStatus();
   }
 
   absl::Status OnHeader() {
-    if (space_ != nullptr) return absl::InvalidArgumentError("a put has one header, and a second one came");
+    if (space_ != nullptr)
+      return absl::InvalidArgumentError("a put has one header, and a second one came");
     header_ = std::move(*message_.mutable_header());
     OSCARKV_ASSIGN_OR_RETURN(space_, context_.Resolve(header_.scope()));
     const auto items = static_cast<uint32_t>(header_.items_size());
     if (items > context_.options().max_items) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("at most ", context_.options().max_items, " items in one call, found ", items));
+      return absl::InvalidArgumentError(absl::StrCat("at most ", context_.options().max_items,
+                                                     " items in one call, found ", items));
     }
     absl::flat_hash_set<std::string_view> keys;
     bool packed = false;
@@ -76,15 +86,19 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
   }
 
   absl::Status OnChunk() {
-    if (space_ == nullptr) return absl::InvalidArgumentError("a put starts with a header, and a chunk came");
+    if (space_ == nullptr)
+      return absl::InvalidArgumentError("a put starts with a header, and a chunk came");
     const v1::Chunk& chunk = message_.chunk();
-    if (chunk.item() >= static_cast<uint32_t>(header_.items_size()) || chunk.item() + 1 < next_item_) {
-      return absl::InvalidArgumentError(absl::StrCat("a chunk of item ", chunk.item(), " of ", header_.items_size(),
-                                                     ", after one of item ", next_item_ == 0 ? 0 : next_item_ - 1));
+    if (chunk.item() >= static_cast<uint32_t>(header_.items_size()) ||
+        chunk.item() + 1 < next_item_) {
+      return absl::InvalidArgumentError(absl::StrCat("a chunk of item ", chunk.item(), " of ",
+                                                     header_.items_size(), ", after one of item ",
+                                                     next_item_ == 0 ? 0 : next_item_ - 1));
     }
     if (chunk.data().size() > context_.options().max_chunk_bytes) {
-      return absl::InvalidArgumentError(absl::StrCat("a chunk of ", chunk.data().size(), " bytes, at most ",
-                                                     context_.options().max_chunk_bytes, " are taken"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("a chunk of ", chunk.data().size(), " bytes, at most ",
+                       context_.options().max_chunk_bytes, " are taken"));
     }
     while (next_item_ <= chunk.item()) {
       CloseItem();
@@ -94,8 +108,8 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
     const MutableByteView bytes = slot_.bytes();
     if (chunk.offset() != filled_ || chunk.data().size() > bytes.size() - filled_) {
       SetResult(chunk.item(), ItemStatus::kInvalid,
-                absl::StrCat("a chunk of ", chunk.data().size(), " bytes at ", chunk.offset(), ", expected at ", filled_,
-                             " of ", bytes.size()));
+                absl::StrCat("a chunk of ", chunk.data().size(), " bytes at ", chunk.offset(),
+                             ", expected at ", filled_, " of ", bytes.size()));
       slot_ = PutSlot();
       return absl::OkStatus();
     }
@@ -110,11 +124,13 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
     const v1::PutItem& item = header_.items(static_cast<int>(index));
     filled_ = 0;
     const absl::StatusOr<Encoding> encoding = FromProto(item.encoding());
-    if (!encoding.ok()) return SetResult(index, ItemStatus::kInvalid, std::string(encoding.status().message()));
+    if (!encoding.ok())
+      return SetResult(index, ItemStatus::kInvalid, std::string(encoding.status().message()));
     if (item.bytes() == space_->page_bytes(*encoding)) {
       inflight_ = context_.TakeInflight(item.bytes());
       if (!inflight_) {
-        return SetResult(index, ItemStatus::kBusy, "too many bytes are in flight: try again a little later");
+        return SetResult(index, ItemStatus::kBusy,
+                         "too many bytes are in flight: try again a little later");
       }
     }
     BeginPutResult begun = context_.store().BeginPut(
@@ -123,7 +139,8 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
                   .first_position = item.first_position(),
                   .encoding = *encoding,
                   .bytes = item.bytes(),
-                  .block_crcs = {item.block_crc32c().data(), static_cast<size_t>(item.block_crc32c_size())}});
+                  .block_crcs = {item.block_crc32c().data(),
+                                 static_cast<size_t>(item.block_crc32c_size())}});
     SetResult(index, begun.result.status, begun.result.message);
     slot_ = std::move(begun.slot);
   }
@@ -175,7 +192,8 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
 
 }  // namespace
 
-grpc::ServerReadReactor<v1::PutRequest>* CacheService::Put(grpc::CallbackServerContext* call, v1::PutReply* reply) {
+grpc::ServerReadReactor<v1::PutRequest>* CacheService::Put(grpc::CallbackServerContext* call,
+                                                           v1::PutReply* reply) {
   return new PutReactor(context_, call, reply);
 }
 

@@ -7,6 +7,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+
 #include "kernels/base/status_macros.h"
 
 namespace oscarkv {
@@ -18,16 +19,28 @@ uint64_t NewEpoch() {
   return absl::Uniform<uint64_t>(absl::IntervalClosed, random, 1, ~uint64_t{0});
 }
 
-constexpr double kFetchSmoothing = 0.1;     // weight of the newest fetch
-constexpr double kFetchFixedMs = 0.2;       // a call that fetches nothing
+constexpr double kFetchSmoothing = 0.1;        // weight of the newest fetch
+constexpr double kFetchFixedMs = 0.2;          // a call that fetches nothing
 constexpr uint64_t kFetchBytesMin = 64 << 10;  // smaller ones measure latency, not throughput
 
 }  // namespace
 
 std::string_view MethodName(Method method) {
-  constexpr std::string_view kNames[kMethods] = {
-      "OpenNamespace", "PutTransformSet", "GetTransformSet", "Session", "Lookup", "ReleaseLease", "Put",   "Get",
-      "Touch",         "Delete",          "List",            "Clear",   "Stats",  "Drain",        "Verify"};
+  constexpr std::string_view kNames[kMethods] = {"OpenNamespace",
+                                                 "PutTransformSet",
+                                                 "GetTransformSet",
+                                                 "Session",
+                                                 "Lookup",
+                                                 "ReleaseLease",
+                                                 "Put",
+                                                 "Get",
+                                                 "Touch",
+                                                 "Delete",
+                                                 "List",
+                                                 "Clear",
+                                                 "Stats",
+                                                 "Drain",
+                                                 "Verify"};
   return kNames[static_cast<size_t>(method)];
 }
 
@@ -50,14 +63,15 @@ void RpcContext::FillLimits(v1::Limits* limits) const {
 
 absl::StatusOr<const Namespace*> RpcContext::Resolve(const v1::Scope& scope) const {
   if (scope.server_epoch() != 0 && scope.server_epoch() != epoch_) {
-    return absl::AbortedError(absl::StrCat("the server has restarted: its epoch is ", epoch_, ", the call is for ",
-                                           scope.server_epoch(), "; open the namespace again"));
+    return absl::AbortedError(absl::StrCat("the server has restarted: its epoch is ", epoch_,
+                                           ", the call is for ", scope.server_epoch(),
+                                           "; open the namespace again"));
   }
   const Namespace* space = store_.FindNamespace(scope.fingerprint());
   if (space != nullptr) return space;
-  return absl::FailedPreconditionError(
-      absl::StrCat("no namespace has the fingerprint '", absl::BytesToHexString(scope.fingerprint()), "' (",
-                   scope.fingerprint().size(), " bytes; 32 expected); open it first"));
+  return absl::FailedPreconditionError(absl::StrCat(
+      "no namespace has the fingerprint '", absl::BytesToHexString(scope.fingerprint()), "' (",
+      scope.fingerprint().size(), " bytes; 32 expected); open it first"));
 }
 
 absl::StatusOr<const PageCodec*> RpcContext::CodecFor(const Namespace& space) {
@@ -77,8 +91,9 @@ absl::StatusOr<const PageCodec*> RpcContext::CodecFor(const Namespace& space) {
     }
     set = std::shared_ptr<const TransformSet>(registered, &registered->set);
   }
-  OSCARKV_ASSIGN_OR_RETURN(std::unique_ptr<PageCodec> codec,
-                           MakePageCodec(CodecBackend::kCpu, space.spec().geometry, spec, std::move(set)));
+  OSCARKV_ASSIGN_OR_RETURN(
+      std::unique_ptr<PageCodec> codec,
+      MakePageCodec(CodecBackend::kCpu, space.spec().geometry, spec, std::move(set)));
   const absl::MutexLock lock(&mutex_);
   return codecs_.try_emplace(&space, std::move(codec)).first->second.get();
 }
@@ -87,7 +102,9 @@ InflightBytes RpcContext::TakeInflight(uint64_t bytes) {
   uint64_t now = inflight_.load(std::memory_order_relaxed);
   do {
     // One item always goes, or a page larger than the budget could never move.
-    if (now != 0 && (bytes > options_.max_inflight_bytes || now > options_.max_inflight_bytes - bytes)) return {};
+    if (now != 0 &&
+        (bytes > options_.max_inflight_bytes || now > options_.max_inflight_bytes - bytes))
+      return {};
   } while (!inflight_.compare_exchange_weak(now, now + bytes, std::memory_order_relaxed));
   return InflightBytes(&inflight_, bytes);
 }

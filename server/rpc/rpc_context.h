@@ -1,4 +1,5 @@
-// What all calls share: the store, limits, the budget of bytes in flight, transform sets, codecs and counters.
+// What all calls share: the store, limits, the budget of bytes in flight, transform sets, codecs
+// and counters.
 #ifndef OSCARKV_SERVER_RPC_RPC_CONTEXT_H_
 #define OSCARKV_SERVER_RPC_RPC_CONTEXT_H_
 
@@ -14,13 +15,15 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+
 #include "kernels/base/log.h"
 #include "kernels/base/task_queue.h"
 #include "kernels/codec/page_codec.h"
-#include "oscarkv/v1/types.pb.h"
 #include "server/core/page_store.h"
 #include "server/rpc/call_stats.h"
 #include "server/rpc/transform_registry.h"
+
+#include "oscarkv/v1/types.pb.h"
 
 namespace oscarkv {
 
@@ -57,7 +60,8 @@ class InflightBytes {
   uint64_t bytes_ = 0;
 };
 
-// A stream that lives as long as its client wants; told when the server drains. Called on any thread.
+// A stream that lives as long as its client wants; told when the server drains. Called on any
+// thread.
 class Drainable {
  public:
   virtual ~Drainable() = default;
@@ -78,10 +82,12 @@ class RpcContext {
   TransformRegistry& transforms() { return transforms_; }
   void FillLimits(v1::Limits* limits) const;
 
-  // The namespace a call is addressed to. kAborted: another epoch. kFailedPrecondition: not a fingerprint known here.
+  // The namespace a call is addressed to. kAborted: another epoch. kFailedPrecondition: not a
+  // fingerprint known here.
   absl::StatusOr<const Namespace*> Resolve(const v1::Scope& scope) const;
 
-  // The namespace's codec. kFailedPrecondition: its transform set has not been uploaded, or is of another geometry.
+  // The namespace's codec. kFailedPrecondition: its transform set has not been uploaded, or is of
+  // another geometry.
   absl::StatusOr<const PageCodec*> CodecFor(const Namespace& space);
 
   // Takes `bytes` from the budget of bytes in flight; empty when it does not have them.

@@ -1,20 +1,25 @@
-// Session: a stream that a client holds open. Its leases live as long as it does: when it ends, for whatever reason, they
-// end with it at once.
+// Session: a stream that a client holds open. Its leases live as long as it does: when it ends, for
+// whatever reason, they end with it at once.
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+
 #include "server/rpc/cache_service.h"
 #include "server/rpc/call_scope.h"
 
 namespace oscarkv {
 namespace {
 
-class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionReply>, public Drainable {
+class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionReply>,
+                             public Drainable {
  public:
   SessionReactor(RpcContext& context, grpc::CallbackServerContext* call)
       : context_(context), scope_(context, call, Method::kSession) {
-    if (const absl::Status status = scope_.Admit(); !status.ok()) return End(status);
+    if (const absl::Status status = scope_.Admit(); !status.ok()) {
+      End(status);
+      return;
+    }
     context_.Register(this);
     registered_ = true;
     StartRead(&request_);

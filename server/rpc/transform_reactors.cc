@@ -6,6 +6,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+
 #include "kernels/base/sha256.h"
 #include "kernels/base/status_macros.h"
 #include "server/rpc/cache_service.h"
@@ -16,9 +17,16 @@ namespace {
 
 class PutTransformReactor final : public grpc::ServerReadReactor<v1::PutTransformSetRequest> {
  public:
-  PutTransformReactor(RpcContext& context, grpc::CallbackServerContext* call, v1::PutTransformSetReply* reply)
-      : context_(context), scope_(context, call, Method::kPutTransformSet), call_(call), reply_(reply) {
-    if (const absl::Status status = scope_.Admit(); !status.ok()) return End(status);
+  PutTransformReactor(RpcContext& context, grpc::CallbackServerContext* call,
+                      v1::PutTransformSetReply* reply)
+      : context_(context),
+        scope_(context, call, Method::kPutTransformSet),
+        call_(call),
+        reply_(reply) {
+    if (const absl::Status status = scope_.Admit(); !status.ok()) {
+      End(status);
+      return;
+    }
     StartRead(&message_);
   }
 
@@ -39,10 +47,11 @@ class PutTransformReactor final : public grpc::ServerReadReactor<v1::PutTransfor
   void End(const absl::Status& status) { Finish(scope_.End(status)); }
 
   absl::Status OnHeader() {
-    if (!hash_.empty()) return absl::InvalidArgumentError("a transform set has one header, and a second one came");
+    if (!hash_.empty())
+      return absl::InvalidArgumentError("a transform set has one header, and a second one came");
     if (message_.header().hash().size() != kSha256Bytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the hash must be ", kSha256Bytes, " bytes, found ", message_.header().hash().size()));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the hash must be ", kSha256Bytes, " bytes, found ", message_.header().hash().size()));
     }
     OSCARKV_RETURN_IF_ERROR(context_.transforms().CheckRoom(message_.header().bytes()));
     hash_ = message_.header().hash();
@@ -52,22 +61,26 @@ class PutTransformReactor final : public grpc::ServerReadReactor<v1::PutTransfor
 
   // Memory grows with what has come, not with what was announced.
   absl::Status OnData() {
-    if (hash_.empty()) return absl::InvalidArgumentError("a transform set starts with a header, and data came");
+    if (hash_.empty())
+      return absl::InvalidArgumentError("a transform set starts with a header, and data came");
     if (message_.data().size() > bytes_ - file_.size()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the header announced ", bytes_, " bytes, ", file_.size() + message_.data().size(), " came"));
+      return absl::InvalidArgumentError(absl::StrCat("the header announced ", bytes_, " bytes, ",
+                                                     file_.size() + message_.data().size(),
+                                                     " came"));
     }
     file_ += message_.data();
     return absl::OkStatus();
   }
 
   absl::Status Store() {
-    if (hash_.empty()) return absl::InvalidArgumentError("a transform set starts with a header, and none came");
+    if (hash_.empty())
+      return absl::InvalidArgumentError("a transform set starts with a header, and none came");
     if (file_.size() != bytes_) {
       return absl::InvalidArgumentError(
           absl::StrCat("the header announced ", bytes_, " bytes, ", file_.size(), " came"));
     }
-    OSCARKV_ASSIGN_OR_RETURN(const bool existed, context_.transforms().Add(hash_, std::move(file_)));
+    OSCARKV_ASSIGN_OR_RETURN(const bool existed,
+                             context_.transforms().Add(hash_, std::move(file_)));
     reply_->set_existed(existed);
     return absl::OkStatus();
   }
@@ -84,12 +97,18 @@ class PutTransformReactor final : public grpc::ServerReadReactor<v1::PutTransfor
 
 class GetTransformReactor final : public grpc::ServerWriteReactor<v1::GetTransformSetReply> {
  public:
-  GetTransformReactor(RpcContext& context, grpc::CallbackServerContext* call, const std::string& hash)
-      : scope_(context, call, Method::kGetTransformSet), chunk_bytes_(context.options().max_chunk_bytes) {
-    if (const absl::Status status = scope_.Admit(); !status.ok()) return End(status);
+  GetTransformReactor(RpcContext& context, grpc::CallbackServerContext* call,
+                      const std::string& hash)
+      : scope_(context, call, Method::kGetTransformSet),
+        chunk_bytes_(context.options().max_chunk_bytes) {
+    if (const absl::Status status = scope_.Admit(); !status.ok()) {
+      End(status);
+      return;
+    }
     set_ = context.transforms().Find(hash);
     if (set_ == nullptr) {
-      return End(absl::NotFoundError(absl::StrCat("no transform set ", absl::BytesToHexString(hash))));
+      End(absl::NotFoundError(absl::StrCat("no transform set ", absl::BytesToHexString(hash))));
+      return;
     }
     reply_.mutable_header()->set_hash(hash);
     reply_.mutable_header()->set_bytes(set_->file.size());

@@ -1,4 +1,5 @@
-// Transform sets by content hash. A set is checked once, kept for the server's life, and served to everybody.
+// Transform sets by content hash. A set is checked once, kept for the server's life, and served to
+// everybody.
 #ifndef OSCARKV_SERVER_RPC_TRANSFORM_REGISTRY_H_
 #define OSCARKV_SERVER_RPC_TRANSFORM_REGISTRY_H_
 
@@ -10,6 +11,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+
 #include "kernels/codec/transform_set.h"
 
 namespace oscarkv {
@@ -31,14 +33,16 @@ class TransformRegistry {
   // Whether a file of `bytes` may come: kResourceExhausted when it would pass the limit.
   absl::Status CheckRoom(uint64_t bytes) const;
 
-  // kInvalidArgument: not the bytes of `hash`, or not a transform file (ParseTransformFile). Returns whether it was there.
+  // kInvalidArgument: not the bytes of `hash`, or not a transform file (ParseTransformFile).
+  // Returns whether it was there.
   absl::StatusOr<bool> Add(std::string_view hash, std::string file);
 
  private:
   const uint64_t bytes_max_;
   mutable absl::Mutex mutex_;
   uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::flat_hash_map<std::string, std::shared_ptr<const RegisteredTransforms>> sets_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<std::string, std::shared_ptr<const RegisteredTransforms>> sets_
+      ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace oscarkv

@@ -1,0 +1,125 @@
+// Defaults, limits and sizes of the configuration.
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+#include "kernels/base/log.h"
+#include "kernels/base/status_macros.h"
+#include "server/config/load.h"
+
+namespace oscarkv {
+namespace {
+
+constexpr std::pair<std::string_view, uint64_t> kUnits[] = {{"TiB", uint64_t{1} << 40},
+                                                            {"GiB", uint64_t{1} << 30},
+                                                            {"MiB", uint64_t{1} << 20},
+                                                            {"KiB", uint64_t{1} << 10}};
+constexpr uint64_t kHostBytesMin = 16 << 20;
+
+void SetDefault(std::string* field, std::string value) {
+  if (field->empty()) *field = std::move(value);
+}
+
+absl::Status CheckBytes(const char* field, const std::string& text, uint64_t least, uint64_t most) {
+  const absl::StatusOr<uint64_t> bytes = ParseBytes(text);
+  if (!bytes.ok()) return Annotate(bytes.status(), field);
+  if (*bytes >= least && *bytes <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, " must be ", FormatBytes(least), "..",
+                                                 FormatBytes(most), ", found ", text));
+}
+
+absl::Status CheckLimits(const v1::LimitsConfig& limits) {
+  OSCARKV_RETURN_IF_ERROR(CheckBytes("limits.max_chunk", limits.max_chunk(), 4096, 32 << 20));
+  OSCARKV_RETURN_IF_ERROR(
+      CheckBytes("limits.max_inflight", limits.max_inflight(), 1 << 20, uint64_t{1} << 44));
+  OSCARKV_RETURN_IF_ERROR(CheckBytes("limits.max_transform_set", limits.max_transform_set(),
+                                     1 << 10, uint64_t{1} << 40));
+  if (limits.max_items() > 65536) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("limits.max_items must be 1..65536, found ", limits.max_items()));
+  }
+  if (!(limits.max_leased_share() > 0.0 && limits.max_leased_share() <= 1.0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("limits.max_leased_share must be above 0 and at most 1, found ",
+                     limits.max_leased_share()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<uint64_t> ParseBytes(std::string_view text) {
+  uint64_t unit = 1;
+  absl::string_view number(text.data(), text.size());
+  for (const auto& [name, bytes] : kUnits) {
+    if (text.ends_with(name)) {
+      unit = bytes;
+      number.remove_suffix(name.size());
+    }
+  }
+  double value = 0.0;
+  const bool parsed = !number.empty() &&
+                      absl::ascii_isdigit(static_cast<unsigned char>(number.front())) &&
+                      absl::SimpleAtod(number, &value);
+  const double bytes = value * static_cast<double>(unit);
+  if (parsed && bytes < 0x1p62 && bytes == std::floor(bytes)) return static_cast<uint64_t>(bytes);
+  return absl::InvalidArgumentError(absl::StrCat("'", absl::string_view(text.data(), text.size()),
+                                                 "' is not a size like 512MiB, 64GiB or 1000000"));
+}
+
+std::string FormatBytes(uint64_t bytes) {
+  for (const auto& [name, unit] : kUnits) {
+    if (bytes >= unit && bytes % unit == 0)
+      return absl::StrCat(bytes / unit, absl::string_view(name.data(), name.size()));
+  }
+  return absl::StrCat(bytes);
+}
+
+v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes) {
+  constexpr uint64_t kMiB = 1 << 20;
+  if (config.listen().empty()) config.add_listen("127.0.0.1:7411");
+  SetDefault(config.mutable_metrics_listen(), "127.0.0.1:9411");
+  SetDefault(config.mutable_host()->mutable_capacity(),
+             FormatBytes(std::max(memory_bytes / 4 / kMiB * kMiB, kHostBytesMin)));
+  const uint64_t host = ParseBytes(config.host().capacity()).value_or(kHostBytesMin);
+  v1::LimitsConfig* limits = config.mutable_limits();
+  if (limits->max_items() == 0) limits->set_max_items(1024);
+  SetDefault(limits->mutable_max_chunk(), "1MiB");
+  SetDefault(limits->mutable_max_inflight(), FormatBytes(std::max(host / 8 / kMiB * kMiB, kMiB)));
+  if (limits->lease_ms_max() == 0) limits->set_lease_ms_max(600'000);
+  SetDefault(limits->mutable_max_transform_set(), "1GiB");
+  if (limits->max_leased_share() == 0.0) limits->set_max_leased_share(0.5);
+  if (limits->max_namespaces() == 0) limits->set_max_namespaces(1024);
+  SetDefault(config.mutable_log_level(), "info");
+  SetDefault(config.mutable_log_format(), "text");
+  if (config.drain_grace_ms() == 0) config.set_drain_grace_ms(10'000);
+  return config;
+}
+
+absl::Status CheckConfig(const v1::ServerConfig& config) {
+  OSCARKV_RETURN_IF_ERROR(
+      CheckBytes("host.capacity", config.host().capacity(), kHostBytesMin, uint64_t{1} << 46));
+  OSCARKV_RETURN_IF_ERROR(CheckLimits(config.limits()));
+  if (!ParseLogLevel(config.log_level())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "log_level must be debug, info, warning or error, found '", config.log_level(), "'"));
+  }
+  if (config.log_format() != "text" && config.log_format() != "json") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("log_format must be text or json, found '", config.log_format(), "'"));
+  }
+  for (const std::string& address : config.listen()) {
+    if (address.find(':') == std::string::npos) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("listen must be host:port or unix:/path, found '", address, "'"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace oscarkv

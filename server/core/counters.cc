@@ -1,0 +1,53 @@
+#include "server/core/counters.h"
+
+namespace oscarkv {
+
+std::vector<NamedCounter> NamedCounters(const StoreStats& stats) {
+  const StoreCounters& c = stats.counters;
+  std::vector<NamedCounter> counters = {
+      {"oscarkv_lookup_keys_total", "Keys looked at by lookups", "", "", c.lookups},
+      {"oscarkv_lookup_hits_total", "Keys that lookups found", "", "", c.lookup_hits},
+      {"oscarkv_lookup_misses_total",
+       "Keys that lookups did not find, never stored as far as the server knows", "", "",
+       c.lookup_misses},
+      {"oscarkv_lookup_evicted_total",
+       "Keys that lookups did not find because they were dropped recently", "", "",
+       c.lookup_evicted},
+      {"oscarkv_fetch_hits_total", "Pages fetched", "", "", c.fetch_hits},
+      {"oscarkv_fetch_misses_total", "Pages asked for and not there", "", "", c.fetch_misses},
+      {"oscarkv_fetch_evicted_total", "Pages asked for that were dropped recently", "", "",
+       c.fetch_evicted},
+      {"oscarkv_fetch_bytes_total", "Bytes of the blocks fetched, as stored", "", "",
+       c.fetch_bytes},
+      {"oscarkv_put_bytes_total", "Bytes of the pages stored", "", "", c.put_bytes},
+      {"oscarkv_puts_abandoned_total", "Puts that broke off before their page was whole", "", "",
+       c.puts_abandoned},
+      {"oscarkv_evicted_bytes_total", "Bytes of the pages evicted", "", "", c.evicted_bytes},
+      {"oscarkv_corrupt_pages_total", "Pages dropped because a checksum did not hold", "", "",
+       c.corrupt_pages},
+      {"oscarkv_verified_pages_total", "Pages verified by scrubbing", "", "", c.verified_pages},
+      {"oscarkv_moved_pages_total", "Pages moved within a tier to free room for another page size",
+       "", "", c.moved_pages},
+      {"oscarkv_leases_granted_total", "Leases granted", "", "", c.leases_granted},
+      {"oscarkv_leases_refused_total", "Leases refused because the leasable share was taken", "",
+       "", c.leases_refused},
+      {"oscarkv_leases_released_total", "Leases released by their holder", "", "",
+       c.leases_released},
+      {"oscarkv_leases_expired_total", "Leases ended at the ceiling", "", "", c.leases_expired},
+      {"oscarkv_leases_orphaned_total", "Leases ended with their session", "", "",
+       c.leases_orphaned},
+  };
+  for (size_t status = 1; status < kItemStatuses; ++status) {
+    counters.push_back({"oscarkv_puts_total", "Pages put, by outcome", "outcome",
+                        ItemStatusName(static_cast<ItemStatus>(status)),
+                        c.puts_by_outcome[status]});
+  }
+  for (size_t reason = 0; reason < kRemoveReasons; ++reason) {
+    counters.push_back({"oscarkv_removed_pages_total", "Pages removed, by reason", "reason",
+                        RemoveReasonName(static_cast<RemoveReason>(reason)),
+                        c.removed_by_reason[reason]});
+  }
+  return counters;
+}
+
+}  // namespace oscarkv

@@ -1,0 +1,98 @@
+// oscarkvd: flags, signals, exit code.
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "server/config/load.h"
+#include "server/server.h"
+#include "server/version.h"
+
+#include "oscarkv/v1/server_config.pb.h"
+
+namespace {
+
+struct Flags {
+  std::string config;
+  std::vector<std::string> listen;
+  std::string metrics_listen, host_capacity, log_level, log_format;
+  bool check_config = false;
+};
+
+void Override(const Flags& flags, oscarkv::v1::ServerConfig* config) {
+  if (!flags.listen.empty())
+    config->mutable_listen()->Assign(flags.listen.begin(), flags.listen.end());
+  if (!flags.metrics_listen.empty()) config->set_metrics_listen(flags.metrics_listen);
+  if (!flags.host_capacity.empty()) config->mutable_host()->set_capacity(flags.host_capacity);
+  if (!flags.log_level.empty()) config->set_log_level(flags.log_level);
+  if (!flags.log_format.empty()) config->set_log_format(flags.log_format);
+  if (config->log_format().empty() && isatty(STDERR_FILENO) == 0) config->set_log_format("json");
+}
+
+int Fail(const absl::Status& status) {
+  std::cerr << "oscarkvd: " << status.message() << "\n";
+  return 1;
+}
+
+int Serve(const oscarkv::v1::ServerConfig& config) {
+  // Signals are waited for here: blocked before any thread starts, so that all threads inherit it.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  auto server = oscarkv::Server::Create(config);
+  if (!server.ok()) return Fail(server.status());
+  (*server)->set_drain_request([] { kill(getpid(), SIGTERM); });
+  for (const std::string& address : (*server)->addresses())
+    std::cout << "listening on " << address << std::endl;
+  if (!(*server)->metrics_address().empty())
+    std::cout << "metrics on " << (*server)->metrics_address() << std::endl;
+  int signal = 0;
+  sigwait(&signals, &signal);
+  (*server)->Shutdown(absl::Milliseconds(config.drain_grace_ms()));
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Flags flags;
+  CLI::App app("oscarkvd: a disaggregated KV-cache store that holds pages in OSCAR 2-bit form",
+               "oscarkvd");
+  app.set_version_flag("--version", "oscarkvd " + std::string(oscarkv::kVersion));
+  app.add_option("--config", flags.config,
+                 "YAML file; every field has a default (deploy/config/oscarkvd.yaml)");
+  app.add_option("--listen", flags.listen,
+                 "host:port or unix:/path, repeatable; port 0 picks one (127.0.0.1:7411)");
+  app.add_option("--metrics-listen", flags.metrics_listen,
+                 "host:port of /metrics, or off (127.0.0.1:9411)");
+  app.add_option("--host-capacity", flags.host_capacity,
+                 "Memory for pages, as 64GiB (a quarter of the machine's)");
+  app.add_option("--log-level", flags.log_level, "debug, info, warning, error (info)");
+  app.add_option("--log-format", flags.log_format, "text or json (text on a terminal)");
+  app.add_flag("--check-config", flags.check_config,
+               "Print the configuration that would run, and exit");
+  CLI11_PARSE(app, argc, argv);
+
+  oscarkv::v1::ServerConfig config;
+  if (!flags.config.empty()) {
+    auto loaded = oscarkv::LoadConfig(flags.config);
+    if (!loaded.ok()) return Fail(loaded.status());
+    config = *std::move(loaded);
+  }
+  Override(flags, &config);
+  const uint64_t memory =
+      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  config = oscarkv::WithDefaults(std::move(config), memory);
+  if (const absl::Status status = oscarkv::CheckConfig(config); !status.ok()) return Fail(status);
+  if (flags.check_config) {
+    std::cout << oscarkv::ConfigToYaml(config);
+    return 0;
+  }
+  return Serve(config);
+}

@@ -1,0 +1,155 @@
+#include "server/metrics/collector.h"
+
+#include <limits>
+
+#include "server/core/counters.h"
+
+namespace oscarkv {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+using Labels = std::vector<ClientMetric::Label>;
+
+MetricFamily Family(std::string name, std::string help, MetricType type) {
+  MetricFamily family;
+  family.name = std::move(name);
+  family.help = std::move(help);
+  family.type = type;
+  return family;
+}
+
+void AddGauge(MetricFamily* family, Labels labels, double value) {
+  ClientMetric metric;
+  metric.label = std::move(labels);
+  metric.gauge.value = value;
+  family->metric.push_back(std::move(metric));
+}
+
+void AddCounter(MetricFamily* family, Labels labels, uint64_t value) {
+  ClientMetric metric;
+  metric.label = std::move(labels);
+  metric.counter.value = static_cast<double>(value);
+  family->metric.push_back(std::move(metric));
+}
+
+MetricFamily OneGauge(std::string name, std::string help, double value) {
+  MetricFamily family = Family(std::move(name), std::move(help), MetricType::Gauge);
+  AddGauge(&family, {}, value);
+  return family;
+}
+
+void CollectCounters(const StoreStats& stats, std::vector<MetricFamily>* families) {
+  for (const NamedCounter& counter : NamedCounters(stats)) {
+    if (families->empty() || families->back().name != counter.name) {
+      families->push_back(
+          Family(std::string(counter.name), std::string(counter.help), MetricType::Counter));
+    }
+    Labels labels;
+    if (!counter.label.empty())
+      labels.push_back({std::string(counter.label), std::string(counter.value_of_label)});
+    AddCounter(&families->back(), std::move(labels), counter.value);
+  }
+}
+
+void CollectNamespaces(const ServerSnapshot& snapshot, std::vector<MetricFamily>* families) {
+  MetricFamily pages = Family("oscarkv_pages", "Pages held, by encoding", MetricType::Gauge);
+  MetricFamily stored =
+      Family("oscarkv_stored_bytes", "Bytes of the pages held, as stored", MetricType::Gauge);
+  MetricFamily wide =
+      Family("oscarkv_wide_equivalent_bytes",
+             "Bytes the pages held would take in the model's dtype", MetricType::Gauge);
+  for (size_t i = 0; i < snapshot.store.namespaces.size() && i < snapshot.namespaces.size(); ++i) {
+    const NamespaceStats& stats = snapshot.store.namespaces[i];
+    const NamespaceLabels& names = snapshot.namespaces[i];
+    const Labels labels = {
+        {"namespace", names.fingerprint}, {"model", names.model}, {"tenant", names.tenant}};
+    for (const auto& [encoding, count] :
+         {std::pair("wide", stats.wide_pages), std::pair("packed", stats.packed_pages)}) {
+      Labels with_encoding = labels;
+      with_encoding.push_back({"encoding", encoding});
+      AddGauge(&pages, std::move(with_encoding), static_cast<double>(count));
+    }
+    AddGauge(&stored, labels, static_cast<double>(stats.stored_bytes));
+    AddGauge(&wide, labels, static_cast<double>(stats.wide_equivalent_bytes));
+  }
+  families->push_back(std::move(pages));
+  families->push_back(std::move(stored));
+  families->push_back(std::move(wide));
+}
+
+void CollectTiers(const StoreStats& stats, std::vector<MetricFamily>* families) {
+  MetricFamily capacity =
+      Family("oscarkv_tier_capacity_bytes", "Bytes a tier may hold", MetricType::Gauge);
+  MetricFamily used =
+      Family("oscarkv_tier_used_bytes", "Bytes of a tier in use", MetricType::Gauge);
+  MetricFamily stranded =
+      Family("oscarkv_tier_stranded_bytes",
+             "Bytes of a tier that are free but bound to another page size", MetricType::Gauge);
+  for (const TierStats& tier : stats.tiers) {
+    const Labels labels = {{"tier", std::string(TierKindName(tier.kind))}};
+    AddGauge(&capacity, labels, static_cast<double>(tier.capacity_bytes));
+    AddGauge(&used, labels, static_cast<double>(tier.used_bytes));
+    AddGauge(&stranded, labels, static_cast<double>(tier.stranded_bytes));
+  }
+  families->push_back(std::move(capacity));
+  families->push_back(std::move(used));
+  families->push_back(std::move(stranded));
+}
+
+void CollectCalls(const ServerSnapshot& snapshot, std::vector<MetricFamily>* families) {
+  MetricFamily calls = Family("oscarkv_calls_total", "Calls ended, by method and gRPC status code",
+                              MetricType::Counter);
+  for (const CallCount& call : snapshot.calls) {
+    AddCounter(&calls, {{"method", call.method}, {"code", call.code}}, call.count);
+  }
+  families->push_back(std::move(calls));
+  MetricFamily latency = Family("oscarkv_call_duration_seconds",
+                                "From the start of a call to its end", MetricType::Histogram);
+  for (const CallLatency& call : snapshot.latencies) {
+    ClientMetric metric;
+    metric.label = {{"method", call.method}};
+    metric.histogram.sample_count = call.latency.count;
+    metric.histogram.sample_sum = call.latency.sum_s;
+    uint64_t cumulative = 0;
+    for (size_t i = 0; i < call.latency.counts.size(); ++i) {
+      cumulative += call.latency.counts[i];
+      const bool last = i == LatencyHistogram::kBounds.size();
+      metric.histogram.bucket.push_back({cumulative, last ? std::numeric_limits<double>::infinity()
+                                                          : LatencyHistogram::kBounds[i]});
+    }
+    latency.metric.push_back(std::move(metric));
+  }
+  families->push_back(std::move(latency));
+}
+
+}  // namespace
+
+std::vector<MetricFamily> Collector::Collect() const {
+  const ServerSnapshot snapshot = take_();
+  const StoreStats& store = snapshot.store;
+  std::vector<MetricFamily> families;
+  CollectCounters(store, &families);
+  CollectNamespaces(snapshot, &families);
+  CollectTiers(store, &families);
+  CollectCalls(snapshot, &families);
+  families.push_back(OneGauge("oscarkv_index_bytes", "Memory that describes pages",
+                              static_cast<double>(store.index_bytes)));
+  families.push_back(
+      OneGauge("oscarkv_sessions", "Sessions open", static_cast<double>(store.sessions)));
+  families.push_back(OneGauge("oscarkv_leases", "Leases held", static_cast<double>(store.leases)));
+  families.push_back(OneGauge("oscarkv_leased_bytes", "Bytes of leased pages",
+                              static_cast<double>(store.leased_bytes)));
+  families.push_back(OneGauge("oscarkv_inflight_bytes", "Bytes of puts and gets under way",
+                              static_cast<double>(snapshot.inflight_bytes)));
+  families.push_back(
+      OneGauge("oscarkv_uptime_seconds", "Since the server started", snapshot.uptime_s));
+  MetricFamily build = Family("oscarkv_build_info", "The version that runs", MetricType::Gauge);
+  AddGauge(&build, {{"version", snapshot.version}}, 1.0);
+  families.push_back(std::move(build));
+  return families;
+}
+
+}  // namespace oscarkv

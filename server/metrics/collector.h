@@ -1,0 +1,59 @@
+// What /metrics shows, gathered when it is asked for: the parts of the server know nothing of
+// Prometheus.
+#ifndef OSCARKV_SERVER_METRICS_COLLECTOR_H_
+#define OSCARKV_SERVER_METRICS_COLLECTOR_H_
+
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <prometheus/collectable.h>
+#include <prometheus/metric_family.h>
+
+#include "kernels/base/latency_histogram.h"
+#include "server/core/store_stats.h"
+
+namespace oscarkv {
+
+struct CallCount {
+  std::string method;
+  std::string code;  // gRPC's name: "OK", "UNAVAILABLE"
+  uint64_t count = 0;
+};
+
+struct CallLatency {
+  std::string method;
+  LatencyHistogram::Snapshot latency;
+};
+
+struct NamespaceLabels {
+  std::string fingerprint;  // hexadecimal, its first 12 digits
+  std::string model;
+  std::string tenant;
+};
+
+// A moment of the whole server.
+struct ServerSnapshot {
+  std::string version;
+  double uptime_s = 0.0;
+  StoreStats store;
+  std::vector<NamespaceLabels> namespaces;  // as store.namespaces
+  uint64_t inflight_bytes = 0;
+  std::vector<CallCount> calls;
+  std::vector<CallLatency> latencies;
+};
+
+// Thread-safe as far as `take` is.
+class Collector final : public prometheus::Collectable {
+ public:
+  explicit Collector(std::function<ServerSnapshot()> take) : take_(std::move(take)) {}
+  std::vector<prometheus::MetricFamily> Collect() const override;
+
+ private:
+  const std::function<ServerSnapshot()> take_;
+};
+
+}  // namespace oscarkv
+
+#endif  // OSCARKV_SERVER_METRICS_COLLECTOR_H_

@@ -1,0 +1,234 @@
+#include "server/server.h"
+
+#include <thread>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include "kernels/base/log.h"
+#include "kernels/base/status_macros.h"
+#include "server/config/load.h"
+#include "server/core/page_store.h"
+#include "server/metrics/collector.h"
+#include "server/metrics/exposer.h"
+#include "server/rpc/admin_service.h"
+#include "server/rpc/cache_service.h"
+#include "server/rpc/rpc_context.h"
+#include "server/tier/host_tier.h"
+#include "server/version.h"
+
+#include "oscarkv/v1/server_config.pb.h"
+
+namespace oscarkv {
+namespace {
+
+constexpr absl::Duration kLeaseSweep = absl::Seconds(1);
+constexpr int kMessageBytesMax = 64 << 20;
+
+// Calls a function every second on a thread of its own, until destroyed.
+class Ticker {
+ public:
+  explicit Ticker(absl::AnyInvocable<void()> tick)
+      : tick_(std::move(tick)), thread_([this] { Run(); }) {}
+  ~Ticker() {
+    {
+      const absl::MutexLock lock(&mutex_);
+      stopping_ = true;
+    }
+    thread_.join();
+  }
+
+ private:
+  void Run() {
+    while (true) {
+      {
+        const absl::MutexLock lock(&mutex_);
+        if (mutex_.AwaitWithTimeout(absl::Condition(&stopping_), kLeaseSweep)) return;
+      }
+      tick_();
+    }
+  }
+
+  absl::AnyInvocable<void()> tick_;
+  absl::Mutex mutex_;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+std::string CodeName(size_t code) {
+  return absl::StatusCodeToString(static_cast<absl::StatusCode>(code));
+}
+
+// A size of a configuration that CheckConfig has accepted.
+uint64_t Bytes(const std::string& text) { return ParseBytes(text).value_or(0); }
+
+}  // namespace
+
+class Server::Impl {
+ public:
+  explicit Impl(const v1::ServerConfig& config)
+      : config_(config),
+        logger_(ParseLogLevel(config.log_level()).value_or(LogLevel::kInfo),
+                config.log_format() == "json" ? LogFormat::kJson : LogFormat::kText) {}
+
+  absl::Status Start() {
+    OSCARKV_RETURN_IF_ERROR(MakeStore());
+    RpcOptions options{
+        .max_items = config_.limits().max_items(),
+        .max_chunk_bytes = static_cast<uint32_t>(Bytes(config_.limits().max_chunk())),
+        .max_inflight_bytes = Bytes(config_.limits().max_inflight()),
+        .lease_max = absl::Milliseconds(config_.limits().lease_ms_max()),
+        .max_transform_set_bytes = Bytes(config_.limits().max_transform_set())};
+    context_ = std::make_unique<RpcContext>(options, *store_, logger_);
+    cache_ = std::make_unique<CacheService>(*context_);
+    admin_ = std::make_unique<AdminService>(*context_, std::string(kVersion));
+    OSCARKV_RETURN_IF_ERROR(Listen());
+    if (config_.metrics_listen() != "off") {
+      OSCARKV_ASSIGN_OR_RETURN(
+          metrics_, MetricsExposer::Create(config_.metrics_listen(),
+                                           std::make_shared<Collector>([this] { return Take(); })));
+      const std::string host =
+          config_.metrics_listen().substr(0, config_.metrics_listen().rfind(':'));
+      metrics_address_ = absl::StrCat(host, ":", metrics_->port());
+    }
+    ticker_ = std::make_unique<Ticker>([this] { store_->ExpireLeases(); });
+    logger_.Log(LogLevel::kInfo, "serving",
+                {{"version", std::string(kVersion)},
+                 {"epoch", absl::StrCat(context_->epoch())},
+                 {"host_bytes", FormatBytes(Bytes(config_.host().capacity()))}});
+    return absl::OkStatus();
+  }
+
+  void Shutdown(absl::Duration grace) {
+    if (grpc_ == nullptr) return;
+    logger_.Log(LogLevel::kInfo, "draining",
+                {{"calls", absl::StrCat(context_->calls_in_flight())}});
+    grpc_->GetHealthCheckService()->SetServingStatus(false);
+    context_->StartDrain();
+    grpc_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
+    grpc_->Wait();
+    grpc_.reset();
+    ticker_.reset();
+    metrics_.reset();
+    logger_.Log(LogLevel::kInfo, "stopped");
+  }
+
+  const std::vector<std::string>& addresses() const { return addresses_; }
+  const std::string& metrics_address() const { return metrics_address_; }
+  RpcContext& context() { return *context_; }
+
+ private:
+  absl::Status MakeStore() {
+    HostTierOptions host;
+    host.capacity_bytes = Bytes(config_.host().capacity());
+    OSCARKV_ASSIGN_OR_RETURN(std::unique_ptr<HostTier> tier, HostTier::Create(host));
+    PageStoreOptions options;
+    options.namespaces_max = config_.limits().max_namespaces();
+    options.lease_max = absl::Milliseconds(config_.limits().lease_ms_max());
+    options.leased_share_max = config_.limits().max_leased_share();
+    OSCARKV_ASSIGN_OR_RETURN(store_, PageStore::Create(options, std::move(tier), nullptr, clock_));
+    return absl::OkStatus();
+  }
+
+  absl::Status Listen() {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    grpc::ServerBuilder builder;
+    builder.SetMaxReceiveMessageSize(kMessageBytesMax);
+    builder.SetMaxSendMessageSize(kMessageBytesMax);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    // A client that is gone without a word is noticed: its session, and with it its leases, end.
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT,
+                               0);  // a second server on a port is an error, not a lottery
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, (16 << 20) - 1);
+    std::vector<int> ports(static_cast<size_t>(config_.listen_size()), -1);
+    for (int i = 0; i < config_.listen_size(); ++i) {
+      builder.AddListeningPort(config_.listen(i), grpc::InsecureServerCredentials(),
+                               &ports[static_cast<size_t>(i)]);
+    }
+    builder.RegisterService(cache_.get());
+    builder.RegisterService(admin_.get());
+    grpc_ = builder.BuildAndStart();
+    for (int i = 0; i < config_.listen_size(); ++i) {
+      const std::string& address = config_.listen(i);
+      const int port = ports[static_cast<size_t>(i)];
+      if (grpc_ == nullptr || port <= 0) {
+        return absl::UnavailableError(
+            absl::StrCat("cannot listen on ", address, ": in use, or not an address of this host"));
+      }
+      const bool is_unix = address.starts_with("unix:");
+      addresses_.push_back(
+          is_unix ? address : absl::StrCat(address.substr(0, address.rfind(':')), ":", port));
+    }
+    for (const char* service : {"oscarkv.v1.KvCache", "oscarkv.v1.Admin"}) {
+      grpc_->GetHealthCheckService()->SetServingStatus(service, true);
+    }
+    return absl::OkStatus();
+  }
+
+  ServerSnapshot Take() const {
+    ServerSnapshot snapshot;
+    snapshot.version = std::string(kVersion);
+    snapshot.uptime_s = absl::ToDoubleSeconds(absl::Now() - context_->start());
+    snapshot.store = store_->Stats();
+    for (const NamespaceStats& stats : snapshot.store.namespaces) {
+      const Namespace* space = store_->FindNamespace(stats.fingerprint);
+      snapshot.namespaces.push_back({absl::BytesToHexString(stats.fingerprint).substr(0, 12),
+                                     space == nullptr ? "" : space->spec().model,
+                                     space == nullptr ? "" : space->spec().tenant});
+    }
+    snapshot.inflight_bytes = context_->inflight_bytes();
+    for (size_t i = 0; i < kMethods; ++i) {
+      const auto method = static_cast<Method>(i);
+      const std::string name(MethodName(method));
+      for (size_t code = 0; code < kStatusCodes; ++code) {
+        const uint64_t count = context_->calls().count(method, code);
+        if (count > 0) snapshot.calls.push_back({name, CodeName(code), count});
+      }
+      LatencyHistogram::Snapshot latency = context_->calls().latency(method);
+      if (latency.count > 0) snapshot.latencies.push_back({name, latency});
+    }
+    return snapshot;
+  }
+
+  const v1::ServerConfig config_;
+  const Logger logger_;
+  const SystemClock clock_;
+  std::unique_ptr<PageStore> store_;
+  std::unique_ptr<RpcContext> context_;
+  std::unique_ptr<CacheService> cache_;
+  std::unique_ptr<AdminService> admin_;
+  std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<MetricsExposer> metrics_;
+  std::unique_ptr<Ticker> ticker_;
+  std::vector<std::string> addresses_;
+  std::string metrics_address_;
+};
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Server::~Server() { Shutdown(absl::ZeroDuration()); }
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Create(const v1::ServerConfig& config) {
+  auto server = std::unique_ptr<Server>(new Server(std::make_unique<Impl>(config)));
+  OSCARKV_RETURN_IF_ERROR(server->impl_->Start());
+  return server;
+}
+
+const std::vector<std::string>& Server::addresses() const { return impl_->addresses(); }
+const std::string& Server::metrics_address() const { return impl_->metrics_address(); }
+void Server::set_drain_request(absl::AnyInvocable<void()> request) {
+  impl_->context().set_drain_request(std::move(request));
+}
+void Server::Shutdown(absl::Duration grace) { impl_->Shutdown(grace); }
+
+}  // namespace oscarkv

@@ -1,0 +1,46 @@
+// oscarkvd as an object: store, services, metrics, put together from a configuration.
+#ifndef OSCARKV_SERVER_SERVER_H_
+#define OSCARKV_SERVER_SERVER_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace oscarkv::v1 {
+class ServerConfig;
+}
+
+namespace oscarkv {
+
+// Create starts serving; Shutdown (or the destructor) ends it. Not thread-safe.
+class Server {
+ public:
+  // `config` is complete (WithDefaults) and checked. kUnavailable: an address cannot be listened
+  // on. kResourceExhausted: the memory is not there.
+  static absl::StatusOr<std::unique_ptr<Server>> Create(const v1::ServerConfig& config);
+  ~Server();
+
+  // Where it listens: the addresses of the configuration, with the ports that were picked.
+  const std::vector<std::string>& addresses() const;
+  // host:port of /metrics, empty when it is off.
+  const std::string& metrics_address() const;
+  // Called, on any thread, when Admin.Drain asks for the process to end.
+  void set_drain_request(absl::AnyInvocable<void()> request);
+
+  // Health turns NOT_SERVING, new calls are refused, those in flight have `grace` to end, then they
+  // are cancelled.
+  void Shutdown(absl::Duration grace);
+
+ private:
+  class Impl;
+  explicit Server(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace oscarkv
+
+#endif  // OSCARKV_SERVER_SERVER_H_
