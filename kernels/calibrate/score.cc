@@ -21,6 +21,9 @@ void SoftmaxRows(RowMatrix* logits) {
   for (Index i = 0; i < logits->rows(); ++i) {
     auto row = logits->row(i).array();
     row = (row - row.maxCoeff()).exp();
+    // What no sum can see becomes zero: products with denormal numbers take a hundred times as
+    // long.
+    row = (row < 1e-20f).select(0.0f, row);
     row /= row.sum();
   }
 }
