@@ -67,7 +67,9 @@ class PutSlot {
 
   // The page's bytes, to be written in any order: as many as PutItem::bytes. Undefined content at
   // first. Valid until Commit or destruction.
-  MutableByteView bytes() const { return memory_.first(space_->page_bytes(encoding_)); }
+  MutableByteView bytes() const {
+    return store_ == nullptr ? MutableByteView() : memory_.first(space_->page_bytes(encoding_));
+  }
 
   // Verifies every block against the checksums of the PutItem, clears the padding between blocks,
   // and makes the page visible, atomically. Empties this slot, whatever the outcome:

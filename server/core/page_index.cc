@@ -1,5 +1,7 @@
 #include "server/core/page_index.h"
 
+#include <algorithm>
+
 #include "absl/hash/hash.h"
 #include "absl/strings/string_view.h"
 
@@ -41,6 +43,16 @@ void PageIndex::Write(const PageRecord& record, absl::FunctionRef<void()> change
   Shard& shard = ShardOf(HashOf(record));
   absl::MutexLock lock(&shard.mutex);
   change();
+}
+
+void PageIndex::Reserve(uint64_t pages) {
+  // Shards fill unevenly: a sixteenth more.
+  const uint64_t bounded = std::min(pages, kReservedPagesMax);
+  const uint64_t each = (bounded + bounded / 16) >> kShardBits;
+  for (const auto& shard : shards_) {
+    absl::MutexLock lock(&shard->mutex);
+    if (shard->numbers.capacity() < each) shard->numbers.reserve(each);
+  }
 }
 
 uint64_t PageIndex::memory_bytes() const {

@@ -49,6 +49,9 @@ class PageIndex {
   // Runs `change` under the exclusive lock of the page's shard.
   void Write(const PageRecord& record, absl::FunctionRef<void()> change);
 
+  // Makes room for `pages` in all, up to a bound, so that tables need not grow while pages come.
+  void Reserve(uint64_t pages);
+
   uint64_t memory_bytes() const;
   uint64_t HashOf(const PageRecord& record) const { return Hash(*record.space, record.key.view()); }
 
@@ -81,6 +84,7 @@ class PageIndex {
   Shard& ShardOf(uint64_t hash) const { return *shards_[hash >> (64 - kShardBits)]; }
 
   static constexpr uint32_t kShardBits = 6;
+  static constexpr uint64_t kReservedPagesMax = uint64_t{8} << 20;  // some 80 MiB of tables
 
   const RecordTable& records_;
   const uint64_t seed_;

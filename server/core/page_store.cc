@@ -77,6 +77,8 @@ absl::StatusOr<const Namespace*> PageStore::OpenNamespace(const NamespaceSpec& s
                            Namespace::Create(spec, static_cast<uint32_t>(namespaces_.size())));
   namespaces_.push_back(std::make_unique<Namespace>(std::move(space)));
   const Namespace* opened = namespaces_.back().get();
+  index_.Reserve(tier_->capacity_bytes() / std::min(opened->page_bytes(Encoding::kWide),
+                                                    opened->page_bytes(Encoding::kPacked)));
   by_fingerprint_[opened->fingerprint()] = opened;
   return opened;
 }
@@ -219,16 +221,21 @@ void PageStore::LetGoLocked(PageRecord& record, uint64_t unit) {
 std::vector<ItemStatus> PageStore::Touch(const Namespace& space,
                                          std::span<const std::string_view> keys) {
   std::vector<ItemStatus> statuses(keys.size(), ItemStatus::kOk);
-  std::vector<PageProbe> probes;
-  probes.reserve(keys.size());
-  for (const std::string_view key : keys) probes.push_back(index_.Probe(space, key));
+  std::vector<PageRecord*> records(keys.size(), nullptr);
+  for (size_t i = 0; i < keys.size(); ++i) {
+    const PageProbe probe = index_.Probe(space, keys[i]);
+    const bool found = index_.Read(probe, [&](PageRecord& record) { records[i] = &record; });
+    if (!found) statuses[i] = AbsentStatus(probe);
+  }
   std::vector<PageId> used;
   used.reserve(keys.size());
   absl::MutexLock lock(&tree_mutex_);
   for (size_t i = keys.size(); i-- > 0;) {
-    const bool found =
-        index_.Read(probes[i], [&](PageRecord& record) { used.push_back(record.id); });
-    if (!found) statuses[i] = AbsentStatus(probes[i]);
+    // Looked up before the lock, so that the lock is short: is it still the same page?
+    const PageRecord* record = records[i];
+    if (record != nullptr && record->in_index && record->space == &space &&
+        record->key.view() == keys[i])
+      used.push_back(record->id);
   }
   policy_->OnUse(used, clock_.Now());
   return statuses;

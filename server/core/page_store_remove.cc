@@ -101,29 +101,32 @@ ClearResult PageStore::Clear(const Namespace& space) {
     return record.in_index && record.space == &space && IsLeaf(record) &&
            !page_state::IsHeld(record.state.load(std::memory_order_acquire));
   };
-  PageId end = 0;
+  // A page with children goes when its last child does: from every place, up as far as it goes.
   PageId next = 0;
-  do {
+  PageId page = kNoPage;
+  for (bool more = true; more;) {
     absl::MutexLock lock(&tree_mutex_);
-    end = records_.end();
+    uint32_t places = 0;
     uint32_t removed = 0;
-    for (const PageId stop = next + std::min(kPlacesPerLock, end - next);
-         next < stop && removed < kRemovalsPerLock; ++next) {
-      // A page with children goes when its last child does: go up from every leaf.
-      PageId page = next;
-      while (page != kNoPage && removable(records_.Get(page))) {
-        PageRecord& record = records_.Get(page);
-        page = record.parent;
-        if (!RemoveLocked(record, RemoveReason::kDeleted)) break;
-        ++removed;
+    while (places < kPlacesPerLock && removed < kRemovalsPerLock) {
+      if (page == kNoPage) {
+        more = next < records_.end();
+        if (!more) break;
+        page = next++;
+        ++places;
       }
+      PageRecord& record = records_.Get(page);
+      const PageId parent = record.parent;
+      const bool gone = removable(record) && RemoveLocked(record, RemoveReason::kDeleted);
+      page = gone ? parent : kNoPage;
+      removed += gone ? 1 : 0;
     }
     result.removed += removed;
-    if (next >= end && space.id() < space_pages_.size()) {
+    if (!more && space.id() < space_pages_.size()) {
       const SpacePages& pages = space_pages_[space.id()];
       result.kept = pages.wide + pages.packed;
     }
-  } while (next < end);
+  }
   return result;
 }
 
