@@ -8,7 +8,7 @@ namespace oscarkv {
 DroppedKeys::DroppedKeys(uint32_t capacity) {
   if (capacity == 0) return;
   bucket_count_ = std::bit_ceil(std::max<uint64_t>(capacity, kWays)) / kWays;
-  entries_.reset(new std::atomic<uint64_t>[bucket_count_ * kWays]());
+  entries_ = std::make_unique<std::atomic<uint64_t>[]>(bucket_count_ * kWays);
 }
 
 void DroppedKeys::Remember(uint64_t hash, ItemStatus status) {

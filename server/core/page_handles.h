@@ -176,7 +176,7 @@ struct FoundPage {
 struct LookupResult {
   uint32_t prefix_pages = 0;     // leading keys present
   std::vector<FoundPage> pages;  // kPrefix: the leading keys present; kEach: every key
-  // kPrefix: why the lookup ended before the last key; kOk when every key is present.
+  // What is wrong with the first key that is not present; kOk when every key is.
   ItemStatus hole = ItemStatus::kOk;
   uint64_t fetch_bytes = 0;  // of the pages found, as stored
   LeaseId lease = 0;         // holds the pages found; 0 when none was asked for, found or granted

@@ -26,7 +26,7 @@ void RecordKey::Clear() {
   size_ = 0;
 }
 
-RecordTable::RecordTable() : chunks_(new std::atomic<PageRecord*>[kChunksMax]()) {}
+RecordTable::RecordTable() : chunks_(std::make_unique<std::atomic<PageRecord*>[]>(kChunksMax)) {}
 
 RecordTable::~RecordTable() {
   for (uint32_t i = 0; i < kChunksMax; ++i)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <numeric>
 #include <utility>
 
 #include "absl/random/random.h"
@@ -107,35 +108,44 @@ LookupResult PageStore::Lookup(const Namespace& space, const LookupRequest& requ
   if (wants_lease && !leases) result.lease_status = ItemStatus::kFenced;
 
   std::vector<LeasedPage> held;
-  uint64_t hits = 0;
-  uint64_t misses = 0;
-  uint64_t evicted = 0;
+  if (leases) held.reserve(request.keys.size());
+  std::array<uint64_t, kItemStatuses> counts{};
   result.pages.reserve(request.keys.size());
-  bool in_prefix = true;
   for (const std::string_view key : request.keys) {
-    const PageProbe probe = index_.Probe(space, key);
-    FoundPage page;
-    const bool found = index_.Read(probe, [&](PageRecord& record) {
-      page = {ItemStatus::kOk, MetaOf(record)};
-      if (!leases) return;
-      record.state.fetch_add(page_state::kHold, std::memory_order_acq_rel);
-      held.push_back({record.id, record.slot_bytes()});
-    });
-    if (!found) page.status = AbsentStatus(probe);
-    ++(found ? hits : page.status == ItemStatus::kMiss ? misses : evicted);
-    if (in_prefix && found) ++result.prefix_pages;
-    if (in_prefix && !found) result.hole = page.status;
-    in_prefix = in_prefix && found;
-    if (!in_prefix && request.mode == LookupMode::kPrefix) break;
-    if (found) result.fetch_bytes += page.meta.bytes;
+    const FoundPage page = LookUpOne(space, key, leases ? &held : nullptr);
+    const bool found = page.status == ItemStatus::kOk;
+    ++counts[static_cast<size_t>(page.status)];
+    if (result.hole == ItemStatus::kOk) {
+      result.hole = page.status;
+      result.prefix_pages += found ? 1 : 0;
+    }
+    if (!found && request.mode == LookupMode::kPrefix) break;
+    result.fetch_bytes += page.meta.bytes;
     result.pages.push_back(page);
   }
+  const uint64_t hits = counts[static_cast<size_t>(ItemStatus::kOk)];
+  const uint64_t misses = counts[static_cast<size_t>(ItemStatus::kMiss)];
   Raise(counters_.lookups);
   Raise(counters_.lookup_hits, hits);
   Raise(counters_.lookup_misses, misses);
-  Raise(counters_.lookup_evicted, evicted);
+  Raise(counters_.lookup_evicted,
+        std::accumulate(counts.begin(), counts.end(), uint64_t{0}) - hits - misses);
   if (!held.empty()) GrantLease(request, held, &result);
   return result;
+}
+
+FoundPage PageStore::LookUpOne(const Namespace& space, std::string_view key,
+                               std::vector<LeasedPage>* held) {
+  FoundPage page;
+  const PageProbe probe = index_.Probe(space, key);
+  const bool found = index_.Read(probe, [&](PageRecord& record) {
+    page = {ItemStatus::kOk, MetaOf(record)};
+    if (held == nullptr) return;
+    record.state.fetch_add(page_state::kHold, std::memory_order_acq_rel);
+    held->push_back({record.id, record.slot_bytes()});
+  });
+  if (!found) page.status = AbsentStatus(probe);
+  return page;
 }
 
 void PageStore::GrantLease(const LookupRequest& request, std::span<const LeasedPage> held,

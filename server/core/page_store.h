@@ -167,6 +167,8 @@ class PageStore {
             std::unique_ptr<EvictionPolicy> policy, const Clock& clock);
 
   // page_store.cc
+  // Puts a hold on the page when it is there and `held` is not null.
+  FoundPage LookUpOne(const Namespace& space, std::string_view key, std::vector<LeasedPage>* held);
   void GrantLease(const LookupRequest& request, std::span<const LeasedPage> held,
                   LookupResult* result);
   PageMeta MetaOf(const PageRecord& record) const;

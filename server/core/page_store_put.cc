@@ -41,7 +41,7 @@ struct PageStore::Claim {
 
 ItemResult PageStore::CheckItem(const Namespace& space, const PutItem& item) const {
   if (const absl::Status key = ValidateKey(item.key); !key.ok())
-    return {ItemStatus::kInvalid, std::string(key.message())};
+    return {ItemStatus::kInvalid, absl::StrCat(key.message())};
   if (!item.parent.empty()) {
     if (const absl::Status parent = ValidateKey(item.parent); !parent.ok())
       return Invalid(item.key, absl::StrCat("parent: ", parent.message()));

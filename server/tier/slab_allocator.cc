@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -243,22 +244,9 @@ std::vector<TierSlotOwner> SlabAllocator::BeginEvacuation(
   const TierStats stats = Stats();
   if (stats.free_bytes + stats.stranded_bytes < count * unit_bytes_) return {};
 
-  std::vector<Window> windows;
-  for (uint32_t unit = 0; unit < units_.size();) {
-    Window window;
-    if (WindowFrom(unit, count, &window) && FitsElsewhere(window)) windows.push_back(window);
-    unit += units_[unit] == kNone ? 1 : slabs_[units_[unit]].units;
-  }
-  std::sort(windows.begin(), windows.end(), [](const Window& left, const Window& right) {
-    return left.used_bytes < right.used_bytes;
-  });
-  for (const Window& window : windows) {
+  for (const Window& window : ClearableWindows(count)) {
     const std::vector<uint32_t> slabs = SlabsIn(window);
-    std::vector<TierSlotOwner> owners;
-    for (const uint32_t index : slabs) {
-      for (const TierSlotOwner owner : slabs_[index].owners)
-        if (owner != kNoTierSlotOwner) owners.push_back(owner);
-    }
+    std::vector<TierSlotOwner> owners = OwnersIn(slabs);
     if (!std::all_of(owners.begin(), owners.end(), movable)) continue;
     for (const uint32_t index : slabs) {
       if (IsPartial(slabs_[index])) RemovePartial(index);
@@ -268,6 +256,29 @@ std::vector<TierSlotOwner> SlabAllocator::BeginEvacuation(
     return owners;
   }
   return {};
+}
+
+std::vector<SlabAllocator::Window> SlabAllocator::ClearableWindows(uint32_t count) const {
+  std::vector<Window> windows;
+  for (uint32_t unit = 0; unit < units_.size();) {
+    Window window;
+    if (WindowFrom(unit, count, &window) && FitsElsewhere(window)) windows.push_back(window);
+    unit += units_[unit] == kNone ? 1 : slabs_[units_[unit]].units;
+  }
+  std::sort(windows.begin(), windows.end(), [](const Window& left, const Window& right) {
+    return left.used_bytes < right.used_bytes;
+  });
+  return windows;
+}
+
+std::vector<TierSlotOwner> SlabAllocator::OwnersIn(const std::vector<uint32_t>& slabs) const {
+  std::vector<TierSlotOwner> owners;
+  for (const uint32_t index : slabs) {
+    std::copy_if(slabs_[index].owners.begin(), slabs_[index].owners.end(),
+                 std::back_inserter(owners),
+                 [](TierSlotOwner owner) { return owner != kNoTierSlotOwner; });
+  }
+  return owners;
 }
 
 void SlabAllocator::EndEvacuation() {

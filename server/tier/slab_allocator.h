@@ -91,6 +91,9 @@ class SlabAllocator {
   // Whether the slots in use in the window fit elsewhere, each in its own size.
   bool FitsElsewhere(const Window& window) const;
   std::vector<uint32_t> SlabsIn(const Window& window) const;
+  // The windows of `count` units or more that could be cleared, cheapest first.
+  std::vector<Window> ClearableWindows(uint32_t count) const;
+  std::vector<TierSlotOwner> OwnersIn(const std::vector<uint32_t>& slabs) const;
 
   uint64_t unit_bytes_ = 0;
   uint32_t free_units_ = 0;
