@@ -10,13 +10,21 @@ dead or slow is a miss, never an exception.
 """
 
 from oscarkv._native import (
+    Client,
     CodecSpec,
+    FetchReport,
     Geometry,
+    Hit,
+    Namespace,
     NamespaceSpec,
     PageCodec,
     PagedKv,
+    PushReport,
     TransformSet,
     chain_keys,
 )
 
-__all__ = ["CodecSpec", "Geometry", "NamespaceSpec", "PageCodec", "PagedKv", "TransformSet", "chain_keys"]
+__all__ = [
+    "Client", "CodecSpec", "FetchReport", "Geometry", "Hit", "Namespace", "NamespaceSpec", "PageCodec", "PagedKv",
+    "PushReport", "TransformSet", "chain_keys",
+]

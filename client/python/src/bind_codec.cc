@@ -51,14 +51,6 @@ DecodeBasis BasisOf(const std::string& name) {
   throw py::value_error(absl::StrCat("basis must be model or transformed, found '", name, "'"));
 }
 
-TransformHandle HandleOf(std::string file) {
-  TransformHandle handle;
-  handle.set = std::make_shared<TransformSet>(ValueOrThrow(ParseTransformFile(AsBytes(file))));
-  handle.hash = Sha256Of(AsBytes(file));
-  handle.file = std::make_shared<const std::string>(std::move(file));
-  return handle;
-}
-
 void BindSettings(py::module_& module) {
   py::class_<Geometry>(module, "Geometry", "The shape of one shard's KV cache.")
       .def(py::init([](uint32_t layers, uint32_t kv_heads, uint32_t k_head_dim,
@@ -131,25 +123,26 @@ void BindTransforms(py::module_& module) {
   py::class_<TransformHandle>(module, "TransformSet",
                               "A frozen transform set: what calibration writes.")
       .def_static(
-          "from_bytes", [](const py::bytes& file) { return HandleOf(file); }, arg("file"))
+          "from_bytes", [](const py::bytes& file) { return MakeTransformHandle(file); },
+          arg("file"))
       .def_static(
           "load",
           [](const std::string& path) {
             const auto file = ValueOrThrow(MappedFile::Open(path));
-            return HandleOf(std::string(AsText(file->bytes())));
+            return MakeTransformHandle(std::string(AsText(file->bytes())));
           },
           arg("path"))
       .def_static(
           "identity",
           [](const Geometry& geometry, float k_clip, float v_clip) {
-            return HandleOf(SerializeTransformFile(
+            return MakeTransformHandle(SerializeTransformFile(
                 ValueOrThrow(MakeIdentityTransformSet(geometry, k_clip, v_clip)), ""));
           },
           arg("geometry"), arg("k_clip") = 0.0f, arg("v_clip") = 0.0f, "T = I: plain INT2.")
       .def_static(
           "hadamard",
           [](const Geometry& geometry, float k_clip, float v_clip) {
-            return HandleOf(SerializeTransformFile(
+            return MakeTransformHandle(SerializeTransformFile(
                 ValueOrThrow(MakeHadamardTransformSet(geometry, k_clip, v_clip)), ""));
           },
           arg("geometry"), arg("k_clip") = 0.0f, arg("v_clip") = 0.0f)
@@ -282,6 +275,14 @@ void BindPages(py::module_& module) {
 }
 
 }  // namespace
+
+TransformHandle MakeTransformHandle(std::string file) {
+  TransformHandle handle;
+  handle.set = std::make_shared<TransformSet>(ValueOrThrow(ParseTransformFile(AsBytes(file))));
+  handle.hash = Sha256Of(AsBytes(file));
+  handle.file = std::make_shared<const std::string>(std::move(file));
+  return handle;
+}
 
 void BindCodec(py::module_& module) {
   BindSettings(module);

@@ -5,4 +5,5 @@
 PYBIND11_MODULE(_native, module) {
   module.doc() = "The C++ core of oscarkv.";
   oscarkv::python::BindCodec(module);
+  oscarkv::python::BindClient(module);
 }

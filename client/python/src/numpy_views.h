@@ -57,6 +57,7 @@ inline std::span<const int64_t> SlotSpan(const SlotArray& slots) {
 }
 
 void BindCodec(pybind11::module_& module);
+void BindClient(pybind11::module_& module);
 
 }  // namespace oscarkv::python
 

@@ -15,6 +15,9 @@ struct TransformHandle {
   std::string hash;  // SHA-256 of the file
 };
 
+// Parses and checks a transform file. Raises ValueError when it is not one.
+TransformHandle MakeTransformHandle(std::string file);
+
 }  // namespace oscarkv::python
 
 #endif  // OSCARKV_CLIENT_PYTHON_SRC_TRANSFORM_HANDLE_H_

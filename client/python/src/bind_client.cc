@@ -1,0 +1,241 @@
+// The client and its namespaces, as Python sees them. The interpreter lock is released during every
+// call.
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
+#include "client/cpp/client.h"
+#include "client/python/src/numpy_views.h"
+#include "client/python/src/transform_handle.h"
+#include "proto/wire/item_status.h"
+#include "pybind11/stl.h"
+
+namespace oscarkv::python {
+
+namespace py = pybind11;
+using client::Client;
+using client::FetchReport;
+using client::Hit;
+using client::Namespace;
+using client::PushReport;
+using client::TailPolicy;
+using py::arg;
+
+namespace {
+
+// Runs `call` without the interpreter lock.
+template <typename Call>
+auto WithoutGil(Call&& call) {
+  const py::gil_scoped_release release;
+  return call();
+}
+
+std::vector<std::string> Names(const std::vector<ItemStatus>& statuses) {
+  std::vector<std::string> names;
+  for (const ItemStatus status : statuses) names.emplace_back(ItemStatusName(status));
+  return names;
+}
+
+std::string ErrorText(const absl::Status& status) {
+  return status.ok()
+             ? ""
+             : absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message());
+}
+
+TailPolicy TailOf(const std::string& name) {
+  if (name == "take") return TailPolicy::kTake;
+  if (name == "recompute") return TailPolicy::kRecompute;
+  throw py::value_error(absl::StrCat("tail must be take or recompute, found '", name, "'"));
+}
+
+BlockRange RangeOf(const std::optional<std::pair<uint32_t, uint32_t>>& range, const char* name) {
+  if (!range) return {};
+  if (range->second <= range->first)
+    throw py::value_error(absl::StrCat(name, " must be (first, end) with first < end"));
+  return {range->first, range->second - range->first};
+}
+
+Hit Lookup(const Namespace& self, const std::vector<std::string>& keys, bool lease,
+           const std::string& tail) {
+  const client::LookupOptions options{.lease = lease, .tail = TailOf(tail)};
+  return ValueOrThrow(WithoutGil([&] { return self.Lookup(keys, options); }));
+}
+
+PushReport Push(const Namespace& self, const PagedKv& kv, const SlotArray& slots,
+                const std::vector<std::string>& keys, const std::string& parent,
+                uint64_t first_position, std::optional<uint64_t> end_position) {
+  const client::PushRequest request{.keys = keys,
+                                    .parent = parent,
+                                    .first_position = first_position,
+                                    .end_position = end_position.value_or(0),
+                                    .slots = SlotSpan(slots)};
+  const EngineView view = kv.view(self.spec().geometry);
+  return ValueOrThrow(WithoutGil([&] { return self.Push(view, request); }));
+}
+
+FetchReport Fetch(const Namespace& self, const PagedKv& kv, const SlotArray& slots,
+                  const std::vector<std::string>& keys, const Hit* hit,
+                  const std::optional<std::pair<uint32_t, uint32_t>>& layers,
+                  const std::optional<std::pair<uint32_t, uint32_t>>& heads,
+                  const std::string& form) {
+  if (form != "stored" && form != "decoded") {
+    throw py::value_error(absl::StrCat("form must be stored or decoded, found '", form, "'"));
+  }
+  const client::FetchRequest request{.keys = keys,
+                                     .slots = SlotSpan(slots),
+                                     .lease_id = hit == nullptr ? 0 : hit->lease.id(),
+                                     .layers = RangeOf(layers, "layers"),
+                                     .heads = RangeOf(heads, "heads"),
+                                     .decoded = form == "decoded"};
+  const EngineView view = kv.view(self.spec().geometry);
+  return ValueOrThrow(WithoutGil([&] { return self.Fetch(view, request); }));
+}
+
+void BindReports(py::module_& module) {
+  py::class_<Hit>(module, "Hit",
+                  "What a lookup found. Holds its lease until released or collected.")
+      .def_property_readonly("pages", [](const Hit& h) { return h.pages; })
+      .def_property_readonly("usable_tokens", [](const Hit& h) { return h.usable_tokens; })
+      .def_property_readonly("encodings",
+                             [](const Hit& h) {
+                               std::vector<std::string> names;
+                               for (const Encoding e : h.encodings)
+                                 names.push_back(e == Encoding::kWide ? "wide" : "packed");
+                               return names;
+                             })
+      .def_property_readonly("bytes", [](const Hit& h) { return h.bytes; })
+      .def_property_readonly("expected_ms", [](const Hit& h) { return h.expected_ms; })
+      .def_property_readonly("lease", [](const Hit& h) { return h.lease.id(); })
+      .def_property_readonly(
+          "error", [](const Hit& h) { return ErrorText(h.store); },
+          "Why the store could not be asked; empty when it was.")
+      .def("release", [](Hit& h) { WithoutGil([&] { h.lease.Release(); }); });
+  py::class_<PushReport>(module, "PushReport", "What became of each page pushed.")
+      .def_property_readonly("statuses", [](const PushReport& r) { return Names(r.statuses); })
+      .def_readonly("messages", &PushReport::messages)
+      .def_readonly("wide_pages", &PushReport::wide_pages)
+      .def_readonly("packed_pages", &PushReport::packed_pages)
+      .def_readonly("bytes_wire", &PushReport::bytes_wire)
+      .def_readonly("bytes_model", &PushReport::bytes_model)
+      .def_property_readonly("nonfinite_rows",
+                             [](const PushReport& r) { return r.encode.nonfinite_rows; })
+      .def_property_readonly("error", [](const PushReport& r) { return ErrorText(r.store); });
+  py::class_<FetchReport>(module, "FetchReport", "How much of a fetch is in the cache.")
+      .def_readonly("pages", &FetchReport::pages)
+      .def_readonly("tokens", &FetchReport::tokens)
+      .def_property_readonly("statuses", [](const FetchReport& r) { return Names(r.statuses); })
+      .def_readonly("bytes_wire", &FetchReport::bytes_wire)
+      .def_property_readonly("error", [](const FetchReport& r) { return ErrorText(r.store); });
+}
+
+void BindNamespace(py::module_& module) {
+  using Range = std::optional<std::pair<uint32_t, uint32_t>>;
+  py::class_<Namespace>(module, "Namespace", "Pages of one namespace of a store.")
+      .def_property_readonly("spec", [](const Namespace& n) { return n.spec(); })
+      .def("lookup", &Lookup, arg("keys"), arg("lease") = false, arg("tail") = "take",
+           "Leading keys that are stored. `lease` holds them; tail='recompute' leaves the recent "
+           "window of a hit that ends in "
+           "packed pages to the engine.")
+      .def("push", &Push, arg("kv"), arg("slots"), arg("keys"), arg("parent") = py::bytes(),
+           arg("first_position") = 0, arg("end_position") = py::none(),
+           "Encodes and stores the pages at `slots`, [len(keys) * page_tokens].")
+      .def("fetch", &Fetch, arg("kv"), arg("slots"), arg("keys"), arg("hit") = nullptr,
+           arg("layers") = Range(), arg("heads") = Range(), arg("form") = "stored",
+           "Fetches pages into the cache, up to the first that is not there. layers and heads are "
+           "(first, end).")
+      .def(
+          "delete",
+          [](const Namespace& n, const std::vector<std::string>& keys) {
+            return Names(ValueOrThrow(WithoutGil([&] { return n.Delete(keys); })));
+          },
+          arg("keys"))
+      .def(
+          "touch",
+          [](const Namespace& n, const std::vector<std::string>& keys) {
+            return Names(ValueOrThrow(WithoutGil([&] { return n.Touch(keys); })));
+          },
+          arg("keys"))
+      .def(
+          "list",
+          [](const Namespace& n, uint32_t keys_max) {
+            std::vector<py::bytes> keys;
+            for (const auto& listed : ValueOrThrow(WithoutGil([&] { return n.List(keys_max); }))) {
+              keys.emplace_back(listed.key);
+            }
+            return keys;
+          },
+          arg("keys_max") = 1000)
+      .def("clear",
+           [](const Namespace& n) { return ValueOrThrow(WithoutGil([&] { return n.Clear(); })); });
+}
+
+std::unique_ptr<Client> MakeClient(const std::string& endpoint, int timeout_ms,
+                                   const std::string& name) {
+  if (timeout_ms <= 0)
+    throw py::value_error(absl::StrCat("timeout_ms must be positive, found ", timeout_ms));
+  client::ClientOptions options;
+  options.endpoint = endpoint;
+  if (!name.empty()) options.name = name;
+  options.lookup_timeout = options.fetch_timeout = options.push_timeout =
+      absl::Milliseconds(timeout_ms);
+  return ValueOrThrow(Client::Create(options));
+}
+
+}  // namespace
+
+void BindClient(py::module_& module) {
+  BindReports(module);
+  BindNamespace(module);
+  py::class_<Client>(module, "Client",
+                     "A store. A dead or slow one is a miss, never an exception; misuse raises "
+                     "ValueError. Create it after "
+                     "forking, not before.")
+      .def(py::init(&MakeClient), arg("endpoint") = "127.0.0.1:7411", arg("timeout_ms") = 2000,
+           arg("name") = "")
+      .def(
+          "open",
+          [](Client& c, const NamespaceSpec& spec, bool create, const TransformHandle* transforms) {
+            const std::string file = transforms == nullptr ? "" : *transforms->file;
+            return ValueOrThrow(WithoutGil([&] { return c.OpenNamespace(spec, file, create); }));
+          },
+          arg("spec"), arg("create") = true, arg("transforms") = nullptr,
+          "Opens a namespace, and uploads its transform set when the server lacks it.")
+      .def(
+          "put_transform_set",
+          [](Client& c, const TransformHandle& t) {
+            ThrowIfError(WithoutGil([&] { return c.PutTransformSet(*t.file); }));
+          },
+          arg("transforms"))
+      .def(
+          "get_transform_set",
+          [](Client& c, const std::string& hash) {
+            return MakeTransformHandle(
+                ValueOrThrow(WithoutGil([&] { return c.GetTransformSet(hash); })));
+          },
+          arg("hash"))
+      .def("stats",
+           [](Client& c) {
+             const std::string json = ValueOrThrow(WithoutGil([&] { return c.StatsJson(); }));
+             return py::module_::import("json").attr("loads")(json);
+           })
+      .def_property_readonly("counters",
+                             [](const Client& c) {
+                               const client::ClientCounters counters = c.counters();
+                               py::dict result;
+                               result["calls"] = counters.calls;
+                               result["failures"] = counters.failures;
+                               result["retries"] = counters.retries;
+                               result["reopens"] = counters.reopens;
+                               result["refused_by_breaker"] = counters.refused_by_breaker;
+                               result["corrupt_pages"] = counters.corrupt_pages;
+                               return result;
+                             })
+      .def("__enter__", [](py::object self) { return self; })
+      .def("__exit__", [](py::object, const py::args&) {});
+}
+
+}  // namespace oscarkv::python
