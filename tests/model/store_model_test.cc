@@ -5,8 +5,10 @@
 //   * Space adds up after every step, and never passes the capacity.
 //   * After all is let go nothing is pinned, and Clear brings all memory back.
 //
-// The seed is printed. OSCARKV_SEED=<seed> runs that one; OSCARKV_STEPS=<count> that many steps.
+// The seed is printed; --seed=N replays it.
 #include <algorithm>
+#include <cinttypes>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -19,6 +21,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "gtest/gtest.h"
 
 #include "server/tier/host_tier.h"
@@ -31,9 +36,14 @@ constexpr uint64_t kRoots = 24;
 constexpr uint64_t kFanOut = 3;
 constexpr uint64_t kDepth = 4;
 
-uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
+// --seed=N runs that seed alone; --steps=N that many steps of each.
+struct Arguments {
+  uint64_t seed = 0;  // 0: some, at random
+  uint64_t steps = 25'000;
+};
+Arguments& GetArguments() {
+  static Arguments arguments;
+  return arguments;
 }
 
 // A key of the small universe: a tree of sequences. Numbers are unique within a namespace.
@@ -381,14 +391,12 @@ class StoreModel : public StoreTest {
 class StoreModelTest : public StoreModel, public ::testing::WithParamInterface<bool> {};
 
 TEST_P(StoreModelTest, RandomOperationsAgreeWithAMap) {
-  const uint64_t steps = FromEnvironment("OSCARKV_STEPS", 25'000);
-  const uint64_t only = FromEnvironment("OSCARKV_SEED", 0);
+  const auto [only, steps] = GetArguments();
   const uint64_t first = only != 0 ? only : 1 + std::random_device{}() % 1'000'000;
   const uint64_t runs = only != 0 ? 1 : 6;
   for (uint64_t seed = first; seed < first + runs; ++seed) {
-    std::printf("[     seed ] %llu: repeat with OSCARKV_SEED=%llu\n",
-                static_cast<unsigned long long>(seed), static_cast<unsigned long long>(seed));
-    SCOPED_TRACE(absl::StrCat("OSCARKV_SEED=", seed));
+    std::printf("[     seed ] --seed=%" PRIu64 "\n", seed);
+    SCOPED_TRACE(absl::StrCat("--seed=", seed));
     nodes_.clear();
     known_.clear();
     Start(seed, GetParam());
@@ -398,6 +406,8 @@ TEST_P(StoreModelTest, RandomOperationsAgreeWithAMap) {
       if (HasFatalFailure() || HasNonfatalFailure()) FAIL() << "at step " << step;
     }
     const StoreCounters counters = store().Stats().counters;
+    Drain();
+    if (steps < Arguments{}.steps) continue;
     // The run was not an idle one: everything that can happen did.
     for (const ItemStatus status : {ItemStatus::kOk, ItemStatus::kExists, ItemStatus::kConflict,
                                     ItemStatus::kSkipped, ItemStatus::kCorrupt})
@@ -407,7 +417,6 @@ TEST_P(StoreModelTest, RandomOperationsAgreeWithAMap) {
     EXPECT_GT(counters.leases_granted, 0u);
     EXPECT_GT(counters.leases_expired, 0u);
     EXPECT_TRUE(!GetParam() || counters.moved_pages > 0);
-    Drain();
   }
 }
 
@@ -415,3 +424,19 @@ INSTANTIATE_TEST_SUITE_P(OverFakeAndHostTier, StoreModelTest, ::testing::Bool())
 
 }  // namespace
 }  // namespace oscarkv::testing
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view text = argv[i];
+    auto& arguments = oscarkv::testing::GetArguments();
+    const bool known =
+        (absl::ConsumePrefix(&text, "--seed=") && absl::SimpleAtoi(text, &arguments.seed)) ||
+        (absl::ConsumePrefix(&text, "--steps=") && absl::SimpleAtoi(text, &arguments.steps));
+    if (!known) {
+      std::fprintf(stderr, "usage: store_model_test [--seed=N] [--steps=N]; found %s\n", argv[i]);
+      return 2;
+    }
+  }
+  return RUN_ALL_TESTS();
+}
