@@ -64,11 +64,10 @@ def test_control_tokens_are_recognised_only_when_asked():
     assert len(tokenizer.encode("<|im_end|>")) == len("<|im_end|>")
 
 
-def test_chat_prompts_of_one_document_share_a_prefix():
-    tokenizer = Tokenizer(_byte_vocabulary())
-    first, second = tokenizer.chat("document", "one?"), tokenizer.chat("document", "two?")
-    assert first[0] == second[0] and first[1] != second[1]
-    assert first[0].startswith("<|im_start|>system\ndocument<|im_end|>")
+def test_chat_frame_is_chatml_where_the_vocabulary_has_it():
+    assert "".join(Tokenizer(_byte_vocabulary()).chat_frame()).startswith("<|im_start|>system\n<|im_end|>")
+    plain = Tokenizer(_vocabulary(pre="gpt-2", tokens=tiny_model.byte_tokens()))
+    assert plain.chat_frame() == ("", "\n\nQuestion: ", "\nAnswer:")
 
 
 def test_sentencepiece_prefers_the_higher_score_and_falls_back_to_bytes():

@@ -48,6 +48,10 @@ class Model:
         self.run(part, range(0, self._head.shape[0], step))
         return out
 
+    def logits_on_this_thread(self, hidden):
+        """As `logits`, for callers that spread rows over `run` themselves."""
+        return hidden @ self._head.T
+
     def generate(self, hidden_last, sequence, count, stop=()):
         """Greedy text: up to `count` tokens after the position whose output is `hidden_last`."""
         tokens = []

@@ -8,6 +8,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 
@@ -41,7 +42,7 @@ def _stop(process, seconds=10):
 
 
 class Server:
-    """oscarkvd on a Unix socket in `folder`, metrics on a free port. Stops it on exit."""
+    """oscarkvd on a Unix socket, metrics on a free port, its log in `folder`. Stops it on exit."""
 
     def __init__(self, build_dir, folder, timeout_s=20):
         self.binary = pathlib.Path(build_dir) / "bin" / "oscarkvd"
@@ -54,26 +55,26 @@ class Server:
             raise ProcessFailed(f"{self.binary} is not there: build it, or name --build-dir")
         self._log = self.folder / "oscarkvd.log"
         self._printed = self.folder / "oscarkvd.out"
+        # A folder of its own: the path of a socket may have 107 bytes only.
+        self._socket_folder = tempfile.TemporaryDirectory(prefix="oscarkvd_")
         with open(self._log, "w") as log, open(self._printed, "w") as printed:
             self._process = subprocess.Popen(
-                [self.binary, "--listen", f"unix:{self.folder / 'oscarkvd.sock'}",
-                 "--metrics", "127.0.0.1:0"], stdout=printed, stderr=log)
+                [self.binary, "--listen", f"unix:{self._socket_folder.name}/socket",
+                 "--metrics-listen", "127.0.0.1:0", "--host-capacity", "512MiB"], stdout=printed, stderr=log)
         deadline = time.monotonic() + self._timeout_s
         while not (self.endpoint and self.metrics):
             text = self._printed.read_text()
-            for found in re.finditer(r"^(metrics )?\w+ on (\S+)$", text, re.M):
-                if found[1]:
-                    self.metrics = found[2]
-                else:
-                    self.endpoint = found[2]
+            said = dict(re.findall(r"^(listening|metrics) on (\S+)$", text, re.M))
+            self.endpoint, self.metrics = said.get("listening"), said.get("metrics")
             if self._process.poll() is not None or time.monotonic() > deadline:
-                _stop(self._process)
+                self.__exit__()
                 raise ProcessFailed(f"oscarkvd did not start:\n{text}{_tail(self._log)}")
             time.sleep(0.02)
         return self
 
     def __exit__(self, *_):
         self.returncode = _stop(self._process)
+        self._socket_folder.cleanup()
 
     def log_tail(self):
         return _tail(self._log)

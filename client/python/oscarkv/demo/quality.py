@@ -12,7 +12,7 @@ import oscarkv
 from . import metrics
 from .paged_cache import PagedCache, Sequence
 
-_LOGIT_ROWS = 128
+_LOGIT_ROWS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +106,14 @@ class Evaluation:
 
 def compare_hidden(model, hidden, exact):
     """Divergence of the distributions that `hidden` [positions, width] leads to."""
-    total = metrics.Divergence()
-    for at in range(0, len(hidden), _LOGIT_ROWS):
+    parts = []
+
+    def compare(at):
         rows = slice(at, min(at + _LOGIT_ROWS, len(hidden)))
-        total.add(metrics.compare(model.logits(hidden[rows]), exact, rows))
+        parts.append(metrics.compare(model.logits_on_this_thread(hidden[rows]), exact, rows))
+
+    model.run(compare, range(0, len(hidden), _LOGIT_ROWS))
+    total = metrics.Divergence()
+    for part in parts:
+        total.add(part)
     return total

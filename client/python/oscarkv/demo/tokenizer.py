@@ -142,14 +142,14 @@ class Tokenizer:
             raw = b"".join(self._piece_bytes(i) for i in ids)
         return raw.decode("utf-8", errors="replace")
 
-    def chat(self, system, user):
-        """A prompt that asks `user` of an instruct model, as (text before the question, rest). The
-        text before depends on `system` alone, so requests that share it share a prefix. A model
-        without ChatML's tokens gets plain text."""
+    def chat_frame(self):
+        """(before the document, between document and question, after the question): the text around
+        a system message that is a document and a user's question. ChatML where the model has its
+        tokens, plain text elsewhere."""
         if "<|im_start|>" in self._ids and "<|im_end|>" in self._ids:
-            return (f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n",
-                    f"{user}<|im_end|>\n<|im_start|>assistant\n")
-        return f"{system}\n\n", f"Question: {user}\nAnswer:"
+            return ("<|im_start|>system\n", "<|im_end|>\n<|im_start|>user\n",
+                    "<|im_end|>\n<|im_start|>assistant\n")
+        return "", "\n\nQuestion: ", "\nAnswer:"
 
     def stops(self):
         """Ids that end an answer."""
