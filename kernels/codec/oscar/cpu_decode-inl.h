@@ -1,0 +1,325 @@
+// Decoding rows: unpack, and either scale in place or multiply by the inverse transform. Included once for each
+// instruction set.
+#if defined(OSCARKV_KERNELS_CODEC_OSCAR_CPU_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef OSCARKV_KERNELS_CODEC_OSCAR_CPU_DECODE_INL_H_
+#undef OSCARKV_KERNELS_CODEC_OSCAR_CPU_DECODE_INL_H_
+#else
+#define OSCARKV_KERNELS_CODEC_OSCAR_CPU_DECODE_INL_H_
+#endif
+
+#include "kernels/codec/oscar/cpu_load-inl.h"
+
+// Instruction sets whose integer dot products the inverse transform uses.
+#undef OSCARKV_BYTE_DOT
+#if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
+#define OSCARKV_BYTE_DOT 1
+#include <immintrin.h>
+#else
+#define OSCARKV_BYTE_DOT 0
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace oscarkv {
+namespace HWY_NAMESPACE {
+
+inline constexpr uint32_t kDecodeTile = 4;   // rows multiplied at once
+inline constexpr uint32_t kGroupsMax = 16;   // 256 / 16
+
+// What a tile of packed rows unpacks to.
+struct UnpackedTile {
+  HWY_ALIGN uint8_t codes[kDecodeTile][kDimMax];
+  float scale[kDecodeTile][kGroupsMax];
+  float zero[kDecodeTile][kGroupsMax];
+};
+
+HWY_INLINE void UnpackCodes(const uint8_t* HWY_RESTRICT packed, uint32_t dim, uint32_t bits, uint8_t* HWY_RESTRICT codes) {
+  const size_t bytes = size_t{dim} * bits / 8;
+  if (bits == 2) {
+    for (size_t i = 0; i < bytes; ++i) {
+      codes[i] = packed[i] & 3;
+      codes[i + bytes] = (packed[i] >> 2) & 3;
+      codes[i + 2 * bytes] = (packed[i] >> 4) & 3;
+      codes[i + 3 * bytes] = static_cast<uint8_t>(packed[i] >> 6);
+    }
+  } else {
+    for (size_t i = 0; i < bytes; ++i) {
+      codes[i] = packed[i] & 15;
+      codes[i + bytes] = static_cast<uint8_t>(packed[i] >> 4);
+    }
+  }
+}
+
+// (code - zero) * scale, exactly as the reference computes it.
+HWY_INLINE VF Dequantize(const uint8_t* codes, float scale, float zero) {
+  const F32 df;
+  const VF code = hn::ConvertTo(df, hn::PromoteTo(I32(), hn::LoadU(U8(), codes)));
+  return hn::Mul(hn::Sub(code, hn::Set(df, zero)), hn::Set(df, scale));
+}
+
+// A group has as many values as codes: 4 or 16. For 16-bit dtypes they are worked out once, and codes look them up.
+HWY_INLINE void LookUpGroup(const uint8_t* codes, uint32_t count, uint32_t bits, float scale, float zero, DType dtype,
+                            uint16_t* out) {
+  const hn::CappedTag<uint16_t, 16> d16;
+  const hn::Rebind<uint8_t, decltype(d16)> d8;
+  const hn::CappedTag<uint8_t, 16> dt;
+  HWY_ALIGN uint8_t low[16] = {};
+  HWY_ALIGN uint8_t high[16] = {};
+  for (uint32_t code = 0; code <= MaxCode(bits); ++code) {
+    const float value = (static_cast<float>(code) - zero) * scale;
+    const uint16_t half = dtype == DType::kBf16 ? FloatToBf16(value) : FloatToFp16(value);
+    low[code] = static_cast<uint8_t>(half);
+    high[code] = static_cast<uint8_t>(half >> 8);
+  }
+  const auto low_table = hn::Load(dt, low);
+  const auto high_table = hn::Load(dt, high);
+  for (size_t i = 0; i < count; i += hn::Lanes(d16)) {
+    const auto index = hn::LoadU(d8, codes + i);
+    const auto low_byte = hn::PromoteTo(d16, hn::TableLookupBytes(low_table, index));
+    const auto high_byte = hn::PromoteTo(d16, hn::TableLookupBytes(high_table, index));
+    hn::StoreU(hn::Or(low_byte, hn::ShiftLeft<8>(high_byte)), d16, out + i);
+  }
+}
+
+HWY_INLINE void DequantizeRow(const RowFormat& format, const uint8_t* codes, const float* scale, const float* zero,
+                              DType dtype, std::byte* row) {
+  const size_t lanes = hn::Lanes(F32());
+  for (uint32_t group = 0; group < format.dim / format.group; ++group) {
+    const size_t first = size_t{group} * format.group;
+    if (dtype != DType::kFp32) {
+      LookUpGroup(codes + first, format.group, format.bits, scale[group], zero[group], dtype,
+                  reinterpret_cast<uint16_t*>(row) + first);
+      continue;
+    }
+    for (size_t i = first; i < first + format.group; i += lanes) {
+      StoreVector(Dequantize(codes + i, scale[group], zero[group]), row, dtype, i);
+    }
+  }
+}
+
+#if OSCARKV_BYTE_DOT
+
+#if HWY_TARGET == HWY_AVX2
+using Int = __m256i;
+HWY_INLINE Int IntZero() { return _mm256_setzero_si256(); }
+HWY_INLINE Int IntLoad(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+HWY_INLINE Int FourCodes(const uint8_t* codes) { return _mm256_set1_epi32(LoadLe<int32_t>(reinterpret_cast<const std::byte*>(codes))); }
+HWY_INLINE Int Add32(Int a, Int b) { return _mm256_add_epi32(a, b); }
+HWY_INLINE Int Add16(Int a, Int b) { return _mm256_add_epi16(a, b); }
+HWY_INLINE Int Times128(Int a) { return _mm256_slli_epi32(a, 7); }
+HWY_INLINE Int PairProducts(Int codes, Int m) { return _mm256_maddubs_epi16(codes, m); }
+HWY_INLINE Int PairSums(Int a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
+HWY_INLINE VF ToFloat(Int a) { return VF{_mm256_cvtepi32_ps(a)}; }
+#else
+using Int = __m512i;
+HWY_INLINE Int IntZero() { return _mm512_setzero_si512(); }
+HWY_INLINE Int IntLoad(const void* from) { return _mm512_loadu_si512(from); }
+HWY_INLINE Int FourCodes(const uint8_t* codes) { return _mm512_set1_epi32(LoadLe<int32_t>(reinterpret_cast<const std::byte*>(codes))); }
+HWY_INLINE Int Add32(Int a, Int b) { return _mm512_add_epi32(a, b); }
+HWY_INLINE Int Add16(Int a, Int b) { return _mm512_add_epi16(a, b); }
+HWY_INLINE Int Times128(Int a) { return _mm512_slli_epi32(a, 7); }
+HWY_INLINE Int PairProducts(Int codes, Int m) { return _mm512_maddubs_epi16(codes, m); }
+HWY_INLINE Int PairSums(Int a) { return _mm512_madd_epi16(a, _mm512_set1_epi16(1)); }
+HWY_INLINE VF ToFloat(Int a) { return VF{_mm512_cvtepi32_ps(a)}; }
+#endif
+
+#if HWY_TARGET == HWY_AVX3_DL
+
+// sum + codes . m over the four bytes of each lane. By name, because Highway 1.0 does not switch the compiler's intrinsic on
+// for this target, whose processors all have it.
+HWY_INLINE Int AddDot(Int sum, Int codes, Int m) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(m));
+  return sum;
+}
+
+// Adds codes * m over rows [first, end) to the sums: 64 products an instruction.
+template <int kVectors>
+HWY_INLINE void AddProducts(const UnpackedTile& tile, const int8_t* m, size_t dim, size_t column, size_t first, size_t end,
+                            uint32_t, Int (&sums)[kDecodeTile][kVectors]) {
+  for (size_t i = first; i < end; i += 4) {
+    Int columns[kVectors];
+    for (int v = 0; v < kVectors; ++v) columns[v] = IntLoad(m + i * dim + (column + static_cast<size_t>(v) * 16) * 4);
+    for (uint32_t r = 0; r < kDecodeTile; ++r) {
+      const Int codes = FourCodes(tile.codes[r] + i);
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = AddDot(sums[r][v], codes, columns[v]);
+    }
+  }
+}
+
+#else
+
+// Without the dot product instruction: pairs are multiplied into 16 bits, which hold a bounded number of steps.
+template <int kVectors>
+HWY_INLINE void AddProducts(const UnpackedTile& tile, const int8_t* m, size_t dim, size_t column, size_t first, size_t end,
+                            uint32_t bits, Int (&sums)[kDecodeTile][kVectors]) {
+  constexpr size_t kColumns = sizeof(Int) / 4;
+  // 2 * 3 * 127 * 32 and 2 * 15 * 127 * 8 are below 2^15.
+  const size_t rows_at_once = (bits == 2 ? 32 : 8) * 4;
+  for (size_t start = first; start < end; start += rows_at_once) {
+    const size_t stop = std::min(end, start + rows_at_once);
+    Int narrow[kDecodeTile][kVectors];
+    for (auto& row : narrow) {
+      for (Int& sum : row) sum = IntZero();
+    }
+    for (size_t i = start; i < stop; i += 4) {
+      Int columns[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        columns[v] = IntLoad(m + i * dim + (column + static_cast<size_t>(v) * kColumns) * 4);
+      }
+      for (uint32_t r = 0; r < kDecodeTile; ++r) {
+        const Int codes = FourCodes(tile.codes[r] + i);
+        for (int v = 0; v < kVectors; ++v) narrow[r][v] = Add16(narrow[r][v], PairProducts(codes, columns[v]));
+      }
+    }
+    for (uint32_t r = 0; r < kDecodeTile; ++r) {
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = Add32(sums[r][v], PairSums(narrow[r][v]));
+    }
+  }
+}
+
+#endif
+
+// x = offset + column_scale * sum over groups of scale (codes m - zero sum(m)), columns [column, column + kVectors vectors).
+template <int kVectors, bool kPrecise>
+HWY_INLINE void InverseColumns(const RowFormat& format, const CpuTransform& t, const UnpackedTile& tile,
+                               const float* group_sums, size_t column, float* HWY_RESTRICT x) {
+  const F32 df;
+  const size_t lanes = hn::Lanes(df);
+  const size_t dim = t.dim;
+  VF result[kDecodeTile][kVectors];
+  for (auto& row : result) {
+    for (VF& sum : row) sum = hn::Zero(df);
+  }
+  for (uint32_t group = 0; group < format.dim / format.group; ++group) {
+    const size_t first = size_t{group} * format.group;
+    const size_t end = first + format.group;
+    Int sums[kDecodeTile][kVectors];
+    for (auto& row : sums) {
+      for (Int& sum : row) sum = IntZero();
+    }
+    if constexpr (kPrecise) {
+      AddProducts<kVectors>(tile, t.fixed.hi.data(), dim, column, first, end, format.bits, sums);
+      for (auto& row : sums) {
+        for (Int& sum : row) sum = Times128(sum);
+      }
+      AddProducts<kVectors>(tile, t.fixed.lo.data(), dim, column, first, end, format.bits, sums);
+    } else {
+      AddProducts<kVectors>(tile, t.fixed.m8.data(), dim, column, first, end, format.bits, sums);
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      const VF of_zero = hn::LoadU(df, group_sums + group * dim + column + static_cast<size_t>(v) * lanes);
+      for (uint32_t r = 0; r < kDecodeTile; ++r) {
+        const VF codes = hn::NegMulAdd(hn::Set(df, tile.zero[r][group]), of_zero, ToFloat(sums[r][v]));
+        result[r][v] = hn::MulAdd(hn::Set(df, tile.scale[r][group]), codes, result[r][v]);
+      }
+    }
+  }
+  const float* column_scale = (kPrecise ? t.fixed.column_scale16 : t.fixed.column_scale8).data();
+  for (int v = 0; v < kVectors; ++v) {
+    const size_t at = column + static_cast<size_t>(v) * lanes;
+    const VF scale = hn::LoadU(df, column_scale + at);
+    const VF offset = hn::LoadU(df, t.offset.data() + at);
+    for (uint32_t r = 0; r < kDecodeTile; ++r) hn::Store(hn::MulAdd(scale, result[r][v], offset), df, x + r * kDimMax + at);
+  }
+}
+
+template <bool kPrecise>
+HWY_INLINE void InverseTile(const RowFormat& format, const CpuTransform& t, const UnpackedTile& tile,
+                            const float* group_sums, float* x) {
+  const size_t lanes = hn::Lanes(F32());
+  constexpr int kVectors = HWY_TARGET == HWY_AVX2 ? 2 : 4;
+  size_t column = 0;
+  for (; column + kVectors * lanes <= t.dim; column += kVectors * lanes) {
+    InverseColumns<kVectors, kPrecise>(format, t, tile, group_sums, column, x);
+  }
+  for (; column < t.dim; column += lanes) InverseColumns<1, kPrecise>(format, t, tile, group_sums, column, x);
+}
+
+// Sums of m over each group's rows, [groups][dim], as float.
+HWY_INLINE void GroupSums(const RowFormat& format, const std::vector<int32_t>& chunk_sums, float* sums) {
+  const size_t chunks = format.group / 16;
+  for (size_t group = 0; group < format.dim / format.group; ++group) {
+    for (size_t j = 0; j < format.dim; ++j) {
+      int32_t sum = 0;
+      for (size_t chunk = 0; chunk < chunks; ++chunk) sum += chunk_sums[(group * chunks + chunk) * format.dim + j];
+      sums[group * format.dim + j] = static_cast<float>(sum);
+    }
+  }
+}
+
+#else
+
+// x = y T^-1 + m in float.
+HWY_INLINE void InverseTileFloat(const RowFormat& format, const CpuTransform& t, const UnpackedTile& tile, float* x) {
+  const F32 df;
+  const size_t lanes = hn::Lanes(df);
+  HWY_ALIGN float y[kDecodeTile][kDimMax];
+  for (uint32_t r = 0; r < kDecodeTile; ++r) {
+    for (size_t i = 0; i < t.dim; i += lanes) {
+      const size_t group = i / format.group;
+      hn::Store(Dequantize(tile.codes[r] + i, tile.scale[r][group], tile.zero[r][group]), df, y[r] + i);
+    }
+  }
+  for (size_t j = 0; j < t.dim; j += lanes) {
+    VF sums[kDecodeTile];
+    for (VF& sum : sums) sum = hn::LoadU(df, t.offset.data() + j);
+    for (size_t i = 0; i < t.dim; ++i) {
+      const VF column = hn::LoadU(df, t.inverse.data() + i * t.dim + j);
+      for (uint32_t r = 0; r < kDecodeTile; ++r) sums[r] = hn::MulAdd(hn::Set(df, y[r][i]), column, sums[r]);
+    }
+    for (uint32_t r = 0; r < kDecodeTile; ++r) hn::Store(sums[r], df, x + r * kDimMax + j);
+  }
+}
+
+#endif  // OSCARKV_BYTE_DOT
+
+inline void DecodeRows(const RowFormat& format, const CpuTransform* transform, const std::byte* codes,
+                       const std::byte* params, DType dtype, std::span<std::byte* const> rows) {
+  const size_t code_bytes = size_t{format.dim} * format.bits / 8;
+  const size_t param_bytes = size_t{format.dim / format.group} * 2 * ParamBytes(format.params);
+  UnpackedTile tile;
+#if OSCARKV_BYTE_DOT
+  const bool precise = dtype != DType::kBf16;
+  HWY_ALIGN float group_sums[kGroupsMax * kDimMax];
+  if (transform != nullptr) {
+    GroupSums(format, precise ? transform->fixed.chunk_sum16 : transform->fixed.chunk_sum8, group_sums);
+  }
+#endif
+  HWY_ALIGN float x[kDecodeTile * kDimMax];
+  for (size_t first = 0; first < rows.size(); first += kDecodeTile) {
+    const size_t count = std::min<size_t>(kDecodeTile, rows.size() - first);
+    for (size_t r = 0; r < kDecodeTile; ++r) {
+      const size_t row = first + std::min(r, count - 1);
+      UnpackCodes(reinterpret_cast<const uint8_t*>(codes) + row * code_bytes, format.dim, format.bits, tile.codes[r]);
+      for (uint32_t group = 0; group < format.dim / format.group; ++group) {
+        const ScaleZero pair = LoadParams(params + row * param_bytes, group, format.params);
+        tile.scale[r][group] = pair.scale;
+        tile.zero[r][group] = pair.zero;
+      }
+    }
+    if (transform == nullptr) {
+      for (size_t r = 0; r < count; ++r) {
+        if (rows[first + r] == nullptr) continue;
+        DequantizeRow(format, tile.codes[r], tile.scale[r], tile.zero[r], dtype, rows[first + r]);
+      }
+      continue;
+    }
+#if OSCARKV_BYTE_DOT
+    if (precise) {
+      InverseTile<true>(format, *transform, tile, group_sums, x);
+    } else {
+      InverseTile<false>(format, *transform, tile, group_sums, x);
+    }
+#else
+    InverseTileFloat(format, *transform, tile, x);
+#endif
+    for (size_t r = 0; r < count; ++r) {
+      if (rows[first + r] != nullptr) StoreRow(x + r * kDimMax, format.dim, dtype, rows[first + r]);
+    }
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace oscarkv
+HWY_AFTER_NAMESPACE();
+
+#endif
