@@ -39,7 +39,7 @@ def check_source(path, text):
         if path != "tests/lint/limits.py":
             found += [f"{path}:{number}: {why}" for word, why in BANNED_EVERYWHERE if word.search(line)]
     if path.endswith(".h") and not path.startswith("client/python/"):
-        guard = "OSCARKV_" + re.sub(r"[/.]", "_", path).upper() + "_"
+        guard = "OSCARKV_" + re.sub(r"[/.-]", "_", path).upper() + "_"
         if f"#ifndef {guard}" not in text:
             found.append(f"{path}: the header guard must be {guard}")
     return found
