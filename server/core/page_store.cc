@@ -125,11 +125,11 @@ LookupResult PageStore::Lookup(const Namespace& space, const LookupRequest& requ
   }
   const uint64_t hits = counts[static_cast<size_t>(ItemStatus::kOk)];
   const uint64_t misses = counts[static_cast<size_t>(ItemStatus::kMiss)];
-  Raise(counters_.lookups);
+  const uint64_t keys = std::accumulate(counts.begin(), counts.end(), uint64_t{0});
+  Raise(counters_.lookups, keys);
   Raise(counters_.lookup_hits, hits);
   Raise(counters_.lookup_misses, misses);
-  Raise(counters_.lookup_evicted,
-        std::accumulate(counts.begin(), counts.end(), uint64_t{0}) - hits - misses);
+  Raise(counters_.lookup_evicted, keys - hits - misses);
   if (!held.empty()) GrantLease(request, held, &result);
   return result;
 }

@@ -79,7 +79,10 @@ def test_output_tells_every_step(demo):
     folder, done, figures = demo
     for step in "abcdef":
         assert f"({step})" in done.stdout and step in figures["steps_s"]
-    assert "oscarkv_" in done.stdout.split("(f)")[1]
+    samples = dict(line.rsplit(" ", 1) for line in done.stdout.split("(f)")[1].splitlines()
+                   if line.startswith("    oscarkv_"))
+    looked = int(samples["    oscarkv_lookup_keys_total"])
+    assert looked >= int(samples["    oscarkv_lookup_hits_total"]) > 0
     assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "kept" / "oscarkv.safetensors").exists()
 

@@ -66,6 +66,9 @@ def main():
     except (ProcessFailed, UnsupportedModel, FileNotFoundError, ValueError) as error:
         print(f"run demo: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("run demo: interrupted", file=sys.stderr)
+        return 130
     finally:
         if not arguments.keep:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,5 +1,7 @@
 """The demo's steps in order, each printed as it happens."""
 
+import contextlib
+import dataclasses
 import os
 import pathlib
 import platform
@@ -35,15 +37,12 @@ class Demo:
         self._load()
         with self._console.step("a", "calibrate on the model's own activations"):
             sets = self._calibrate()
-        with self._console.step("b", "start oscarkvd"):
-            server = Server(self._arguments.build_dir, self._folder)
-            server.__enter__()
-            self._console.line(f"    listening on {server.endpoint}, metrics on {server.metrics}")
-        try:
+        with contextlib.ExitStack() as running:
+            with self._console.step("b", "start oscarkvd"):
+                server = running.enter_context(Server(self._arguments.build_dir, self._folder))
+                self._console.line(f"    listening on {server.endpoint}, metrics on {server.metrics}")
             figures = self._share(server, sets)
             page = report.scrape(server.metrics)
-        finally:
-            server.__exit__(None, None, None)
         with self._console.step("e", "what was saved, and what each method costs"):
             report.print_sharing(self._console, figures)
             self._console.line()
@@ -60,9 +59,11 @@ class Demo:
         return figures
 
     def _load(self):
-        path = self._arguments.model or gguf_weights.default_model_path()
+        path = pathlib.Path(self._arguments.model or gguf_weights.default_model_path())
         self._console.line(f"model: {path}")
         loaded = gguf_weights.load_gguf(path)
+        # The name inside a file is often that of some training run.
+        loaded = dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, name=path.stem))
         gguf_weights.save(loaded, self._folder / "model")
         self._model = Model(loaded)
         self._config = config = loaded.config
