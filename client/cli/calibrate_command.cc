@@ -83,13 +83,14 @@ void PrintSide(const char* side, const Calibration& calibration,
     for (const LayerReport& layer : calibration.layers) {
       if (const Score* score = FindScore(layer.*scores, first.method)) {
         errors.push_back(score->error);
-        clips.push_back(static_cast<double>(score->clip_ratio));
+        for (const float ratio : score->clip_ratios)
+          clips.push_back(ratio > 0.0f ? static_cast<double>(ratio) : 1.0);
       }
       times += layer.*chosen == first.method ? size_t{1} : size_t{0};
     }
     const double clip = Median(clips);
     std::cout << absl::StrFormat("   %-22s %12.5f %8s %8s\n", first.method, Median(errors),
-                                 clip > 0.0 ? absl::StrFormat("%.3f", clip) : "none",
+                                 clip < 1.0 ? absl::StrFormat("%.3f", clip) : "none",
                                  times > 0 ? absl::StrCat(times) : "");
   }
 }
@@ -153,7 +154,9 @@ void AddCalibrateCommand(CLI::App& app) {
   command->add_option("-o,--output", a->output, "Transform file to write")->required();
   command->add_option("--method", a->method, "best, identity, hadamard, oscar, balanced")
       ->capture_default_str();
-  command->add_flag("--per-head", a->per_head, "OSCAR's rotation for each KV head")
+  command
+      ->add_flag("--per-head", a->per_head,
+                 "A rotation for each KV head where OSCAR has one a layer")
       ->excludes(command->add_flag("--per-layer", a->per_layer,
                                    "OSCAR's rotation shared by a layer, as published"));
   command->add_flag("--offset", a->offset, "Always subtract the per-head mean")

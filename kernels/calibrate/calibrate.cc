@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
+#include <limits>
+#include <span>
 #include <thread>
 #include <utility>
 
@@ -13,90 +14,109 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/calibrate/candidates.h"
 #include "kernels/calibrate/moments.h"
+#include "kernels/calibrate/split.h"
 
 namespace oscarkv::calibrate {
 namespace {
 
-struct Split {
-  std::vector<Sequence> fitted;
-  std::vector<Sequence> held_back;
+// The errors of a head's rows at several clip ratios.
+using ErrorsOf = absl::FunctionRef<std::vector<double>(std::span<const float>)>;
+
+struct Clip {
+  float ratio = 0.0f;
+  double error = 0.0;
 };
 
-// At most this many held-back sequences are scored: more cost time and change little.
-constexpr size_t kScoredSequencesMax = 2;
-
-// Whole sequences from the end are held back; of a single sequence, its end.
-Split SplitSequences(const LayerDump& dump, double share) {
-  Split split;
-  uint64_t tokens = 0;
-  for (const Sequence& sequence : dump.sequences()) tokens += sequence.tokens;
-  const auto wanted = static_cast<uint64_t>(share * static_cast<double>(tokens));
-  split.fitted = dump.sequences();
-  if (split.fitted.size() == 1) {
-    Sequence& only = split.fitted[0];
-    const uint64_t held =
-        std::clamp<uint64_t>(wanted, std::min<uint64_t>(512, only.tokens / 2), only.tokens / 2);
-    only.tokens -= held;
-    split.held_back.push_back({only.file, only.first_token + only.tokens, held});
-    return split;
-  }
-  uint64_t held = 0;
-  while (split.fitted.size() > 1 && (held == 0 || held < wanted)) {
-    held += split.fitted.back().tokens;
-    if (split.held_back.size() < kScoredSequencesMax)
-      split.held_back.push_back(split.fitted.back());
-    split.fitted.pop_back();
-  }
-  return split;
+// The ratio that ClipIndex maps to `index`; 0 (no clip) for the last.
+float RatioOf(uint32_t index, uint32_t dim) {
+  return index + 1 >= dim ? 0.0f : (static_cast<float>(index) + 0.5f) / static_cast<float>(dim);
 }
 
-// Finds the clip of least error. The error is flat around its least, so a coarse look and one
-// refinement serve.
-Score FitClip(const std::string& method, uint32_t dim, const std::optional<float>& fixed,
-              absl::FunctionRef<double(float)> error_of) {
-  if (fixed.has_value()) return {method, *fixed, error_of(*fixed)};
-  const auto ratio_of = [&](double share) {
-    const auto index = static_cast<uint32_t>(share * dim);
-    return index + 1 >= dim ? 0.0f : (static_cast<float>(index) + 0.5f) / static_cast<float>(dim);
+void KeepLeast(std::span<const float> ratios, ErrorsOf errors_of, Clip* best) {
+  const std::vector<double> errors = errors_of(ratios);
+  for (size_t i = 0; i < ratios.size(); ++i) {
+    if (errors[i] < best->error) *best = {ratios[i], errors[i]};
+  }
+}
+
+// Finds the clip of least error: the error is flat around its least, so a coarse look and one
+// refinement serve. Codes of 4 bits want milder clips.
+Clip FitClip(uint32_t dim, uint32_t bits, const std::optional<float>& fixed, ErrorsOf errors_of) {
+  if (fixed.has_value()) return {*fixed, errors_of(std::span(&*fixed, 1))[0]};
+  const auto index_of = [dim](double share) {
+    return static_cast<uint32_t>(std::min(share * dim, dim - 1.0));
   };
-  Score best{method, 0.0f, error_of(0.0f)};
-  const auto attempt = [&](double share) {
-    const float ratio = ratio_of(share);
-    if (ratio == 0.0f) return;
-    const double error = error_of(ratio);
-    if (error < best.error) best = {method, ratio, error};
-  };
-  for (const double share : {0.82, 0.88, 0.94}) attempt(share);
-  const double centre = best.clip_ratio == 0.0f ? 1.0 : static_cast<double>(best.clip_ratio);
-  for (const double step : {-0.03, 0.03}) attempt(centre + step);
+  std::vector<float> ratios = {0.0f};
+  if (bits == 2) {
+    for (const double share : {0.94, 0.88, 0.82}) ratios.push_back(RatioOf(index_of(share), dim));
+  } else {
+    for (const double share : {0.98, 0.94}) ratios.push_back(RatioOf(index_of(share), dim));
+  }
+  Clip best{0.0f, std::numeric_limits<double>::infinity()};
+  KeepLeast(ratios, errors_of, &best);
+  const uint32_t centre = ClipIndex(best.ratio, dim);
+  const uint32_t step = std::max(1u, dim * (bits == 2 ? 3 : 2) / 100);
+  ratios.clear();
+  ratios.push_back(RatioOf(centre - std::min(step, centre), dim));
+  if (centre + step < dim - 1) ratios.push_back(RatioOf(centre + step, dim));
+  KeepLeast(ratios, errors_of, &best);
   return best;
 }
 
 struct Choice {
-  Candidate candidate;
+  std::vector<SideTransform> heads;
   Score score;
 };
 
-// Scores every candidate of one side and keeps the best.
-Choice Choose(Side side, const LayerMoments& moments, const LayerScorer& scorer,
-              const CalibrateOptions& options, std::vector<Score>* table) {
-  const bool is_k = side == Side::kK;
-  const uint32_t bits = is_k ? options.k_bits : options.v_bits;
-  const auto error_of = [&](const Candidate& candidate, float clip) {
-    const std::vector<SideTransform> heads = candidate.Build(clip);
-    return is_k ? scorer.KError(heads, bits) : scorer.VError(heads, bits);
-  };
-  const auto dim = static_cast<uint32_t>((is_k ? moments.heads[0].k : moments.heads[0].v).rows());
-  const Candidate naive = NaiveCandidate(dim);
-  table->push_back({"naive", 0.0f, error_of(naive, 0.0f)});
-  Choice best;
-  for (Candidate& candidate : MakeCandidates(side, moments, options)) {
-    const Score score = FitClip(candidate.method, dim, is_k ? options.k_clip : options.v_clip,
-                                [&](float clip) { return error_of(candidate, clip); });
-    table->push_back(score);
-    if (best.candidate.pairs.empty() || score.error < best.score.error)
-      best = {std::move(candidate), score};
+// What one side of a layer is scored by.
+struct SideContext {
+  Side side;
+  const LayerScorer& scorer;
+  const CalibrateOptions& options;
+  uint32_t kv_heads;
+
+  Choice Fit(const Candidate& candidate, const std::optional<float>& fixed_clip) const {
+    const uint32_t bits = side == Side::kK ? options.k_bits : options.v_bits;
+    Choice choice{candidate.Build(kv_heads), {candidate.method, {}, 0.0}};
+    for (uint32_t head = 0; head < kv_heads; ++head) {
+      SideTransform& transform = choice.heads[head];
+      const Clip clip =
+          FitClip(transform.dim, bits, fixed_clip, [&](std::span<const float> ratios) {
+            return side == Side::kK ? scorer.KErrors(head, transform, bits, ratios)
+                                    : scorer.VErrors(head, transform, bits, ratios);
+          });
+      transform.clip_ratio = clip.ratio;
+      choice.score.clip_ratios.push_back(clip.ratio);
+      choice.score.error += clip.error;
+    }
+    return choice;
   }
+};
+
+// One transform for all heads says the same as equal ones.
+void ShareIfEqual(std::vector<SideTransform>* heads) {
+  for (const SideTransform& head : *heads) {
+    const SideTransform& first = heads->front();
+    if (head.forward != first.forward || head.inverse != first.inverse ||
+        head.offset != first.offset || head.clip_ratio != first.clip_ratio) {
+      return;
+    }
+  }
+  heads->resize(1);
+}
+
+// Scores every candidate of one side and keeps the best.
+Choice Choose(const SideContext& context, const LayerMoments& moments, std::vector<Score>* table) {
+  const bool is_k = context.side == Side::kK;
+  const auto dim = static_cast<uint32_t>((is_k ? moments.heads[0].k : moments.heads[0].v).rows());
+  table->push_back(context.Fit(NaiveCandidate(dim), 0.0f).score);
+  Choice best;
+  for (const Candidate& candidate : MakeCandidates(context.side, moments, context.options)) {
+    Choice choice = context.Fit(candidate, is_k ? context.options.k_clip : context.options.v_clip);
+    table->push_back(choice.score);
+    if (best.heads.empty() || choice.score.error < best.score.error) best = std::move(choice);
+  }
+  ShareIfEqual(&best.heads);
   return best;
 }
 
@@ -116,19 +136,22 @@ std::vector<double> MeanSpectrum(const LayerMoments& moments,
   return spectrum;
 }
 
-double GreatestCondition(const Candidate& candidate) {
+using RowMajorMap = Eigen::Map<const RowMatrix>;
+
+double GreatestCondition(const std::vector<SideTransform>& heads) {
   double condition = 1.0;
-  for (const MatrixPair& pair : candidate.pairs)
-    condition = std::max(condition, ConditionNumber(pair.forward));
+  for (const SideTransform& head : heads) {
+    const RowMajorMap forward(head.forward.data(), head.dim, head.dim);
+    condition = std::max(condition, ConditionNumber(forward.cast<double>()));
+  }
   return condition;
 }
 
 double InversionError(const std::vector<SideTransform>& heads) {
-  using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   double worst = 0.0;
   for (const SideTransform& head : heads) {
-    const Eigen::Map<const Matrix> forward(head.forward.data(), head.dim, head.dim);
-    const Eigen::Map<const Matrix> inverse(head.inverse.data(), head.dim, head.dim);
+    const RowMajorMap forward(head.forward.data(), head.dim, head.dim);
+    const RowMajorMap inverse(head.inverse.data(), head.dim, head.dim);
     const Eigen::MatrixXd product = forward.cast<double>() * inverse.cast<double>();
     worst = std::max(
         worst, (product - Eigen::MatrixXd::Identity(head.dim, head.dim)).cwiseAbs().maxCoeff());
@@ -141,38 +164,53 @@ struct LayerResult {
   LayerReport report;
 };
 
-absl::StatusOr<LayerResult> CalibrateLayer(const LayerDump& dump, const CalibrateOptions& options) {
-  const Split split = SplitSequences(dump, options.held_back_share);
-  OSCARKV_ASSIGN_OR_RETURN(const LayerMoments moments,
-                           AccumulateMoments(dump, split.fitted, options.score.sink_tokens,
-                                             options.score.recent_tokens));
+absl::StatusOr<LayerMoments> FitMoments(const LayerDump& dump, const Split& split,
+                                        const CalibrateOptions& options) {
   const uint64_t least = 4ull * std::max(dump.shape().k_dim, dump.shape().v_dim);
-  if (moments.kv_samples < least) {
-    return absl::InvalidArgumentError(absl::StrCat("layer ", dump.layer(), ": ", moments.kv_samples,
-                                                   " tokens behind the sinks to fit on, at least ",
-                                                   least, " are needed"));
+  uint64_t samples = 0;
+  for (const Sequence& sequence : split.fitted) {
+    samples += sequence.tokens - std::min(sequence.tokens, options.score.sink_tokens);
   }
+  if (samples < least) {
+    return absl::InvalidArgumentError(absl::StrCat("layer ", dump.layer(), ": ", samples,
+                                                   " tokens behind the sinks to fit on, at least ",
+                                                   least, " are needed: dump more text"));
+  }
+  for (const HeldBack& part : split.held_back) {
+    OSCARKV_RETURN_IF_ERROR(dump.CheckFinite(part.sequence, 0, part.sequence.tokens));
+  }
+  return AccumulateMoments(dump, split.fitted, options.score.sink_tokens,
+                           options.score.recent_tokens);
+}
+
+absl::StatusOr<LayerResult> CalibrateLayer(const LayerDump& dump, const CalibrateOptions& options) {
+  const Split split =
+      SplitSequences(dump.sequences(), {.held_back_share = options.held_back_share,
+                                        .sink_tokens = options.score.sink_tokens,
+                                        .context_tokens = options.score.context_tokens});
+  OSCARKV_ASSIGN_OR_RETURN(const LayerMoments moments, FitMoments(dump, split, options));
   OSCARKV_ASSIGN_OR_RETURN(const LayerScorer scorer,
                            LayerScorer::Create(dump, split.held_back, options.score));
+  const DumpShape& shape = dump.shape();
   LayerResult result;
   LayerReport& report = result.report;
-  const Choice k = Choose(Side::kK, moments, scorer, options, &report.k);
-  const Choice v = Choose(Side::kV, moments, scorer, options, &report.v);
-  result.transform = {k.score.method, v.score.method, k.candidate.Build(k.score.clip_ratio),
-                      v.candidate.Build(v.score.clip_ratio)};
+  Choice k = Choose({Side::kK, scorer, options, shape.kv_heads}, moments, &report.k);
+  Choice v = Choose({Side::kV, scorer, options, shape.kv_heads}, moments, &report.v);
   report.k_method = k.score.method;
   report.v_method = v.score.method;
-  report.error =
-      scorer.BothError(result.transform.k, options.k_bits, result.transform.v, options.v_bits);
-  report.naive_error =
-      scorer.BothError(NaiveCandidate(dump.shape().k_dim).Build(0.0f), options.k_bits,
-                       NaiveCandidate(dump.shape().v_dim).Build(0.0f), options.v_bits);
-  report.k_condition = GreatestCondition(k.candidate);
-  report.v_condition = GreatestCondition(v.candidate);
-  report.inversion_error =
-      std::max(InversionError(result.transform.k), InversionError(result.transform.v));
+  result.transform = {report.k_method, report.v_method, std::move(k.heads), std::move(v.heads)};
+  const LayerTransform& chosen = result.transform;
+  report.error = scorer.BothError(chosen.k, options.k_bits, chosen.v, options.v_bits);
+  report.naive_error = scorer.BothError(NaiveCandidate(shape.k_dim).Build(1), options.k_bits,
+                                        NaiveCandidate(shape.v_dim).Build(1), options.v_bits);
+  report.k_condition = GreatestCondition(chosen.k);
+  report.v_condition = GreatestCondition(chosen.v);
+  report.inversion_error = std::max(InversionError(chosen.k), InversionError(chosen.v));
   report.tokens = moments.tokens;
   report.kv_samples = moments.kv_samples;
+  report.scored_queries = scorer.queries();
+  for (const HeldBack& part : split.held_back) report.scored_tokens += part.tokens;
+  report.scored_recent_tokens = scorer.recent_tokens();
   report.k_spectrum = MeanSpectrum(moments, &HeadMoments::k);
   report.q_spectrum = MeanSpectrum(moments, &HeadMoments::q);
   report.v_spectrum = MeanSpectrum(moments, &HeadMoments::v);
@@ -203,21 +241,40 @@ void RunWorker(const std::vector<LayerDump>& dump, const CalibrateOptions& optio
 
 }  // namespace
 
+namespace {
+
+constexpr std::pair<std::string_view, Method> kMethodNames[] = {{"best", Method::kBest},
+                                                                {"identity", Method::kIdentity},
+                                                                {"hadamard", Method::kHadamard},
+                                                                {"oscar", Method::kOscar},
+                                                                {"balanced", Method::kBalanced}};
+
+}  // namespace
+
 std::optional<Method> ParseMethod(std::string_view name) {
-  constexpr std::pair<std::string_view, Method> kNames[] = {{"best", Method::kBest},
-                                                            {"identity", Method::kIdentity},
-                                                            {"hadamard", Method::kHadamard},
-                                                            {"oscar", Method::kOscar},
-                                                            {"balanced", Method::kBalanced}};
-  for (const auto& [text, method] : kNames) {
+  for (const auto& [text, method] : kMethodNames) {
     if (text == name) return method;
   }
   return std::nullopt;
 }
 
+std::string_view MethodName(Method method) {
+  for (const auto& [text, value] : kMethodNames) {
+    if (value == method) return text;
+  }
+  return "unknown";
+}
+
 absl::StatusOr<Calibration> Calibrate(const std::vector<LayerDump>& dump,
                                       const CalibrateOptions& options, Progress progress) {
   if (dump.empty()) return absl::InvalidArgumentError("no layers to calibrate");
+  const DumpShape& shape = dump[0].shape();
+  if (const uint32_t group = options.score.group;
+      group != 0 && (shape.k_dim % group != 0 || shape.v_dim % group != 0)) {
+    return absl::InvalidArgumentError(absl::StrCat("a group of ", group,
+                                                   " does not divide the head dims ", shape.k_dim,
+                                                   " and ", shape.v_dim));
+  }
   Work work;
   {
     const absl::MutexLock lock(&work.mutex);
@@ -225,11 +282,11 @@ absl::StatusOr<Calibration> Calibrate(const std::vector<LayerDump>& dump,
   }
   const int wanted =
       options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency());
-  std::vector<std::thread> workers;
+  std::vector<std::jthread> workers;
   for (int i = 0; i < std::clamp(wanted, 1, static_cast<int>(dump.size())); ++i) {
     workers.emplace_back([&] { RunWorker(dump, options, progress, work); });
   }
-  for (std::thread& worker : workers) worker.join();
+  for (std::jthread& worker : workers) worker.join();
   const absl::MutexLock lock(&work.mutex);
   for (const auto& result : work.results) {
     if (!result.ok() && !absl::IsCancelled(result.status())) return result.status();

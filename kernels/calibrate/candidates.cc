@@ -1,6 +1,6 @@
 #include "kernels/calibrate/candidates.h"
 
-#include <algorithm>
+#include <utility>
 
 namespace oscarkv::calibrate {
 namespace {
@@ -22,6 +22,7 @@ SideMoments Of(Side side, const HeadMoments& head) {
 
 MatrixPair FitOne(Method method, const SideMoments& head, bool offset, double condition_max) {
   const auto dim = static_cast<uint32_t>(head.rows->rows());
+  if (method == Method::kIdentity) return NaiveCandidate(dim).pairs[0];
   if (method == Method::kHadamard) return FitHadamard(dim);
   if (method == Method::kOscar) return FitOscar(*head.oscar);
   const MatrixXd centred = *head.rows - head.mean->transpose() * *head.mean;
@@ -30,15 +31,14 @@ MatrixPair FitOne(Method method, const SideMoments& head, bool offset, double co
 
 }  // namespace
 
-std::vector<SideTransform> Candidate::Build(float clip_ratio) const {
-  std::vector<SideTransform> heads;
-  const size_t count = std::max(pairs.size(), offsets.size());
-  for (size_t head = 0; head < count; ++head) {
+std::vector<SideTransform> Candidate::Build(uint32_t heads) const {
+  std::vector<SideTransform> built;
+  for (uint32_t head = 0; head < heads; ++head) {
     const MatrixPair& pair = pairs[pairs.size() == 1 ? 0 : head];
     const Eigen::RowVectorXd none = Eigen::RowVectorXd::Zero(pair.forward.rows());
-    heads.push_back(ToSideTransform(pair, offsets.empty() ? none : offsets[head], clip_ratio));
+    built.push_back(ToSideTransform(pair, offsets.empty() ? none : offsets[head], 0.0f));
   }
-  return heads;
+  return built;
 }
 
 Candidate NaiveCandidate(uint32_t dim) {
@@ -52,12 +52,13 @@ std::vector<Candidate> MakeCandidates(Side side, const LayerMoments& moments,
   for (const HeadMoments& head : moments.heads) heads.push_back(Of(side, head));
   MatrixXd shared = MatrixXd::Zero(heads[0].oscar->rows(), heads[0].oscar->cols());
   for (const SideMoments& head : heads) shared += *head.oscar / static_cast<double>(heads.size());
+  const bool free = options.method == Method::kBest || options.method == Method::kBalanced;
 
   std::vector<Candidate> candidates;
   const auto add = [&](Method method, const char* name, bool per_head) {
     if (options.method != Method::kBest && options.method != method) return;
     for (const bool offset : {false, true}) {
-      if (options.offset.has_value() && *options.offset != offset) continue;
+      if (options.offset.has_value() ? *options.offset != offset : offset && !free) continue;
       Candidate candidate;
       candidate.method = std::string(name) + (offset ? "+offset" : "");
       if (per_head) {
@@ -75,13 +76,11 @@ std::vector<Candidate> MakeCandidates(Side side, const LayerMoments& moments,
       candidates.push_back(std::move(candidate));
     }
   };
-  const bool want_shared = !options.per_head.value_or(false);
-  const bool want_per_head = options.per_head.value_or(true);
-  if (options.method == Method::kIdentity)
-    return {NaiveCandidate(static_cast<uint32_t>(shared.rows()))};
+  // Naive INT2 stands beside every choice; as a candidate of its own it would only win by chance.
+  if (options.method == Method::kIdentity) add(Method::kIdentity, "identity", false);
   add(Method::kHadamard, "hadamard", false);
-  if (want_shared) add(Method::kOscar, "oscar", false);
-  if (want_per_head && heads.size() > 1) add(Method::kOscar, "oscar-head", true);
+  if (!options.per_head.value_or(false)) add(Method::kOscar, "oscar", false);
+  if (options.per_head.value_or(free && heads.size() > 1)) add(Method::kOscar, "oscar-head", true);
   add(Method::kBalanced, "balanced", true);
   return candidates;
 }

@@ -16,14 +16,15 @@ struct Candidate {
   std::vector<MatrixPair> pairs;            // one for all heads, or one a head
   std::vector<Eigen::RowVectorXd> offsets;  // one a head, or none
 
-  // In the codec's form, with a clip ratio: one for all heads, or one a head.
-  std::vector<SideTransform> Build(float clip_ratio) const;
+  // In the codec's form, one a head, without clip.
+  std::vector<SideTransform> Build(uint32_t heads) const;
 };
 
 enum class Side { kK, kV };
 
-// All candidates that `options` allow. K's balance against the queries, V's against attention's
-// output.
+// All candidates that `options` allow, at least one. K is balanced against the queries, V against
+// attention's output. `identity`, `hadamard` and `oscar` alone mean the published form (shared by
+// the heads of a layer, no offset) unless the options say otherwise.
 std::vector<Candidate> MakeCandidates(Side side, const LayerMoments& moments,
                                       const CalibrateOptions& options);
 

@@ -174,12 +174,29 @@ absl::StatusOr<RowMatrix> LayerDump::Read(Tensor3 which, uint32_t head, const Se
   return rows;
 }
 
-void LayerDump::Release(const Sequence& sequence) const {
+void LayerDump::Release(const Sequence& sequence, uint64_t first, uint64_t count) const {
   for (const Tensor& tensor : files_[sequence.file].tensors) {
     const uint64_t row_bytes = tensor.shape[1] * tensor.shape[2] * DTypeBytes(shape_.dtype);
     MappedFile::ReleasePages(
-        tensor.bytes.subspan(sequence.first_token * row_bytes, sequence.tokens * row_bytes));
+        tensor.bytes.subspan((sequence.first_token + first) * row_bytes, count * row_bytes));
   }
+}
+
+absl::Status LayerDump::CheckFinite(const Sequence& sequence, uint64_t first,
+                                    uint64_t count) const {
+  constexpr uint64_t kChunkTokens = 1024;
+  for (uint64_t done = 0; done < count; done += kChunkTokens) {
+    const uint64_t tokens = std::min(kChunkTokens, count - done);
+    for (uint32_t head = 0; head < shape_.q_heads; ++head) {
+      OSCARKV_RETURN_IF_ERROR(Read(Tensor3::kQ, head, sequence, first + done, tokens).status());
+    }
+    for (uint32_t head = 0; head < shape_.kv_heads; ++head) {
+      OSCARKV_RETURN_IF_ERROR(Read(Tensor3::kK, head, sequence, first + done, tokens).status());
+      OSCARKV_RETURN_IF_ERROR(Read(Tensor3::kV, head, sequence, first + done, tokens).status());
+    }
+    Release(sequence, first + done, tokens);
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<LayerDump>> OpenDump(const std::vector<std::string>& paths) {

@@ -1,8 +1,9 @@
 // Dumped activations of a model: Q, K and V at the input of attention (K and Q after RoPE), one or
 // more safetensors files a layer, named layer_<number>*.safetensors.
-//   q [tokens, q_heads, head_dim]   k [tokens, kv_heads, head_dim]   v [tokens, kv_heads,
-//   v_head_dim]    F32, F16 or BF16 seq_lens [sequences] I64, optional: the lengths of the
-//   sequences in the file, which add up to tokens; one if absent
+//   q [tokens, q_heads, head_dim]   k [tokens, kv_heads, head_dim]
+//   v [tokens, kv_heads, v_head_dim]    each F32, F16 or BF16
+//   seq_lens [sequences] I64, optional: the lengths of the sequences in the file, which add up to
+//   tokens; one sequence if absent
 #ifndef OSCARKV_KERNELS_CALIBRATE_DUMP_H_
 #define OSCARKV_KERNELS_CALIBRATE_DUMP_H_
 
@@ -58,8 +59,11 @@ class LayerDump {
   // kInvalidArgument names layer, tensor and token when a value is not finite.
   absl::StatusOr<RowMatrix> Read(Tensor3 which, uint32_t head, const Sequence& sequence,
                                  uint64_t first, uint64_t count) const;
-  // Lets the operating system drop what has been read of `sequence`.
-  void Release(const Sequence& sequence) const;
+  // Lets the operating system drop rows `first`..`first + count` of `sequence`, which have been
+  // read.
+  void Release(const Sequence& sequence, uint64_t first, uint64_t count) const;
+  // Reads rows and forgets them: kInvalidArgument when one of them is not finite.
+  absl::Status CheckFinite(const Sequence& sequence, uint64_t first, uint64_t count) const;
 
  private:
   struct File {

@@ -23,7 +23,7 @@ ordered_json ScoresJson(const std::vector<Score>& scores) {
   ordered_json list = ordered_json::array();
   for (const Score& score : scores) {
     list.push_back(
-        {{"method", score.method}, {"clip_ratio", score.clip_ratio}, {"error", score.error}});
+        {{"method", score.method}, {"clip_ratios", score.clip_ratios}, {"error", score.error}});
   }
   return list;
 }
@@ -40,12 +40,15 @@ std::string LayerList(const std::vector<size_t>& layers) {
 
 std::string ReportJson(const Calibration& calibration, const CalibrateOptions& options) {
   ordered_json report;
+  report["method"] = MethodName(options.method);
   report["k_bits"] = options.k_bits;
   report["v_bits"] = options.v_bits;
   report["group"] = options.score.group;
   report["params"] = options.score.params == ParamsDType::kFp16 ? "fp16" : "fp32";
   report["sink_tokens"] = options.score.sink_tokens;
   report["recent_tokens"] = options.score.recent_tokens;
+  report["condition_max"] = options.condition_max;
+  report["held_back_share"] = options.held_back_share;
   report["layers"] = ordered_json::array();
   for (const LayerReport& layer : calibration.layers) {
     report["layers"].push_back({{"k_method", layer.k_method},
@@ -57,6 +60,9 @@ std::string ReportJson(const Calibration& calibration, const CalibrateOptions& o
                                 {"inversion_error", layer.inversion_error},
                                 {"tokens", layer.tokens},
                                 {"kv_samples", layer.kv_samples},
+                                {"scored_tokens", layer.scored_tokens},
+                                {"scored_queries", layer.scored_queries},
+                                {"scored_recent_tokens", layer.scored_recent_tokens},
                                 {"k_scores", ScoresJson(layer.k)},
                                 {"v_scores", ScoresJson(layer.v)},
                                 {"k_spectrum", layer.k_spectrum},
