@@ -1,6 +1,7 @@
 #include "kernels/codec/transform_file.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <utility>
 #include <vector>
@@ -44,6 +45,26 @@ absl::StatusOr<SideTensors> FindSide(const Safetensors& file, const std::string&
                                 ShapeText(found.clip_ratio.shape), " do not belong together"));
   }
   return found;
+}
+
+// Everything allocated later is bounded by this.
+absl::Status CheckExtents(const SideTensors& k, const SideTensors& v, uint32_t kv_heads) {
+  const auto held = [](uint64_t extent) {
+    return static_cast<uint32_t>(std::min<uint64_t>(extent, std::numeric_limits<uint32_t>::max()));
+  };
+  const Geometry geometry{.layers = held(k.forward.shape[0]),
+                          .kv_heads = kv_heads,
+                          .k_head_dim = held(k.forward.shape[2]),
+                          .v_head_dim = held(v.forward.shape[2]),
+                          .page_tokens = 1};
+  OSCARKV_RETURN_IF_ERROR(Annotate(ValidateGeometry(geometry), "transform file"));
+  for (const SideTensors* side : {&k, &v}) {
+    const uint64_t heads = side->forward.shape[1];
+    if (heads == 1 || heads == kv_heads) continue;
+    return Invalid(absl::StrCat(side->forward.name, " ", ShapeText(side->forward.shape),
+                                ": the second dimension must be 1 or the ", kv_heads, " KV heads"));
+  }
+  return absl::OkStatus();
 }
 
 std::vector<float> Floats(const Tensor& tensor, size_t first, size_t count) {
@@ -137,6 +158,7 @@ absl::StatusOr<TransformSet> ParseTransformFile(ByteView bytes) {
   if (v.forward.shape[0] != layer_count) {
     return Invalid(absl::StrCat("k has ", layer_count, " layers, v has ", v.forward.shape[0]));
   }
+  OSCARKV_RETURN_IF_ERROR(CheckExtents(k, v, kv_heads));
   const std::vector<std::string> k_methods = Methods(file, "k_methods", layer_count);
   const std::vector<std::string> v_methods = Methods(file, "v_methods", layer_count);
   std::vector<LayerTransform> layers;

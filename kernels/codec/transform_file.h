@@ -1,6 +1,9 @@
-// Transform sets as files: safetensors with, for side s = k and v,
-//   s.forward, s.inverse  F32 [layers, heads, dim, dim]     heads is 1 (shared) or the number of KV
-//   heads s.offset              F32 [layers, heads, dim] s.clip_ratio          F32 [layers, heads]
+// Transform sets as files: safetensors with, for each side s of k and v,
+//
+//   s.forward, s.inverse  F32 [layers, heads, dim, dim]   heads is 1 (shared) or the KV heads
+//   s.offset              F32 [layers, heads, dim]
+//   s.clip_ratio          F32 [layers, heads]
+//
 // and metadata "format" ("oscarkv-transform-1"), "kv_heads", "k_methods" and "v_methods" (one name
 // a layer, separated by spaces) and "report" (JSON: everything needed to judge the set). The
 // content hash of a set is the SHA-256 of the file.

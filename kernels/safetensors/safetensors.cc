@@ -1,23 +1,17 @@
 #include "kernels/safetensors/safetensors.h"
 
 #include <algorithm>
-#include <limits>
-#include <set>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "nlohmann/json.hpp"
 
 #include "kernels/base/status_macros.h"
+#include "kernels/safetensors/header.h"
 
 namespace oscarkv {
 namespace {
-
-using nlohmann::json;
-
-constexpr std::string_view kMetadataName = "__metadata__";
-constexpr size_t kDimensionsMax = 32;
 
 absl::Status Invalid(std::string_view what) {
   return absl::InvalidArgumentError(
@@ -29,106 +23,41 @@ absl::Status InvalidTensor(const std::string& name, std::string_view what) {
       absl::StrCat("tensor '", name, "': ", absl::string_view(what.data(), what.size())));
 }
 
-// A list of non-negative integers, or an error naming the field.
-absl::StatusOr<std::vector<uint64_t>> ReadIntegers(const std::string& name, const json& entry,
-                                                   const char* field, size_t count_max) {
-  const auto found = entry.find(field);
-  if (found == entry.end() || !found->is_array() || found->size() > count_max) {
-    return InvalidTensor(
-        name, absl::StrCat("'", field, "' must be a list of at most ", count_max, " integers"));
-  }
-  std::vector<uint64_t> values;
-  for (const json& value : *found) {
-    if (!value.is_number_unsigned())
-      return InvalidTensor(name, absl::StrCat("'", field, "' holds a non-integer"));
-    values.push_back(value.get<uint64_t>());
-  }
-  return values;
-}
-
-absl::StatusOr<uint64_t> ShapeBytes(const std::string& name, std::span<const uint64_t> shape,
-                                    uint64_t element_bytes) {
-  uint64_t bytes = element_bytes;
-  for (uint64_t extent : shape) {
-    if (extent != 0 && bytes > std::numeric_limits<uint64_t>::max() / extent) {
-      return InvalidTensor(name, absl::StrCat("shape ", ShapeText(shape), " overflows"));
-    }
-    bytes *= extent;
-  }
-  return bytes;
-}
-
-absl::StatusOr<Tensor> ReadTensor(const std::string& name, const json& entry, ByteView data) {
-  if (!entry.is_object()) return InvalidTensor(name, "its entry must be an object");
-  Tensor tensor;
-  tensor.name = name;
-  const auto dtype = entry.find("dtype");
-  if (dtype == entry.end() || !dtype->is_string())
-    return InvalidTensor(name, "'dtype' must be a string");
-  tensor.dtype = dtype->get<std::string>();
-  const uint32_t element_bytes = TensorDTypeBytes(tensor.dtype);
-  if (element_bytes == 0)
-    return InvalidTensor(name, absl::StrCat("unknown dtype '", tensor.dtype, "'"));
-  OSCARKV_ASSIGN_OR_RETURN(tensor.shape, ReadIntegers(name, entry, "shape", kDimensionsMax));
-  OSCARKV_ASSIGN_OR_RETURN(const uint64_t expected, ShapeBytes(name, tensor.shape, element_bytes));
-  OSCARKV_ASSIGN_OR_RETURN(const std::vector<uint64_t> offsets,
-                           ReadIntegers(name, entry, "data_offsets", 2));
-  if (offsets.size() != 2 || offsets[0] > offsets[1] || offsets[1] > data.size()) {
-    return InvalidTensor(name,
-                         absl::StrCat("data_offsets [", absl::StrJoin(offsets, ", "),
-                                      "] do not lie within the ", data.size(), " bytes of data"));
-  }
-  if (offsets[1] - offsets[0] != expected) {
-    return InvalidTensor(
-        name, absl::StrCat("shape ", ShapeText(tensor.shape), " of ", tensor.dtype, " has ",
-                           expected, " bytes, data_offsets give ", offsets[1] - offsets[0]));
-  }
-  tensor.bytes = data.subspan(offsets[0], expected);
-  return tensor;
-}
-
-// Every byte of the data belongs to exactly one tensor.
-absl::Status CheckCoverage(const std::map<std::string, Tensor, std::less<>>& tensors,
-                           ByteView data) {
-  std::vector<const Tensor*> order;
-  for (const auto& [name, tensor] : tensors) order.push_back(&tensor);
-  std::sort(order.begin(), order.end(), [](const Tensor* a, const Tensor* b) {
-    return std::pair(a->bytes.data(), a->bytes.size()) <
-           std::pair(b->bytes.data(), b->bytes.size());
+// Every tensor lies within the data and has its shape's bytes, and every byte of the data belongs
+// to exactly one. Sorts the entries by their place.
+absl::Status CheckRanges(std::vector<HeaderEntry>& entries, uint64_t data_bytes) {
+  std::sort(entries.begin(), entries.end(), [](const HeaderEntry& a, const HeaderEntry& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
   });
-  const std::byte* next = data.data();
-  for (const Tensor* tensor : order) {
-    if (tensor->bytes.data() < next)
-      return InvalidTensor(tensor->name, "its bytes overlap another tensor's");
-    if (tensor->bytes.data() > next)
-      return InvalidTensor(tensor->name, "there is a gap before its bytes");
-    next = tensor->bytes.data() + tensor->bytes.size();
-  }
-  if (next != data.data() + data.size()) {
-    return Invalid(absl::StrCat(data.data() + data.size() - next,
-                                " bytes after the last tensor belong to none"));
-  }
-  return absl::OkStatus();
-}
-
-// nlohmann's parser keeps the last of two equal keys; the format forbids them.
-absl::StatusOr<json> ParseHeader(std::string_view text) {
-  std::string duplicate;
-  std::vector<std::set<std::string>> keys;  // of the objects that are open
-  const json::parser_callback_t callback = [&](int, json::parse_event_t event, json& parsed) {
-    if (event == json::parse_event_t::object_start) keys.emplace_back();
-    if (event == json::parse_event_t::object_end) keys.pop_back();
-    if (event == json::parse_event_t::key &&
-        !keys.back().insert(parsed.get<std::string>()).second) {
-      duplicate = parsed.get<std::string>();
+  uint64_t next = 0;
+  for (const HeaderEntry& entry : entries) {
+    const std::string range = absl::StrCat("[", entry.begin, ", ", entry.end, "]");
+    if (entry.begin > entry.end || entry.end > data_bytes) {
+      return InvalidTensor(
+          entry.name, absl::StrCat("data_offsets ", range, " do not lie within the ", data_bytes,
+                                   " bytes of data"));
     }
-    return true;
-  };
-  json header = json::parse(text.begin(), text.end(), callback, /*allow_exceptions=*/false);
-  if (header.is_discarded() || !header.is_object())
-    return Invalid("the header is not a JSON object");
-  if (!duplicate.empty()) return Invalid(absl::StrCat("the header names '", duplicate, "' twice"));
-  return header;
+    const std::optional<uint64_t> expected = TensorBytes(entry.dtype, entry.shape);
+    if (!expected) {
+      return InvalidTensor(entry.name,
+                           absl::StrCat("shape ", ShapeText(entry.shape), " overflows"));
+    }
+    if (entry.end - entry.begin != *expected) {
+      return InvalidTensor(
+          entry.name,
+          absl::StrCat("shape ", ShapeText(entry.shape), " of ", entry.dtype, " has ", *expected,
+                       " bytes, data_offsets give ", entry.end - entry.begin));
+    }
+    if (entry.begin != next) {
+      return InvalidTensor(entry.name, absl::StrCat("data_offsets ", range,
+                                                    entry.begin < next ? " overlap another tensor's"
+                                                                       : " leave a gap before them",
+                                                    ", expected to begin at ", next));
+    }
+    next = entry.end;
+  }
+  if (next == data_bytes) return absl::OkStatus();
+  return Invalid(absl::StrCat(data_bytes - next, " bytes after the last tensor belong to none"));
 }
 
 }  // namespace
@@ -162,22 +91,18 @@ absl::StatusOr<Safetensors> Safetensors::Parse(ByteView file) {
                                 " follow and at most ", kSafetensorsHeaderBytesMax,
                                 " are accepted"));
   }
-  OSCARKV_ASSIGN_OR_RETURN(const json header, ParseHeader(AsText(file.subspan(8, header_bytes))));
+  absl::StatusOr<SafetensorsHeader> header =
+      ParseSafetensorsHeader(AsText(file.subspan(8, header_bytes)));
+  if (!header.ok()) return Annotate(header.status(), "safetensors");
   const ByteView data = file.subspan(8 + header_bytes);
+  OSCARKV_RETURN_IF_ERROR(CheckRanges(header->entries, data.size()));
   Safetensors result;
-  for (const auto& [name, entry] : header.items()) {
-    if (name == kMetadataName) {
-      if (!entry.is_object()) return Invalid("__metadata__ must be an object of strings");
-      for (const auto& [key, value] : entry.items()) {
-        if (!value.is_string())
-          return Invalid(absl::StrCat("__metadata__ '", key, "' must be a string"));
-        result.metadata_[key] = value.get<std::string>();
-      }
-      continue;
-    }
-    OSCARKV_ASSIGN_OR_RETURN(result.tensors_[name], ReadTensor(name, entry, data));
+  result.metadata_ = std::move(header->metadata);
+  for (HeaderEntry& entry : header->entries) {
+    Tensor tensor{entry.name, std::move(entry.dtype), std::move(entry.shape),
+                  data.subspan(entry.begin, entry.end - entry.begin)};
+    result.tensors_.emplace(std::move(entry.name), std::move(tensor));
   }
-  OSCARKV_RETURN_IF_ERROR(CheckCoverage(result.tensors_, data));
   return result;
 }
 
@@ -208,23 +133,14 @@ absl::StatusOr<Tensor> Safetensors::Get(std::string_view name, std::string_view 
 
 std::string SerializeSafetensors(std::span<const Tensor> tensors,
                                  const std::map<std::string, std::string, std::less<>>& metadata) {
-  // Ordered, so that the file's order is the caller's and the same input gives the same bytes.
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) {
-    for (const auto& [key, value] : metadata) header[std::string(kMetadataName)][key] = value;
-  }
+  SafetensorsHeader header{{}, metadata};
   uint64_t offset = 0;
   for (const Tensor& tensor : tensors) {
-    header[tensor.name] = {{"dtype", tensor.dtype},
-                           {"shape", tensor.shape},
-                           {"data_offsets", {offset, offset + tensor.bytes.size()}}};
+    header.entries.push_back(
+        {tensor.name, tensor.dtype, tensor.shape, offset, offset + tensor.bytes.size()});
     offset += tensor.bytes.size();
   }
-  std::string text = header.dump(-1, ' ', false, json::error_handler_t::replace);
-  text.append((8 - text.size() % 8) % 8, ' ');  // the data starts aligned
-  std::string file(8, '\0');
-  StoreLe(reinterpret_cast<std::byte*>(file.data()), uint64_t{text.size()});
-  file += text;
+  std::string file = WriteSafetensorsHeader(header);
   file.reserve(file.size() + offset);
   for (const Tensor& tensor : tensors) file += AsText(tensor.bytes);
   return file;
