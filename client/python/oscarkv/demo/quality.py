@@ -21,12 +21,17 @@ class Setting:
     tail: int = 512
     page_tokens: int = 64
     sink_tokens: int = 64
-    recents: tuple = (256, 0)  # WIDE tokens at the prefix's end; a table for each
+    # WIDE tokens at the prefix's end; a table for each, those after the first of half the windows.
+    recents: tuple = (256, 0)
 
     @property
     def window(self):
         """Tokens of a window: the last one is only a target."""
         return self.prefix + self.tail + 1
+
+    def windows_of(self, recent, windows):
+        """How many of `windows` the table of `recent` takes."""
+        return windows if recent == self.recents[0] else -(-windows // 2)
 
     def encodings(self, recent):
         """The encoding of each page of the prefix."""
@@ -61,13 +66,15 @@ class Evaluation:
         for a cache that is WIDE throughout."""
         totals = {recent: {name: metrics.Divergence() for name in methods}
                   for recent in self.setting.recents}
-        for window in windows:
+        for index, window in enumerate(windows):
+            recents = [recent for recent in self.setting.recents
+                       if index < self.setting.windows_of(recent, len(windows))]
             exact_sequence = Sequence(self.cache)
             self.model.prefill(window[:self.setting.prefix], exact_sequence)
             exact = self._exact(window, exact_sequence)
             for name, codec in methods.items():
                 done = {}
-                for recent in self.setting.recents:
+                for recent in recents:
                     pages = tuple("wide" if codec is None else encoding
                                   for encoding in self.setting.encodings(recent))
                     if pages not in done:

@@ -71,9 +71,9 @@ def print_sharing(console, figures):
     console.table(["bytes", "", "than BF16"], rows)
 
 
-def print_quality(console, recent, table):
+def print_quality(console, recent, windows, table):
     window = f"the last {recent} tokens WIDE" if recent else "no recent window"
-    console.line(f"    {window}:")
+    console.line(f"    {window}, {windows} windows:")
     rows = [[LABELS[name], f"{found['ppl']:.2f}", f"{found['top1']:.1f} %",
              f"{found['kl_first64']:.4f}", f"{found['kl_rest']:.4f}"]
             for name, found in table.items()]

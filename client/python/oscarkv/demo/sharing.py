@@ -6,8 +6,8 @@ from .processes import Worker
 
 QUESTIONS = {
     "A": "Summarise this text in two sentences.",
-    "B": "What is this text about? Answer in one sentence.",
-    "C": "Write a short title for this text.",
+    "B": "What does the \"if\" statement do?",
+    "C": "Explain the \"for\" statement.",
 }
 
 
@@ -44,6 +44,12 @@ def make_prompts(tokenizer, documents, shared_tokens):
     return Prompts(ask("A", whole), ask("B", whole), ask("C", half + between), len(whole), len(half))
 
 
+def _common(first, second):
+    """Leading elements that are equal."""
+    return next((i for i, (a, b) in enumerate(zip(first, second)) if a != b),
+                min(len(first), len(second)))
+
+
 class Workers:
     """Runs the workers' part of the demo and prints what they do."""
 
@@ -77,10 +83,10 @@ class Workers:
                     answers[reuse] = answer = worker.ask(request, progress)
                     progress(answer["tokens_reused"])
                 follow = follow or answer["answer"] or [answer["first_token"]]
-                self._tell(name, worker, reuse, answer)
+                self._tell(name, worker, reuse, answer, answers["nothing"])
         return answers
 
-    def _tell(self, name, worker, reuse, answer):
+    def _tell(self, name, worker, reuse, answer, exact):
         reused = answer["tokens_reused"]
         if reuse == "nothing":
             what = f"computes all {answer['tokens']} tokens"
@@ -93,6 +99,10 @@ class Workers:
                            f"{answer['ttft_s']:.2f} s")
         text = " ".join(self._tokenizer.decode(answer["answer"]).split())
         self._console.line(f"        {text!r}")
+        if answer is not exact:
+            same = _common(answer["answer"], exact["answer"])
+            self._console.line("        the exact answer, token for token" if answer["answer"] == exact["answer"]
+                               else f"        parts from the exact answer after {same} tokens")
 
 
 def worker_starter(folder, model_folder, endpoint, transforms, setting, recent_tokens, cache_tokens):

@@ -118,16 +118,17 @@ class Demo:
         windows = text.token_windows(self._tokenizer, self._evaluation_text, self._setting.window,
                                      count)
         methods = calibration.methods(self._config, self._setting, sets)
-        runs = count * len(methods) * len(self._setting.recents)
+        counts = {recent: self._setting.windows_of(recent, count) for recent in self._setting.recents}
+        runs = sum(counts.values()) * len(methods)
         with self._console.progress("comparing methods", runs) as progress:
             tables = quality.Evaluation(self._model, self._setting).run(windows, methods, progress)
         found = {recent: {name: total.summary() for name, total in table.items()}
                  for recent, table in tables.items()}
         self._console.line(
-            f"    {count} windows of unseen text: {self._setting.prefix} tokens held by each method, "
-            f"then {self._setting.tail} exact ones")
+            f"    Windows of unseen text: {self._setting.prefix} tokens held by each method, then "
+            f"{self._setting.tail} exact ones.")
         for recent, table in found.items():
-            report.print_quality(self._console, recent, table)
+            report.print_quality(self._console, recent, counts[recent], table)
         main = self._setting.recents[0]
         return {"quality": found[main], "quality_without_recent_window": found[0],
                 "target_met": report.print_verdict(self._console, found[main]["oscarkv"]),
