@@ -12,7 +12,8 @@ HWY_BEFORE_NAMESPACE();
 namespace oscarkv {
 namespace HWY_NAMESPACE {
 
-inline constexpr uint32_t kEncodeTile = 6;  // rows transformed at once: their sums fill the registers
+inline constexpr uint32_t kEncodeTile =
+    6;  // rows transformed at once: their sums fill the registers
 
 // y = x T - m T for kEncodeTile rows, columns [first, first + kVectors vectors).
 template <int kVectors>
@@ -30,7 +31,8 @@ HWY_INLINE void TransformColumns(const CpuTransform& t, const float* HWY_RESTRIC
   for (size_t i = 0; i < dim; ++i) {
     const float* HWY_RESTRICT row = t.forward.data() + i * dim + first;
     VF columns[kVectors];
-    for (int v = 0; v < kVectors; ++v) columns[v] = hn::LoadU(df, row + static_cast<size_t>(v) * lanes);
+    for (int v = 0; v < kVectors; ++v)
+      columns[v] = hn::LoadU(df, row + static_cast<size_t>(v) * lanes);
     for (uint32_t r = 0; r < kEncodeTile; ++r) {
       const VF element = hn::Set(df, x[r * kDimMax + i]);
       for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::MulAdd(element, columns[v], sums[r][v]);
@@ -64,14 +66,16 @@ HWY_INLINE bool AllFinite(const float* row, uint32_t dim) {
   return hn::AllTrue(df, hn::Eq(zero, hn::Zero(df)));
 }
 
-// The exact order statistic of |row| at clip_index: bisection on values, which ends as soon as a value parts the row at
-// the wanted place, and on bit patterns when ties keep it from that.
+// The exact order statistic of |row| at clip_index: bisection on values, which ends as soon as a
+// value parts the row at the wanted place, and on bit patterns when ties keep it from that.
 HWY_INLINE float OrderStatistic(const float* row, uint32_t dim, uint32_t clip_index) {
   const F32 df;
   const I32 di;
   const size_t lanes = hn::Lanes(df);
-  const size_t above = dim - 1 - clip_index;  // magnitudes greater than or equal to the one wanted, itself not counted
-  HWY_ALIGN int32_t bits[kDimMax];            // magnitudes order like their bit patterns
+  const size_t above =
+      dim - 1 -
+      clip_index;  // magnitudes greater than or equal to the one wanted, itself not counted
+  HWY_ALIGN int32_t bits[kDimMax];  // magnitudes order like their bit patterns
   auto most = hn::Zero(di);
   for (size_t i = 0; i < dim; i += lanes) {
     const auto magnitude = hn::BitCast(di, hn::Abs(hn::Load(df, row + i)));
@@ -89,7 +93,8 @@ HWY_INLINE float OrderStatistic(const float* row, uint32_t dim, uint32_t clip_in
     }
     const auto pivot = hn::Set(di, middle - 1);
     size_t count = 0;
-    for (size_t i = 0; i < dim; i += lanes) count += hn::CountTrue(di, hn::Gt(hn::Load(di, bits + i), pivot));
+    for (size_t i = 0; i < dim; i += lanes)
+      count += hn::CountTrue(di, hn::Gt(hn::Load(di, bits + i), pivot));
     if (count == above + 1) {  // the wanted one is the least of those >= middle
       auto least = hn::Set(di, high);
       for (size_t i = 0; i < dim; i += lanes) {
@@ -118,7 +123,8 @@ HWY_INLINE void ClipRow(float* row, uint32_t dim, uint32_t clip_index) {
 }
 
 // Codes of one group, one a byte.
-HWY_INLINE void QuantizeGroup(const float* row, uint32_t count, const GroupParams& pair, uint32_t bits, uint8_t* codes) {
+HWY_INLINE void QuantizeGroup(const float* row, uint32_t count, const GroupParams& pair,
+                              uint32_t bits, uint8_t* codes) {
   if (pair.flat) {
     std::memset(codes, 0, count);
     return;
@@ -135,21 +141,23 @@ HWY_INLINE void QuantizeGroup(const float* row, uint32_t count, const GroupParam
   }
 }
 
-HWY_INLINE void PackCodes(const uint8_t* HWY_RESTRICT codes, uint32_t dim, uint32_t bits, uint8_t* HWY_RESTRICT packed) {
+HWY_INLINE void PackCodes(const uint8_t* HWY_RESTRICT codes, uint32_t dim, uint32_t bits,
+                          uint8_t* HWY_RESTRICT packed) {
   const size_t bytes = size_t{dim} * bits / 8;
   if (bits == 2) {
     for (size_t i = 0; i < bytes; ++i) {
-      packed[i] = static_cast<uint8_t>(codes[i] | codes[i + bytes] << 2 | codes[i + 2 * bytes] << 4 |
-                                       codes[i + 3 * bytes] << 6);
+      packed[i] = static_cast<uint8_t>(codes[i] | codes[i + bytes] << 2 |
+                                       codes[i + 2 * bytes] << 4 | codes[i + 3 * bytes] << 6);
     }
   } else {
-    for (size_t i = 0; i < bytes; ++i) packed[i] = static_cast<uint8_t>(codes[i] | codes[i + bytes] << 4);
+    for (size_t i = 0; i < bytes; ++i)
+      packed[i] = static_cast<uint8_t>(codes[i] | codes[i + bytes] << 4);
   }
 }
 
 // A transformed row to codes and params.
-HWY_INLINE void QuantizeRow(const RowFormat& format, float* row, std::byte* codes, std::byte* params,
-                            EncodeReport* report) {
+HWY_INLINE void QuantizeRow(const RowFormat& format, float* row, std::byte* codes,
+                            std::byte* params, EncodeReport* report) {
   HWY_ALIGN uint8_t unpacked[kDimMax];
   if (!AllFinite(row, format.dim)) {
     ++report->nonfinite_rows;

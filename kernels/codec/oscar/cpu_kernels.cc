@@ -8,20 +8,27 @@
 #include "kernels/codec/oscar/row_kernels.h"
 
 #define HWY_WANT_AVX3_DL
-#define HWY_COMPILE_ALL_ATTAINABLE
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
+#define HWY_DISABLED_TARGETS HWY_SSSE3
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/codec/oscar/cpu_kernels.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 //
 #include "hwy/highway.h"
 //
+#undef OSCARKV_HAVE_VECTORS
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+#define OSCARKV_HAVE_VECTORS 0
+#else
+#define OSCARKV_HAVE_VECTORS 1
 #include "kernels/codec/oscar/cpu_decode-inl.h"
 #include "kernels/codec/oscar/cpu_encode-inl.h"
+#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace oscarkv {
 namespace HWY_NAMESPACE {
+
+#if OSCARKV_HAVE_VECTORS
 
 class CpuKernels final : public RowKernels {
  public:
@@ -48,6 +55,8 @@ const RowKernels& Kernels() {
   return kernels;
 }
 
+#endif
+
 }  // namespace HWY_NAMESPACE
 }  // namespace oscarkv
 HWY_AFTER_NAMESPACE();
@@ -55,25 +64,51 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace oscarkv {
 
+namespace {
+
+// For processors without any of the vector instruction sets: the reference's loops, as the compiler makes them.
+class PortableKernels final : public RowKernels {
+ public:
+  std::string_view name() const override { return "cpu/portable"; }
+  std::unique_ptr<const PreparedTransform> Prepare(const SideTransform& transform) const override {
+    return ReferenceRowKernels().Prepare(transform);
+  }
+  void Encode(const RowFormat& format, const PreparedTransform* transform, DType dtype,
+              std::span<const std::byte* const> rows, std::byte* codes, std::byte* params,
+              EncodeReport* report) const override {
+    ReferenceRowKernels().Encode(format, transform, dtype, rows, codes, params, report);
+  }
+  void Decode(const RowFormat& format, const PreparedTransform* transform, const std::byte* codes,
+              const std::byte* params, DType dtype, std::span<std::byte* const> rows) const override {
+    ReferenceRowKernels().Decode(format, transform, codes, params, dtype, rows);
+  }
+};
+
+}  // namespace
+
 std::vector<const RowKernels*> AllCpuRowKernels() {
-  std::vector<const RowKernels*> kernels;
+  static const PortableKernels portable;
   const int64_t supported = hwy::SupportedTargets();
-  static_cast<void>(supported);
+  std::vector<const RowKernels*> kernels;
+  const auto add = [&](int64_t target, const RowKernels& set) {
+    if ((supported & target) != 0) kernels.push_back(&set);
+  };
 #if HWY_TARGETS & HWY_AVX3_DL
-  if ((supported & HWY_AVX3_DL) != 0) kernels.push_back(&N_AVX3_DL::Kernels());
+  add(HWY_AVX3_DL, N_AVX3_DL::Kernels());
 #endif
 #if HWY_TARGETS & HWY_AVX3
-  if ((supported & HWY_AVX3) != 0) kernels.push_back(&N_AVX3::Kernels());
+  add(HWY_AVX3, N_AVX3::Kernels());
 #endif
 #if HWY_TARGETS & HWY_AVX2
-  if ((supported & HWY_AVX2) != 0) kernels.push_back(&N_AVX2::Kernels());
+  add(HWY_AVX2, N_AVX2::Kernels());
+#endif
+#if HWY_TARGETS & HWY_SSE4
+  add(HWY_SSE4, N_SSE4::Kernels());
 #endif
 #if defined(HWY_NEON) && (HWY_TARGETS & HWY_NEON)
-  if ((supported & HWY_NEON) != 0) kernels.push_back(&N_NEON::Kernels());
+  add(HWY_NEON, N_NEON::Kernels());
 #endif
-#if HWY_TARGETS & HWY_EMU128
-  kernels.push_back(&N_EMU128::Kernels());
-#endif
+  kernels.push_back(&portable);
   return kernels;
 }
 

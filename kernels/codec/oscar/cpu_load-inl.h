@@ -1,4 +1,5 @@
-// Elements of a model's dtype to and from float, a row at a time. Included once for each instruction set.
+// Elements of a model's dtype to and from float, a row at a time. Included once for each
+// instruction set.
 #if defined(OSCARKV_KERNELS_CODEC_OSCAR_CPU_LOAD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef OSCARKV_KERNELS_CODEC_OSCAR_CPU_LOAD_INL_H_
 #undef OSCARKV_KERNELS_CODEC_OSCAR_CPU_LOAD_INL_H_
@@ -9,6 +10,7 @@
 #include <cstdint>
 
 #include "hwy/highway.h"
+
 #include "kernels/codec/oscar/format.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -25,7 +27,8 @@ using VF = hn::Vec<F32>;
 
 inline constexpr uint32_t kDimMax = 256;
 
-HWY_INLINE void LoadRow(const std::byte* source, DType dtype, uint32_t dim, float* HWY_RESTRICT row) {
+HWY_INLINE void LoadRow(const std::byte* source, DType dtype, uint32_t dim,
+                        float* HWY_RESTRICT row) {
   const F32 df;
   const size_t lanes = hn::Lanes(df);
   if (dtype == DType::kFp32) {
@@ -67,7 +70,8 @@ HWY_INLINE hn::Vec<U16> ToBf16(VF value) {
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
   const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7fff)), odd));
   const auto quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du, 0x40));
-  const auto is_nan = hn::MaskFromVec(hn::BitCast(du, hn::VecFromMask(F32(), hn::Ne(value, value))));
+  const auto is_nan =
+      hn::MaskFromVec(hn::BitCast(du, hn::VecFromMask(F32(), hn::Ne(value, value))));
   const auto chosen = hn::IfThenElse(is_nan, quiet, rounded);
   return hn::DemoteTo(U16(), hn::BitCast(I32(), chosen));
 }
@@ -85,20 +89,21 @@ HWY_INLINE void StoreVector(VF value, std::byte* row, DType dtype, size_t index)
 #else
     HWY_ALIGN float lane[HWY_MAX_BYTES / sizeof(float)];
     hn::Store(value, df, lane);
-    for (size_t i = 0; i < hn::Lanes(df); ++i) reinterpret_cast<uint16_t*>(row)[index + i] = FloatToFp16(lane[i]);
+    for (size_t i = 0; i < hn::Lanes(df); ++i)
+      reinterpret_cast<uint16_t*>(row)[index + i] = FloatToFp16(lane[i]);
 #endif
   }
 }
 
-HWY_INLINE void StoreRow(const float* values, uint32_t dim, DType dtype, std::byte* row) {
+// `finite`: none of the values is a NaN.
+HWY_INLINE void StoreRow(const float* values, uint32_t dim, DType dtype, bool finite,
+                         std::byte* row) {
   const F32 df;
   const size_t lanes = hn::Lanes(df);
-  // One NaN makes a sum a NaN, and infinities of both signs do: then the careful conversion runs.
-  VF sum = hn::Zero(df);
-  for (size_t i = 0; i < dim; i += lanes) sum = hn::Add(sum, hn::Load(df, values + i));
-  if (dtype == DType::kBf16 && hn::AllTrue(df, hn::Eq(sum, sum))) {
+  if (dtype == DType::kBf16 && finite) {
     auto* out = reinterpret_cast<uint16_t*>(row);
-    for (size_t i = 0; i < dim; i += lanes) hn::StoreU(NumbersToBf16(hn::Load(df, values + i)), U16(), out + i);
+    for (size_t i = 0; i < dim; i += lanes)
+      hn::StoreU(NumbersToBf16(hn::Load(df, values + i)), U16(), out + i);
     return;
   }
   for (size_t i = 0; i < dim; i += lanes) StoreVector(hn::Load(df, values + i), row, dtype, i);

@@ -9,11 +9,14 @@
 
 namespace oscarkv {
 
-// Codes are small integers, so the product with T^-1 is taken on them in integers, and scale, zero point and offset are
-// applied to the sums. For that T^-1 is held in fixed point, each column j with a scale of its own:
-//   T^-1[i][j] ~ column_scale[j] * m[i][j],   |m| <= 127          for bf16 results (error below that of their rounding)
-//   T^-1[i][j] ~ column_scale16[j] * (128 hi[i][j] + lo[i][j])    for fp16 and fp32 results
-// stored as [dim / 4][dim][4]: the four rows that one 32-bit lane of a dot product reads stand together.
+// Codes are small integers, so the product with T^-1 is taken on them in integers, and scale, zero
+// point and offset are applied to the sums. For that T^-1 is held in fixed point, each column j
+// with a scale of its own:
+//   T^-1[i][j] ~ column_scale[j] * m[i][j],   |m| <= 127          for bf16 results (error below
+//   that of their rounding) T^-1[i][j] ~ column_scale16[j] * (128 hi[i][j] + lo[i][j])    for fp16
+//   and fp32 results
+// stored as [dim / 4][dim][4]: the four rows that one 32-bit lane of a dot product reads stand
+// together.
 struct FixedPointInverse {
   std::vector<int8_t> m8;
   std::vector<int8_t> hi;
@@ -29,10 +32,10 @@ struct CpuTransform final : public PreparedTransform {
   explicit CpuTransform(const SideTransform& transform);
 
   uint32_t dim;
-  std::vector<float> forward;          // [dim][dim]
-  std::vector<float> minus_offset;     // -(m T), where every transformed row starts
-  std::vector<float> inverse;          // [dim][dim]
-  std::vector<float> offset;           // m
+  std::vector<float> forward;       // [dim][dim]
+  std::vector<float> minus_offset;  // -(m T), where every transformed row starts
+  std::vector<float> inverse;       // [dim][dim]
+  std::vector<float> offset;        // m
   FixedPointInverse fixed;
 };
 
