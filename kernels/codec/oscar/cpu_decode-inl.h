@@ -239,13 +239,13 @@ HWY_INLINE void InverseColumns(const RowFormat& format, const CpuTransform& t,
       for (Int& sum : row) sum = IntZero();
     }
     if constexpr (kPrecise) {
-      AddProducts<kVectors>(tile, t.fixed.hi.data(), dim, column, first, end, format.bits, sums);
+      AddProducts<kVectors>(tile, t.fixed.hi.get(), dim, column, first, end, format.bits, sums);
       for (auto& row : sums) {
         for (Int& sum : row) sum = Times128(sum);
       }
-      AddProducts<kVectors>(tile, t.fixed.lo.data(), dim, column, first, end, format.bits, sums);
+      AddProducts<kVectors>(tile, t.fixed.lo.get(), dim, column, first, end, format.bits, sums);
     } else {
-      AddProducts<kVectors>(tile, t.fixed.m8.data(), dim, column, first, end, format.bits, sums);
+      AddProducts<kVectors>(tile, t.fixed.m8.get(), dim, column, first, end, format.bits, sums);
     }
     for (int v = 0; v < kVectors; ++v) {
       const VF of_zero =

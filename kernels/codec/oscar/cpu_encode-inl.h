@@ -29,7 +29,7 @@ HWY_INLINE void TransformColumns(const CpuTransform& t, const float* HWY_RESTRIC
     for (uint32_t r = 0; r < kEncodeTile; ++r) sums[r][v] = start;
   }
   for (size_t i = 0; i < dim; ++i) {
-    const float* HWY_RESTRICT row = t.forward.data() + i * dim + first;
+    const float* HWY_RESTRICT row = t.forward.get() + i * dim + first;
     VF columns[kVectors];
     for (int v = 0; v < kVectors; ++v)
       columns[v] = hn::LoadU(df, row + static_cast<size_t>(v) * lanes);

@@ -39,10 +39,12 @@ class CpuKernels final : public RowKernels {
   void Encode(const RowFormat& format, const PreparedTransform* transform, DType dtype,
               std::span<const std::byte* const> rows, std::byte* codes, std::byte* params,
               EncodeReport* report) const override {
-    EncodeRows(format, static_cast<const CpuTransform*>(transform), dtype, rows, codes, params, report);
+    EncodeRows(format, static_cast<const CpuTransform*>(transform), dtype, rows, codes, params,
+               report);
   }
   void Decode(const RowFormat& format, const PreparedTransform* transform, const std::byte* codes,
-              const std::byte* params, DType dtype, std::span<std::byte* const> rows) const override {
+              const std::byte* params, DType dtype,
+              std::span<std::byte* const> rows) const override {
     DecodeRows(format, static_cast<const CpuTransform*>(transform), codes, params, dtype, rows);
   }
 
@@ -66,7 +68,8 @@ namespace oscarkv {
 
 namespace {
 
-// For processors without any of the vector instruction sets: the reference's loops, as the compiler makes them.
+// For processors without any of the vector instruction sets: the reference's loops, as the compiler
+// makes them.
 class PortableKernels final : public RowKernels {
  public:
   std::string_view name() const override { return "cpu/portable"; }
@@ -79,7 +82,8 @@ class PortableKernels final : public RowKernels {
     ReferenceRowKernels().Encode(format, transform, dtype, rows, codes, params, report);
   }
   void Decode(const RowFormat& format, const PreparedTransform* transform, const std::byte* codes,
-              const std::byte* params, DType dtype, std::span<std::byte* const> rows) const override {
+              const std::byte* params, DType dtype,
+              std::span<std::byte* const> rows) const override {
     ReferenceRowKernels().Decode(format, transform, codes, params, dtype, rows);
   }
 };

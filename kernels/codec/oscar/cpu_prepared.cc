@@ -13,16 +13,17 @@ constexpr uint32_t kChunkRows = 16;
 FixedPointInverse MakeFixedPoint(const SideTransform& transform) {
   const uint32_t dim = transform.dim;
   FixedPointInverse fixed;
-  fixed.m8.resize(size_t{dim} * dim);
-  fixed.hi.resize(size_t{dim} * dim);
-  fixed.lo.resize(size_t{dim} * dim);
+  fixed.m8 = hwy::AllocateAligned<int8_t>(size_t{dim} * dim);
+  fixed.hi = hwy::AllocateAligned<int8_t>(size_t{dim} * dim);
+  fixed.lo = hwy::AllocateAligned<int8_t>(size_t{dim} * dim);
   fixed.column_scale8.resize(dim);
   fixed.column_scale16.resize(dim);
   fixed.chunk_sum8.assign(size_t{dim / kChunkRows} * dim, 0);
   fixed.chunk_sum16.assign(size_t{dim / kChunkRows} * dim, 0);
   for (uint32_t j = 0; j < dim; ++j) {
     float most = 0.0f;
-    for (uint32_t i = 0; i < dim; ++i) most = std::max(most, std::fabs(transform.inverse[i * dim + j]));
+    for (uint32_t i = 0; i < dim; ++i)
+      most = std::max(most, std::fabs(transform.inverse[i * dim + j]));
     if (most == 0.0f) most = 1.0f;
     fixed.column_scale8[j] = most / kMost8;
     fixed.column_scale16[j] = most / kMost16;
@@ -46,11 +47,12 @@ FixedPointInverse MakeFixedPoint(const SideTransform& transform) {
 
 CpuTransform::CpuTransform(const SideTransform& transform)
     : dim(transform.dim),
-      forward(transform.forward),
+      forward(hwy::AllocateAligned<float>(transform.forward.size())),
       minus_offset(transform.dim, 0.0f),
       inverse(transform.inverse),
       offset(transform.offset),
       fixed(MakeFixedPoint(transform)) {
+  std::copy(transform.forward.begin(), transform.forward.end(), forward.get());
   for (uint32_t i = 0; i < dim; ++i) {
     for (uint32_t j = 0; j < dim; ++j) minus_offset[j] -= offset[i] * forward[i * dim + j];
   }

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "hwy/aligned_allocator.h"
+
 #include "kernels/codec/oscar/row_kernels.h"
 
 namespace oscarkv {
@@ -18,9 +20,10 @@ namespace oscarkv {
 // stored as [dim / 4][dim][4]: the four rows that one 32-bit lane of a dot product reads stand
 // together.
 struct FixedPointInverse {
-  std::vector<int8_t> m8;
-  std::vector<int8_t> hi;
-  std::vector<int8_t> lo;
+  // Aligned, because a vector load that crosses a cache line costs two.
+  hwy::AlignedFreeUniquePtr<int8_t[]> m8;
+  hwy::AlignedFreeUniquePtr<int8_t[]> hi;
+  hwy::AlignedFreeUniquePtr<int8_t[]> lo;
   std::vector<float> column_scale8;
   std::vector<float> column_scale16;
   // Sums of m over every 16 rows, [dim / 16][dim]; what a zero point multiplies.
@@ -32,10 +35,10 @@ struct CpuTransform final : public PreparedTransform {
   explicit CpuTransform(const SideTransform& transform);
 
   uint32_t dim;
-  std::vector<float> forward;       // [dim][dim]
-  std::vector<float> minus_offset;  // -(m T), where every transformed row starts
-  std::vector<float> inverse;       // [dim][dim]
-  std::vector<float> offset;        // m
+  hwy::AlignedFreeUniquePtr<float[]> forward;  // [dim][dim]
+  std::vector<float> minus_offset;             // -(m T), where every transformed row starts
+  std::vector<float> inverse;                  // [dim][dim]
+  std::vector<float> offset;                   // m
   FixedPointInverse fixed;
 };
 
