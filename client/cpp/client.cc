@@ -82,6 +82,16 @@ absl::StatusOr<std::unique_ptr<Namespace>> Client::OpenNamespace(const Namespace
   return std::unique_ptr<Namespace>(new Namespace(std::move(impl)));
 }
 
+absl::StatusOr<std::unique_ptr<Namespace>> Client::InspectNamespace(const NamespaceSpec& spec) {
+  OSCARKV_RETURN_IF_ERROR(ValidateNamespaceSpec(spec));
+  OSCARKV_ASSIGN_OR_RETURN(
+      std::unique_ptr<PageCodec> codec,
+      MakePageCodec(connection_->options().codec, spec.geometry, spec.codec, nullptr));
+  auto impl = std::make_unique<Namespace::Impl>(connection_, spec, std::string(), std::move(codec));
+  OSCARKV_RETURN_IF_ERROR(impl->Open(/*create=*/false));
+  return std::unique_ptr<Namespace>(new Namespace(std::move(impl)));
+}
+
 absl::Status Client::PutTransformSet(const std::string& transform_file) {
   OSCARKV_RETURN_IF_ERROR(ParseTransformFile(AsBytes(transform_file)).status());
   return UploadTransformSet(*connection_, transform_file, 1u << 20);

@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 
 #include "client/cpp/options.h"
+#include "client/cpp/server_stats.h"
 #include "kernels/codec/page_codec.h"
 #include "proto/wire/item_status.h"
 #include "proto/wire/namespace_spec.h"
@@ -113,6 +114,7 @@ struct ListedKey {
   std::string key;
   std::string parent;
   Encoding encoding = Encoding::kWide;
+  std::string tier;  // as in TierUse
   uint64_t bytes = 0;
   uint64_t first_position = 0;
 };
@@ -184,9 +186,14 @@ class Client {
   absl::StatusOr<std::unique_ptr<Namespace>> OpenNamespace(const NamespaceSpec& spec,
                                                            std::string transform_file,
                                                            bool create = true);
+  // For operators: a namespace that the server has, without its transform set. Lookup, List,
+  // Delete, Touch, Clear and decoded fetches work, Push does not (kFailedPrecondition). Returns the
+  // store's error when it cannot be asked.
+  absl::StatusOr<std::unique_ptr<Namespace>> InspectNamespace(const NamespaceSpec& spec);
   absl::Status PutTransformSet(const std::string& transform_file);
   absl::StatusOr<std::string> GetTransformSet(
-      const std::string& hash);             // the file's bytes, verified
+      const std::string& hash);  // the file's bytes, verified
+  absl::StatusOr<ServerStats> Stats();
   absl::StatusOr<std::string> StatsJson();  // Admin.Stats as JSON
   // Asks the server to verify what it holds; `progress` gets (pages checked, pages in all,
   // corrupt).

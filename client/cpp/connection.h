@@ -20,8 +20,8 @@
 
 #include "client/cpp/circuit_breaker.h"
 #include "client/cpp/client.h"
-#include "kernels/base/task_queue.h"
 #include "client/cpp/wire.h"
+#include "kernels/base/task_queue.h"
 
 namespace oscarkv::client {
 

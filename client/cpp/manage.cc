@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "client/cpp/namespace_impl.h"
+#include "client/cpp/wire.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
 
@@ -74,6 +75,7 @@ absl::StatusOr<std::vector<ListedKey>> Namespace::List(uint32_t keys_max) const 
           {.key = page.key(),
            .parent = page.parent(),
            .encoding = page.info().encoding() == v1::WIDE ? Encoding::kWide : Encoding::kPacked,
+           .tier = TierName(page.info().tier()),
            .bytes = page.info().bytes(),
            .first_position = page.info().first_position()});
     }

@@ -158,6 +158,10 @@ absl::StatusOr<PushReport> Namespace::Impl::Push(const EngineView& cache,
                                                  const PushRequest& request) {
   OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
   OSCARKV_RETURN_IF_ERROR(CheckSlots(request.keys, request.slots));
+  if (!spec_.codec.transform_hash.empty() && !codec_->can_pack()) {
+    return absl::FailedPreconditionError(
+        "the namespace was opened without its transform set: pages can not be pushed");
+  }
   return Pusher(*this, cache, request).Run();
 }
 

@@ -22,6 +22,9 @@ struct WireStubs {
 // Opens a channel lazily: nothing is sent yet.
 WireStubs MakeWireStubs(const std::string& endpoint);
 
+// "gpu", "host" or "disk"; "tier <number>" for one that this client does not know.
+std::string TierName(v1::Tier tier);
+
 }  // namespace oscarkv::client
 
 #endif  // OSCARKV_CLIENT_CPP_WIRE_H_

@@ -1,0 +1,44 @@
+// What a server says about itself, for operators.
+#ifndef OSCARKV_CLIENT_CPP_SERVER_STATS_H_
+#define OSCARKV_CLIENT_CPP_SERVER_STATS_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "proto/wire/namespace_spec.h"
+
+namespace oscarkv::client {
+
+struct NamespaceUse {
+  std::string fingerprint;  // 32 raw bytes
+  NamespaceSpec spec;
+  uint64_t wide_pages = 0;
+  uint64_t packed_pages = 0;
+  uint64_t stored_bytes = 0;
+  uint64_t model_bytes = 0;  // what the same pages would take in the model's dtype
+};
+
+struct TierUse {
+  std::string tier;  // "gpu", "host" or "disk"
+  uint64_t capacity_bytes = 0;
+  uint64_t used_bytes = 0;
+  uint64_t leased_bytes = 0;
+};
+
+struct ServerStats {
+  std::string version;
+  uint64_t epoch = 0;  // another one after every start
+  double uptime_s = 0.0;
+  std::vector<NamespaceUse> namespaces;
+  std::vector<TierUse> tiers;
+  uint64_t sessions = 0;
+  uint64_t leases = 0;
+  uint64_t inflight_bytes = 0;
+  std::map<std::string, uint64_t> counters;  // by their Prometheus names; those without labels
+};
+
+}  // namespace oscarkv::client
+
+#endif  // OSCARKV_CLIENT_CPP_SERVER_STATS_H_
