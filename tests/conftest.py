@@ -1,8 +1,9 @@
-"""What all Python tests share: where the build is."""
+"""What all Python tests share: where the build is, and a server."""
 
 import pathlib
 
 import pytest
+from support.server_process import ServerProcess
 
 
 def pytest_addoption(parser):
@@ -15,3 +16,13 @@ def build_dir(request):
     if not path.is_dir():
         pytest.skip(f"no build in {path}")
     return path
+
+
+@pytest.fixture(params=["127.0.0.1:0", "unix"])
+def server(request, build_dir):
+    """An empty oscarkvd of this test's own, once on TCP and once on a Unix socket."""
+    if not (build_dir / "bin" / "oscarkvd").exists():
+        pytest.skip("oscarkvd is not built")
+    process = ServerProcess(build_dir, request.param)
+    yield process
+    process.close()
