@@ -40,12 +40,16 @@ HWY_INLINE void UnpackCodes(const std::byte* packed, uint32_t dim, uint32_t bits
   const hn::CappedTag<uint8_t, 16> d8;
   const hn::Repartition<uint16_t, decltype(d8)> d16;
   const size_t bytes = size_t{dim} * bits / 8;
-  HWY_ALIGN uint8_t row[kDimMax / 2 + 16];
-  std::memcpy(row, packed, bytes);
+  HWY_ALIGN uint8_t padded[kDimMax / 2 + 16];
+  const auto* row = reinterpret_cast<const uint8_t*>(packed);
+  if (bytes % hn::Lanes(d8) != 0) {  // the last vector would read past the row
+    std::memcpy(padded, packed, bytes);
+    row = padded;
+  }
   const auto mask = hn::Set(d8, static_cast<uint8_t>(MaxCode(bits)));
   const auto unpack_part = [&](auto shift, uint8_t* out) HWY_ATTR {
     for (size_t i = 0; i < bytes; i += hn::Lanes(d8)) {
-      const auto shifted = hn::ShiftRight<shift()>(hn::BitCast(d16, hn::Load(d8, row + i)));
+      const auto shifted = hn::ShiftRight<shift()>(hn::BitCast(d16, hn::LoadU(d8, row + i)));
       hn::StoreU(hn::And(hn::BitCast(d8, shifted), mask), d8, out + i);
     }
   };
@@ -57,6 +61,34 @@ HWY_INLINE void UnpackCodes(const std::byte* packed, uint32_t dim, uint32_t bits
   } else {
     unpack_part(std::integral_constant<int, 4>(), codes + bytes);
   }
+}
+
+// Scales and zeros of a row; false when one of them is a NaN or infinite.
+HWY_INLINE bool UnpackParams(const std::byte* params, size_t groups, ParamsDType dtype,
+                             float* HWY_RESTRICT scale, float* HWY_RESTRICT zero) {
+  bool finite = true;
+  for (size_t group = 0; group < groups; ++group) {
+    ScaleZero pair;
+#if HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
+    if (dtype == ParamsDType::kFp16) {
+      const hn::CappedTag<float, 4> df;
+      const hn::Rebind<hwy::float16_t, decltype(df)> df16;
+      HWY_ALIGN hwy::float16_t halves[4] = {};
+      HWY_ALIGN float floats[4];
+      std::memcpy(halves, params + group * 4, 4);
+      hn::Store(hn::PromoteTo(df, hn::Load(df16, halves)), df, floats);
+      pair = {floats[0], floats[1]};
+    } else {
+      pair = LoadParams(params, static_cast<uint32_t>(group), dtype);
+    }
+#else
+    pair = LoadParams(params, static_cast<uint32_t>(group), dtype);
+#endif
+    scale[group] = pair.scale;
+    zero[group] = pair.zero;
+    finite = finite && std::isfinite(pair.scale) && std::isfinite(pair.zero);
+  }
+  return finite;
 }
 
 // (code - zero) * scale, exactly as the reference computes it.
@@ -137,9 +169,7 @@ HWY_INLINE Int FourCodes(const uint8_t* codes) {
   return _mm256_set1_epi32(LoadLe<int32_t>(reinterpret_cast<const std::byte*>(codes)));
 }
 HWY_INLINE Int Add32(Int a, Int b) { return _mm256_add_epi32(a, b); }
-HWY_INLINE Int Add16(Int a, Int b) { return _mm256_add_epi16(a, b); }
 HWY_INLINE Int Times128(Int a) { return _mm256_slli_epi32(a, 7); }
-HWY_INLINE Int PairProducts(Int codes, Int m) { return _mm256_maddubs_epi16(codes, m); }
 HWY_INLINE Int PairSums(Int a) { return _mm256_madd_epi16(a, _mm256_set1_epi16(1)); }
 HWY_INLINE VF ToFloat(Int a) { return VF{_mm256_cvtepi32_ps(a)}; }
 #else
@@ -150,9 +180,7 @@ HWY_INLINE Int FourCodes(const uint8_t* codes) {
   return _mm512_set1_epi32(LoadLe<int32_t>(reinterpret_cast<const std::byte*>(codes)));
 }
 HWY_INLINE Int Add32(Int a, Int b) { return _mm512_add_epi32(a, b); }
-HWY_INLINE Int Add16(Int a, Int b) { return _mm512_add_epi16(a, b); }
 HWY_INLINE Int Times128(Int a) { return _mm512_slli_epi32(a, 7); }
-HWY_INLINE Int PairProducts(Int codes, Int m) { return _mm512_maddubs_epi16(codes, m); }
 HWY_INLINE Int PairSums(Int a) { return _mm512_madd_epi16(a, _mm512_set1_epi16(1)); }
 HWY_INLINE VF ToFloat(Int a) { return VF{_mm512_cvtepi32_ps(a)}; }
 #endif
@@ -184,6 +212,16 @@ HWY_INLINE void AddProducts(const UnpackedTile& tile, const int8_t* m, size_t di
 
 #else
 
+// sum + codes * m over the pairs of bytes of each 16-bit lane. In one piece, because a compiler
+// that gathers the products first runs out of AVX2's registers and keeps a sum in memory.
+HWY_INLINE Int AddPairs(Int sum, Int codes, Int m) {
+  Int products;
+  asm("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0"
+      : "+v"(sum), "=&v"(products)
+      : "v"(codes), "v"(m));
+  return sum;
+}
+
 // Without the dot product instruction: pairs are multiplied into 16 bits, which hold a bounded
 // number of steps.
 template <int kVectors>
@@ -206,8 +244,7 @@ HWY_INLINE void AddProducts(const UnpackedTile& tile, const int8_t* m, size_t di
       }
       for (uint32_t r = 0; r < kDecodeTile; ++r) {
         const Int codes = FourCodes(tile.codes[r] + i);
-        for (int v = 0; v < kVectors; ++v)
-          narrow[r][v] = Add16(narrow[r][v], PairProducts(codes, columns[v]));
+        for (int v = 0; v < kVectors; ++v) narrow[r][v] = AddPairs(narrow[r][v], codes, columns[v]);
       }
     }
     for (uint32_t r = 0; r < kDecodeTile; ++r) {
@@ -223,7 +260,7 @@ HWY_INLINE void AddProducts(const UnpackedTile& tile, const int8_t* m, size_t di
 template <int kVectors, bool kPrecise>
 HWY_INLINE void InverseColumns(const RowFormat& format, const CpuTransform& t,
                                const UnpackedTile& tile, const float* group_sums, size_t column,
-                               float* HWY_RESTRICT x) {
+                               DType dtype, std::byte* const (&rows)[kDecodeTile]) {
   const F32 df;
   const size_t lanes = hn::Lanes(df);
   const size_t dim = t.dim;
@@ -263,21 +300,26 @@ HWY_INLINE void InverseColumns(const RowFormat& format, const CpuTransform& t,
     const VF scale = hn::LoadU(df, column_scale + at);
     const VF offset = hn::LoadU(df, t.offset.data() + at);
     for (uint32_t r = 0; r < kDecodeTile; ++r)
-      hn::Store(hn::MulAdd(scale, result[r][v], offset), df, x + r * kDimMax + at);
+      result[r][v] = hn::MulAdd(scale, result[r][v], offset);
+  }
+#pragma GCC unroll 4  // so that `result` stays in registers
+  for (uint32_t r = 0; r < kDecodeTile; ++r) {
+    if (rows[r] != nullptr) StoreVectors(result[r], dtype, tile.finite[r], rows[r], column);
   }
 }
 
 template <bool kPrecise>
 HWY_INLINE void InverseTile(const RowFormat& format, const CpuTransform& t,
-                            const UnpackedTile& tile, const float* group_sums, float* x) {
+                            const UnpackedTile& tile, const float* group_sums, DType dtype,
+                            std::byte* const (&rows)[kDecodeTile]) {
   const size_t lanes = hn::Lanes(F32());
   constexpr int kVectors = HWY_TARGET == HWY_AVX2 ? 2 : 4;
   size_t column = 0;
   for (; column + kVectors * lanes <= t.dim; column += kVectors * lanes) {
-    InverseColumns<kVectors, kPrecise>(format, t, tile, group_sums, column, x);
+    InverseColumns<kVectors, kPrecise>(format, t, tile, group_sums, column, dtype, rows);
   }
   for (; column < t.dim; column += lanes)
-    InverseColumns<1, kPrecise>(format, t, tile, group_sums, column, x);
+    InverseColumns<1, kPrecise>(format, t, tile, group_sums, column, dtype, rows);
 }
 
 // Sums of m over each group's rows, [groups][dim], as float.
@@ -298,7 +340,8 @@ HWY_INLINE void GroupSums(const RowFormat& format, const std::vector<int32_t>& c
 
 // x = y T^-1 + m in float.
 HWY_INLINE void InverseTileFloat(const RowFormat& format, const CpuTransform& t,
-                                 const UnpackedTile& tile, float* x) {
+                                 const UnpackedTile& tile, DType dtype,
+                                 std::byte* const (&rows)[kDecodeTile]) {
   const F32 df;
   const size_t lanes = hn::Lanes(df);
   HWY_ALIGN float y[kDecodeTile][kDimMax];
@@ -317,17 +360,31 @@ HWY_INLINE void InverseTileFloat(const RowFormat& format, const CpuTransform& t,
       for (uint32_t r = 0; r < kDecodeTile; ++r)
         sums[r] = hn::MulAdd(hn::Set(df, y[r][i]), column, sums[r]);
     }
-    for (uint32_t r = 0; r < kDecodeTile; ++r) hn::Store(sums[r], df, x + r * kDimMax + j);
+    for (uint32_t r = 0; r < kDecodeTile; ++r) {
+      if (rows[r] != nullptr) StoreVector(sums[r], rows[r], dtype, j);
+    }
   }
 }
 
 #endif  // OSCARKV_BYTE_DOT
 
+// Unpacks rows [first, first + count) into the tile; the last of them fills what is left of it.
+HWY_INLINE void UnpackTile(const RowFormat& format, const std::byte* codes, const std::byte* params,
+                           size_t first, size_t count, UnpackedTile& tile) {
+  const size_t groups = format.dim / format.group;
+  const size_t code_bytes = size_t{format.dim} * format.bits / 8;
+  const size_t param_bytes = groups * 2 * ParamBytes(format.params);
+  for (size_t r = 0; r < kDecodeTile; ++r) {
+    const size_t row = first + std::min(r, count - 1);
+    UnpackCodes(codes + row * code_bytes, format.dim, format.bits, tile.codes[r]);
+    tile.finite[r] = UnpackParams(params + row * param_bytes, groups, format.params, tile.scale[r],
+                                  tile.zero[r]);
+  }
+}
+
 inline void DecodeRows(const RowFormat& format, const CpuTransform* transform,
                        const std::byte* codes, const std::byte* params, DType dtype,
                        std::span<std::byte* const> rows) {
-  const size_t code_bytes = size_t{format.dim} * format.bits / 8;
-  const size_t param_bytes = size_t{format.dim / format.group} * 2 * ParamBytes(format.params);
   UnpackedTile tile;
 #if OSCARKV_BYTE_DOT
   const bool precise = dtype != DType::kBf16;
@@ -337,40 +394,27 @@ inline void DecodeRows(const RowFormat& format, const CpuTransform* transform,
               group_sums);
   }
 #endif
-  HWY_ALIGN float x[kDecodeTile * kDimMax];
   for (size_t first = 0; first < rows.size(); first += kDecodeTile) {
     const size_t count = std::min<size_t>(kDecodeTile, rows.size() - first);
-    for (size_t r = 0; r < kDecodeTile; ++r) {
-      const size_t row = first + std::min(r, count - 1);
-      UnpackCodes(codes + row * code_bytes, format.dim, format.bits, tile.codes[r]);
-      tile.finite[r] = true;
-      for (uint32_t group = 0; group < format.dim / format.group; ++group) {
-        const ScaleZero pair = LoadParams(params + row * param_bytes, group, format.params);
-        tile.scale[r][group] = pair.scale;
-        tile.zero[r][group] = pair.zero;
-        tile.finite[r] = tile.finite[r] && std::isfinite(pair.scale) && std::isfinite(pair.zero);
-      }
-    }
+    UnpackTile(format, codes, params, first, count, tile);
+    std::byte* tile_rows[kDecodeTile] = {};
+    std::copy_n(rows.begin() + static_cast<ptrdiff_t>(first), count, tile_rows);
     if (transform == nullptr) {
       for (size_t r = 0; r < count; ++r) {
-        if (rows[first + r] == nullptr) continue;
-        DequantizeRow(format, tile.codes[r], tile.scale[r], tile.zero[r], dtype, rows[first + r]);
+        if (tile_rows[r] == nullptr) continue;
+        DequantizeRow(format, tile.codes[r], tile.scale[r], tile.zero[r], dtype, tile_rows[r]);
       }
       continue;
     }
 #if OSCARKV_BYTE_DOT
     if (precise) {
-      InverseTile<true>(format, *transform, tile, group_sums, x);
+      InverseTile<true>(format, *transform, tile, group_sums, dtype, tile_rows);
     } else {
-      InverseTile<false>(format, *transform, tile, group_sums, x);
+      InverseTile<false>(format, *transform, tile, group_sums, dtype, tile_rows);
     }
 #else
-    InverseTileFloat(format, *transform, tile, x);
+    InverseTileFloat(format, *transform, tile, dtype, tile_rows);
 #endif
-    for (size_t r = 0; r < count; ++r) {
-      if (rows[first + r] != nullptr)
-        StoreRow(x + r * kDimMax, format.dim, dtype, tile.finite[r], rows[first + r]);
-    }
   }
 }
 

@@ -54,21 +54,20 @@ HWY_INLINE void LoadRow(const std::byte* source, DType dtype, uint32_t dim,
 #endif
 }
 
-// Round to nearest even: FloatToBf16 in vectors, for values of which none is a NaN.
-HWY_INLINE hn::Vec<U16> NumbersToBf16(VF value) {
+// Round to nearest even, as FloatToBf16 does, for values of which none is a NaN: the upper half of
+// each lane is the bf16.
+HWY_INLINE hn::Vec<U32> RoundedToBf16(VF value) {
   const U32 du;
   const auto bits = hn::BitCast(du, value);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-  const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7fff)), odd));
-  return hn::DemoteTo(U16(), hn::BitCast(I32(), rounded));
+  return hn::Add(hn::Add(bits, hn::Set(du, 0x7fff)), odd);
 }
 
-// The same for any value: a NaN stays one.
+// FloatToBf16 of any value: a NaN stays one.
 HWY_INLINE hn::Vec<U16> ToBf16(VF value) {
   const U32 du;
   const auto bits = hn::BitCast(du, value);
-  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-  const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7fff)), odd));
+  const auto rounded = hn::ShiftRight<16>(RoundedToBf16(value));
   const auto quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du, 0x40));
   const auto is_nan =
       hn::MaskFromVec(hn::BitCast(du, hn::VecFromMask(F32(), hn::Ne(value, value))));
@@ -95,18 +94,25 @@ HWY_INLINE void StoreVector(VF value, std::byte* row, DType dtype, size_t index)
   }
 }
 
-// `finite`: none of the values is a NaN.
-HWY_INLINE void StoreRow(const float* values, uint32_t dim, DType dtype, bool finite,
-                         std::byte* row) {
-  const F32 df;
-  const size_t lanes = hn::Lanes(df);
-  if (dtype == DType::kBf16 && finite) {
-    auto* out = reinterpret_cast<uint16_t*>(row);
-    for (size_t i = 0; i < dim; i += lanes)
-      hn::StoreU(NumbersToBf16(hn::Load(df, values + i)), U16(), out + i);
-    return;
+// Stores vectors that follow each other. `finite`: none of the values is a NaN.
+template <int kVectors>
+HWY_INLINE void StoreVectors(const VF (&values)[kVectors], DType dtype, bool finite, std::byte* row,
+                             size_t index) {
+  const size_t lanes = hn::Lanes(F32());
+  if constexpr (kVectors % 2 == 0) {
+    if (dtype == DType::kBf16 && finite) {
+      const hn::ScalableTag<uint16_t> d16;
+      auto* out = reinterpret_cast<uint16_t*>(row) + index;
+      for (int v = 0; v < kVectors; v += 2, out += 2 * lanes) {
+        const auto low = hn::BitCast(d16, RoundedToBf16(values[v]));
+        const auto high = hn::BitCast(d16, RoundedToBf16(values[v + 1]));
+        hn::StoreU(hn::ConcatOdd(d16, high, low), d16, out);
+      }
+      return;
+    }
   }
-  for (size_t i = 0; i < dim; i += lanes) StoreVector(hn::Load(df, values + i), row, dtype, i);
+  for (int v = 0; v < kVectors; ++v)
+    StoreVector(values[v], row, dtype, index + static_cast<size_t>(v) * lanes);
 }
 
 }  // namespace HWY_NAMESPACE
