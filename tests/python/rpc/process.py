@@ -1,0 +1,57 @@
+"""oscarkvd as a process of the tests."""
+
+import re
+import signal
+import subprocess
+import tempfile
+import urllib.request
+
+START_S = 30  # how long a start or an end may take before a test gives up
+
+
+class Oscarkvd:
+    """A server on a Unix socket in a folder of its own, its metrics on a free port. Killed on exit when it still runs."""
+
+    def __init__(self, build_dir, config="", capacity="64MiB", flags=()):
+        self._folder = tempfile.TemporaryDirectory(prefix="oscarkvd_")  # the path of a socket may have 107 bytes only
+        self.endpoint = f"unix:{self._folder.name}/socket"
+        self.log = f"{self._folder.name}/log"
+        command = [build_dir / "bin" / "oscarkvd", "--listen", self.endpoint, "--metrics-listen", "127.0.0.1:0",
+                   "--host-capacity", capacity, *flags]
+        if config:
+            with open(f"{self._folder.name}/config.yaml", "w") as file:
+                file.write(config)
+            command += ["--config", file.name]
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        said = ""
+        while "metrics on " not in said:  # ends with the process at the latest
+            line = self.process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"oscarkvd did not start: {open(self.log).read()}")
+            said += line
+        self.metrics_address = re.search(r"metrics on (\S+)", said).group(1)
+
+    def metrics(self):
+        """The samples of /metrics: {'name{label="value"}': number}, and the whole text."""
+        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=START_S) as answer:
+            text = answer.read().decode()
+        lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+        return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines}, text
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self):
+        """Waits for the end; its exit status."""
+        return self.process.wait(START_S)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self._folder.cleanup()
