@@ -4,6 +4,8 @@
 
 #include "CLI/CLI.hpp"
 #include "client/cli/calibrate_command.h"
+#include "client/cli/decode_command.h"
+#include "client/cli/encode_command.h"
 
 namespace oscarkv::cli {
 namespace {
@@ -12,7 +14,11 @@ int exit_code = 0;
 
 }  // namespace
 
-void AddCommands(CLI::App& app) { AddCalibrateCommand(app); }
+void AddCommands(CLI::App& app) {
+  AddCalibrateCommand(app);
+  AddEncodeCommand(app);
+  AddDecodeCommand(app);
+}
 
 void Report(const absl::Status& status) {
   if (status.ok()) return;

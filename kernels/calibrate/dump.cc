@@ -17,13 +17,6 @@ namespace {
 
 constexpr const char* kNames[] = {"q", "k", "v"};
 
-std::optional<DType> FloatDType(const std::string& name) {
-  if (name == "F32") return DType::kFp32;
-  if (name == "F16") return DType::kFp16;
-  if (name == "BF16") return DType::kBf16;
-  return std::nullopt;
-}
-
 float LoadFloat(const std::byte* source, DType dtype) {
   if (dtype == DType::kFp32) return LoadLe<float>(source);
   const uint16_t bits = LoadLe<uint16_t>(source);
@@ -32,7 +25,7 @@ float LoadFloat(const std::byte* source, DType dtype) {
 
 absl::StatusOr<DumpShape> ShapeOf(const Tensor* tensors) {
   DumpShape shape;
-  const std::optional<DType> dtype = FloatDType(tensors[0].dtype);
+  const std::optional<DType> dtype = FloatTensorDType(tensors[0].dtype);
   for (int i = 0; i < 3; ++i) {
     if (!dtype || tensors[i].dtype != tensors[0].dtype) {
       return absl::InvalidArgumentError(

@@ -78,6 +78,18 @@ uint32_t TensorDTypeBytes(std::string_view dtype) {
   return 0;
 }
 
+std::optional<DType> FloatTensorDType(std::string_view dtype) {
+  if (dtype == "F32") return DType::kFp32;
+  if (dtype == "F16") return DType::kFp16;
+  if (dtype == "BF16") return DType::kBf16;
+  return std::nullopt;
+}
+
+std::string_view TensorDTypeOf(DType dtype) {
+  if (dtype == DType::kFp32) return "F32";
+  return dtype == DType::kFp16 ? "F16" : "BF16";
+}
+
 std::string ShapeText(std::span<const uint64_t> shape) {
   return absl::StrCat("[", absl::StrJoin(shape.begin(), shape.end(), ", "), "]");
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,6 +17,7 @@
 #include "absl/status/statusor.h"
 
 #include "kernels/base/bytes.h"
+#include "kernels/base/dtype.h"
 
 namespace oscarkv {
 
@@ -34,6 +36,9 @@ struct Tensor {
 
 // The bytes of one element of a safetensors dtype, 0 for a name the format does not have.
 uint32_t TensorDTypeBytes(std::string_view dtype);
+// "F32", "F16" and "BF16" as ours, nothing for other dtypes; and the other way.
+std::optional<DType> FloatTensorDType(std::string_view dtype);
+std::string_view TensorDTypeOf(DType dtype);
 std::string ShapeText(std::span<const uint64_t> shape);  // "[30, 3, 64]"
 
 // A parsed file whose bytes belong to somebody else and must outlive it.
