@@ -1,0 +1,65 @@
+"""Runs the benchmarks and prints their tables: what was measured, what it is compared with in the same run, the floor.
+
+    run.py --build-dir build/release [codec store ...]     (default: all)
+
+Writes BUILD_DIR/bench/NAME.json, Google Benchmark's own form, for every program that ran.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import tables
+
+PROGRAMS = {"codec": "codec_bench", "store": "store_bench"}
+TABLES = {"codec": tables.codec, "store": tables.store}
+
+
+def machine():
+    """One line: what ran this."""
+    name = "unknown processor"
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            name = line.split(":", 1)[1].strip()
+            break
+    flags = pathlib.Path("/proc/cpuinfo").read_text()
+    sets = [label for flag, label in (("avx2", "AVX2"), ("avx512f", "AVX-512"), ("avx512_vnni", "VNNI"))
+            if flag in flags]
+    return f"{name}, {os.cpu_count()} cores, {', '.join(sets) or 'neither AVX2 nor AVX-512'}"
+
+
+def run_program(program, build_dir, out, arguments):
+    """Every benchmark `repetitions` times in random order, so that what disturbs the machine disturbs all alike."""
+    command = [build_dir / "bin" / program, f"--benchmark_repetitions={arguments.repetitions}",
+               "--benchmark_enable_random_interleaving=true", f"--benchmark_min_time={arguments.min_time}",
+               f"--benchmark_out={out}", "--benchmark_out_format=json", f"--benchmark_filter={arguments.filter}"]
+    with open(out.with_suffix(".log"), "w") as log:
+        if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode != 0:
+            sys.exit(f"run bench: {program} failed; its output: {out.with_suffix('.log')}")
+    return tables.Medians(json.loads(out.read_text()))
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="run bench", description="Runs the benchmarks and prints their tables.")
+    parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], metavar="NAME",
+                        help="codec, store; all of them by default")
+    parser.add_argument("--build-dir", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--repetitions", type=int, default=5, help="of each benchmark; medians are shown (%(default)s)")
+    parser.add_argument("--min-time", type=float, default=0.2, help="seconds of each repetition (%(default)s)")
+    parser.add_argument("--filter", default=".", help="only benchmarks that match this expression (%(default)s)")
+    arguments = parser.parse_args()
+    folder = arguments.build_dir / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"machine: {machine()}")
+    for name in arguments.names or PROGRAMS:
+        print(f"run bench: {name} ...", file=sys.stderr, flush=True)
+        medians = run_program(PROGRAMS[name], arguments.build_dir, folder / f"{name}.json", arguments)
+        print(f"\n{TABLES[name](medians)}\n", flush=True)
+    print(f"figures: {folder}/*.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The tables that `./run bench` prints, from Google Benchmark's JSON."""
+
+
+class Medians:
+    """The median repetition of each benchmark, by its name."""
+
+    def __init__(self, report):
+        repeated = {}
+        for run in report["benchmarks"]:
+            if run.get("run_type") == "iteration" and not run.get("error_occurred"):
+                repeated.setdefault(run["run_name"], []).append(run)
+        self._repeated = repeated
+        self._runs = {name: sorted(runs, key=lambda run: run["cpu_time"])[len(runs) // 2]
+                      for name, runs in repeated.items()}
+
+    def names(self, prefix):
+        return [name for name in self._runs if name.startswith(prefix)]
+
+    def has(self, name):
+        return name in self._runs
+
+    def gigabytes(self, name):
+        """GB (1e9 bytes) a second of processor time."""
+        return self._runs[name]["bytes_per_second"] / 1e9
+
+    def microseconds(self, name):
+        scale = {"ns": 1e-3, "us": 1.0, "ms": 1e3, "s": 1e6}[self._runs[name]["time_unit"]]
+        return self._runs[name]["cpu_time"] * scale
+
+    def counter(self, name, counter):
+        """The greatest of all repetitions: counters are limits and sizes."""
+        return max(run[counter] for run in self._repeated[name])
+
+
+def layout(header, rows):
+    """Columns as wide as their widest cell; the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(row):
+        return "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
+                         for i, (cell, width) in enumerate(zip(row, widths))).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+_DIM = 128
+_KERNELS = ("AVX3_DL", "AVX3", "AVX2", "SSE4", "NEON", "portable")
+# Products of bytes that an instruction takes for each float multiply-add of the same vector.
+_BYTE_PRODUCTS = {"AVX3_DL": 4, "AVX3": 4, "AVX2": 4}
+_CODEC_HEADING = f"""\
+codec: one thread, D = {_DIM}, 2 bits, GB/s of bf16 bytes
+  beside: the float route for the same instructions (dequantise, Eigen's product; encoding clips with std::nth_element),
+          or memcpy
+  limit:  what arithmetic (this machine's float multiply-adds; four byte products each where the kernels use them) and
+          memcpy allow"""
+
+
+def codec(medians):
+    """Each kernel set beside the float route compiled for the same instructions, and beside what the machine allows."""
+    memcpy = medians.gigabytes("BM_Memcpy") if medians.has("BM_Memcpy") else float("inf")
+
+    def arithmetic(kernels):
+        # Each element takes D multiply-adds and is 2 bytes of bf16.
+        name = f"BM_PeakFma/{kernels}"
+        return medians.counter(name, "fma_per_s") / _DIM * 2 / 1e9 if medians.has(name) else float("inf")
+
+    works = (
+        ("decode, inverse transform", "BM_Decode", "BM_DecodeFloatRoute/{}",
+         lambda kernels: min(memcpy, arithmetic(kernels) * _BYTE_PRODUCTS.get(kernels, 1))),
+        ("decode, no transform", "BM_DecodeTransformed", "BM_Memcpy", lambda kernels: memcpy),
+        ("encode, transform, clip", "BM_Encode", "BM_EncodeFloatRoute/{}",
+         lambda kernels: min(memcpy, arithmetic(kernels))))
+    rows = []
+    for words, name, other, limit_of in works:
+        for kernels in _KERNELS:
+            if not medians.has(f"{name}/{kernels}") or not medians.has(other.format(kernels)):
+                continue
+            ours, beside = medians.gigabytes(f"{name}/{kernels}"), medians.gigabytes(other.format(kernels))
+            limit = limit_of(kernels)
+            rows.append([words, kernels, f"{ours:.2f}", f"{beside:.2f}", f"{ours / beside:.2f}x", f"{limit:.2f}",
+                         f"{100 * ours / limit:.0f} %"])
+    return f"{_CODEC_HEADING}\n{layout(['work', 'kernels', 'ours', 'beside', 'ratio', 'limit', 'of limit'], rows)}"
+
+
+def store(medians):
+    """Microseconds a call, and for what moves pages, GB/s beside a copy of the page."""
+    rows = []
+    for name, words in (("BM_Lookup128/pages:16384", "look 128 keys up, 16 K pages"),
+                        ("BM_Lookup128/pages:1048576", "look 128 keys up, 1 M pages"),
+                        ("BM_LookupMiss", "look a missing prefix up"),
+                        ("BM_LeaseAndRelease128", "lease 128 pages and release them"),
+                        ("BM_Touch128", "touch 128 pages")):
+        if medians.has(name):
+            rows.append([words, f"{medians.microseconds(name):.2f}", "", "", ""])
+    for name, words in (("BM_PutAndEvict", "put a page into a full store"),
+                        ("BM_PinVerifyCopy", "pin, verify, copy a page")):
+        if medians.has(name) and medians.has("BM_MemcpyPage"):
+            ours, copy = medians.gigabytes(name), medians.gigabytes("BM_MemcpyPage")
+            rows.append([words, f"{medians.microseconds(name):.2f}", f"{ours:.2f}", f"{copy:.2f}",
+                         f"{100 * ours / copy:.0f} %"])
+    lines = ["store: in one process; pages of SmolLM2-135M, 16 tokens, PACKED, where bytes move",
+             layout(["call", "us", "GB/s", "memcpy GB/s", "share"], rows)]
+    if medians.has("BM_Lookup128/pages:1048576"):
+        each = medians.counter("BM_Lookup128/pages:1048576", "index_bytes_per_page")
+        lines.append(f"memory that describes a page: {each:.0f} bytes")
+    return "\n".join(lines)
