@@ -387,7 +387,8 @@ inline void DecodeRows(const RowFormat& format, const CpuTransform* transform,
                        std::span<std::byte* const> rows) {
   UnpackedTile tile;
 #if OSCARKV_BYTE_DOT
-  const bool precise = dtype != DType::kBf16;
+  const bool precise =
+      dtype != DType::kBf16 || (transform != nullptr && !transform->fixed.coarse_suffices);
   HWY_ALIGN float group_sums[kGroupsMax * kDimMax];
   if (transform != nullptr) {
     GroupSums(format, precise ? transform->fixed.chunk_sum16 : transform->fixed.chunk_sum8,

@@ -9,6 +9,16 @@ namespace {
 constexpr float kMost8 = 127.0f;
 constexpr float kMost16 = 127.0f * 128.0f;
 constexpr uint32_t kChunkRows = 16;
+// The greatest error of an element that the coarse form may be expected to make, in parts of the
+// length of the row divided by sqrt(dim): a quarter of what FORMAT.md allows in parts of the row's
+// greatest magnitude, which is about twice that or more.
+constexpr double kCoarseErrorMax = 0x1p-6;
+
+double SquaredLength(const std::vector<float>& values) {
+  double sum = 0.0;
+  for (float value : values) sum += static_cast<double>(value) * static_cast<double>(value);
+  return sum;
+}
 
 FixedPointInverse MakeFixedPoint(const SideTransform& transform) {
   const uint32_t dim = transform.dim;
@@ -20,7 +30,9 @@ FixedPointInverse MakeFixedPoint(const SideTransform& transform) {
   fixed.column_scale16.resize(dim);
   fixed.chunk_sum8.assign(size_t{dim / kChunkRows} * dim, 0);
   fixed.chunk_sum16.assign(size_t{dim / kChunkRows} * dim, 0);
+  double worst = 0.0;  // over columns, the squared length of what m8 leaves out
   for (uint32_t j = 0; j < dim; ++j) {
+    double left_out = 0.0;
     float most = 0.0f;
     for (uint32_t i = 0; i < dim; ++i)
       most = std::max(most, std::fabs(transform.inverse[i * dim + j]));
@@ -32,6 +44,9 @@ FixedPointInverse MakeFixedPoint(const SideTransform& transform) {
       const auto value8 = static_cast<int32_t>(std::lround(share * kMost8));
       const auto value16 = static_cast<int32_t>(std::lround(share * kMost16));
       const auto high = static_cast<int32_t>(std::lround(static_cast<float>(value16) / 128.0f));
+      const double error = static_cast<double>(share * kMost8 - static_cast<float>(value8)) *
+                           static_cast<double>(fixed.column_scale8[j]);
+      left_out += error * error;
       const size_t at = (size_t{i / 4} * dim + j) * 4 + i % 4;
       fixed.m8[at] = static_cast<int8_t>(value8);
       fixed.hi[at] = static_cast<int8_t>(high);
@@ -39,7 +54,12 @@ FixedPointInverse MakeFixedPoint(const SideTransform& transform) {
       fixed.chunk_sum8[i / kChunkRows * dim + j] += value8;
       fixed.chunk_sum16[i / kChunkRows * dim + j] += value16;
     }
+    worst = std::max(worst, left_out);
   }
+  // x comes back as x + x T E, E being what was left out; its elements' signs are as good as
+  // random.
+  const double expected = std::sqrt(SquaredLength(transform.forward) / dim * worst);
+  fixed.coarse_suffices = expected <= kCoarseErrorMax;
   return fixed;
 }
 

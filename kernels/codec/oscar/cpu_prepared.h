@@ -14,11 +14,11 @@ namespace oscarkv {
 // Codes are small integers, so the product with T^-1 is taken on them in integers, and scale, zero
 // point and offset are applied to the sums. For that T^-1 is held in fixed point, each column j
 // with a scale of its own:
-//   T^-1[i][j] ~ column_scale[j] * m[i][j],   |m| <= 127          for bf16 results (error below
-//   that of their rounding) T^-1[i][j] ~ column_scale16[j] * (128 hi[i][j] + lo[i][j])    for fp16
-//   and fp32 results
+//   coarse  T^-1[i][j] ~ column_scale8[j] * m8[i][j],                          |m8| <= 127
+//   fine    T^-1[i][j] ~ column_scale16[j] * (128 * hi[i][j] + lo[i][j])
 // stored as [dim / 4][dim][4]: the four rows that one 32-bit lane of a dot product reads stand
-// together.
+// together. The coarse form serves bf16 results where it is close enough (`coarse_suffices`), the
+// fine one all others.
 struct FixedPointInverse {
   // Aligned, because a vector load that crosses a cache line costs two.
   hwy::AlignedFreeUniquePtr<int8_t[]> m8;
@@ -29,6 +29,8 @@ struct FixedPointInverse {
   // Sums of m over every 16 rows, [dim / 16][dim]; what a zero point multiplies.
   std::vector<int32_t> chunk_sum8;
   std::vector<int32_t> chunk_sum16;
+  // An ill-conditioned T makes long y of short x, and T^-1's rounding errors count for y.
+  bool coarse_suffices = false;
 };
 
 struct CpuTransform final : public PreparedTransform {
