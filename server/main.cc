@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -47,14 +48,18 @@ int Serve(const oscarkv::v1::ServerConfig& config) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   auto server = oscarkv::Server::Create(config);
   if (!server.ok()) return Fail(server.status());
-  (*server)->set_drain_request([] { kill(getpid(), SIGTERM); });
+  std::atomic<int64_t> grace_ms = config.drain_grace_ms();
+  (*server)->set_drain_request([&grace_ms](absl::Duration grace) {
+    if (grace > absl::ZeroDuration()) grace_ms = absl::ToInt64Milliseconds(grace);
+    kill(getpid(), SIGTERM);
+  });
   for (const std::string& address : (*server)->addresses())
     std::cout << "listening on " << address << std::endl;
   if (!(*server)->metrics_address().empty())
     std::cout << "metrics on " << (*server)->metrics_address() << std::endl;
   int signal = 0;
   sigwait(&signals, &signal);
-  (*server)->Shutdown(absl::Milliseconds(config.drain_grace_ms()));
+  (*server)->Shutdown(absl::Milliseconds(grace_ms.load()));
   return 0;
 }
 

@@ -226,7 +226,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Create(const v1::ServerConfig& c
 
 const std::vector<std::string>& Server::addresses() const { return impl_->addresses(); }
 const std::string& Server::metrics_address() const { return impl_->metrics_address(); }
-void Server::set_drain_request(absl::AnyInvocable<void()> request) {
+void Server::set_drain_request(absl::AnyInvocable<void(absl::Duration)> request) {
   impl_->context().set_drain_request(std::move(request));
 }
 void Server::Shutdown(absl::Duration grace) { impl_->Shutdown(grace); }

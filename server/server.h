@@ -28,8 +28,9 @@ class Server {
   const std::vector<std::string>& addresses() const;
   // host:port of /metrics, empty when it is off.
   const std::string& metrics_address() const;
-  // Called, on any thread, when Admin.Drain asks for the process to end.
-  void set_drain_request(absl::AnyInvocable<void()> request);
+  // Called, on any thread, when Admin.Drain asks for the process to end, with the grace it asks
+  // for; zero: the configured one.
+  void set_drain_request(absl::AnyInvocable<void(absl::Duration)> request);
 
   // Health turns NOT_SERVING, new calls are refused, those in flight have `grace` to end, then they
   // are cancelled.

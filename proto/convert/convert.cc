@@ -10,6 +10,8 @@
 namespace oscarkv {
 namespace {
 
+constexpr size_t kStatusMessageMax = 2048;
+
 absl::StatusOr<Geometry> FromProto(const v1::Geometry& in) {
   Geometry out;
   out.layers = in.layers();
@@ -44,6 +46,12 @@ absl::StatusOr<CodecSpec> FromProto(const v1::CodecSpec& in) {
                         static_cast<uint8_t>(bits.v() <= kMost ? bits.v() : 0)});
   }
   out.group = in.group();
+  // Numbers that no enum here has must not become ones that it has.
+  if (!v1::ParamsDType_IsValid(in.params()) || !v1::WideBasis_IsValid(in.wide_basis())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("codec: params and wide_basis must be ones that this server knows, found ",
+                     static_cast<int>(in.params()), " and ", static_cast<int>(in.wide_basis())));
+  }
   if (in.params() != v1::PARAMS_UNSPECIFIED) out.params = static_cast<ParamsDType>(in.params());
   out.transform_hash = in.transform_hash();
   out.sink_tokens = in.sink_tokens();
@@ -125,7 +133,10 @@ ItemStatus FromProto(v1::ItemStatus status) {
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
+  std::string message(status.message());
+  // A status travels in a header, and one that is too long is lost whole.
+  if (message.size() > kStatusMessageMax) message.replace(kStatusMessageMax, message.size(), "...");
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message);
 }
 
 absl::Status FromGrpcStatus(const grpc::Status& status) {

@@ -25,7 +25,7 @@ v1::ItemStatus ToProto(ItemStatus status);
 // An unknown number, from a newer server, is kInvalid.
 ItemStatus FromProto(v1::ItemStatus status);
 
-// absl and gRPC share their status codes.
+// absl and gRPC share their status codes. Messages are cut off after 2 KiB.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 absl::Status FromGrpcStatus(const grpc::Status& status);
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include <grpcpp/alarm.h>
 
@@ -36,8 +38,22 @@ class VerifyReactor final : public grpc::ServerWriteReactor<v1::VerifyReply> {
     if (bytes_per_second_ == 0) return context_.RunAsync([this] { Step(); });
     const double seconds =
         static_cast<double>(progress_.bytes_checked) / static_cast<double>(bytes_per_second_);
-    alarm_.Set(absl::ToChronoTime(absl::Now() + absl::Seconds(seconds)),
-               [this](bool) { context_.RunAsync([this] { Step(); }); });
+    {
+      const absl::MutexLock lock(&mutex_);
+      if (!cancelled_) {
+        alarm_.Set(absl::ToChronoTime(absl::Now() + absl::Seconds(seconds)),
+                   [this](bool) { context_.RunAsync([this] { Step(); }); });
+        return;
+      }
+    }
+    Finish(scope_.End(absl::CancelledError("the client broke off")));
+  }
+
+  // A pause may be long: the call does not outlive its client, nor hold up the server's end.
+  void OnCancel() override {
+    const absl::MutexLock lock(&mutex_);
+    cancelled_ = true;
+    alarm_.Cancel();
   }
 
   void OnDone() override { delete this; }
@@ -59,7 +75,9 @@ class VerifyReactor final : public grpc::ServerWriteReactor<v1::VerifyReply> {
   const uint64_t bytes_per_second_;
   VerifyProgress progress_;
   v1::VerifyReply reply_;
-  grpc::Alarm alarm_;
+  absl::Mutex mutex_;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  grpc::Alarm alarm_ ABSL_GUARDED_BY(mutex_);
 };
 
 void FillNamespace(const NamespaceStats& stats, const NamespaceSpec& spec,
@@ -105,10 +123,11 @@ grpc::ServerUnaryReactor* AdminService::Stats(grpc::CallbackServerContext* call,
 }
 
 grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* call,
-                                              const v1::DrainRequest*, v1::DrainReply* reply) {
+                                              const v1::DrainRequest* request,
+                                              v1::DrainReply* reply) {
   return RunUnary(context_, call, Method::kDrain, [&] {
     reply->set_calls_in_flight(static_cast<uint32_t>(context_.calls_in_flight()));
-    context_.RequestDrain();
+    context_.RequestDrain(absl::Milliseconds(request->grace_ms()));
     return absl::OkStatus();
   });
 }

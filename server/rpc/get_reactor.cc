@@ -120,10 +120,14 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     part_bytes_ = sent_ = 0;
     item_ = item;
     PinResult pinned = context_.store().Pin(*space_, key);
-    if (pinned.status != ItemStatus::kOk) return WriteFailure(pinned.status, "");
+    if (pinned.status != ItemStatus::kOk) {
+      if (request_.lease_id() == 0 || context_.store().LeaseIsLive(request_.lease_id()))
+        return WriteFailure(pinned.status, "");
+      return WriteFailure(ItemStatus::kFenced, "the lease has ended, and the page is gone");
+    }
     page_ = std::make_shared<SentPage>();
     page_->pin = std::move(pinned.page);
-    page_->inflight = context_.TakeInflight(page_->pin.meta().bytes);
+    page_->inflight = context_.TakeInflight(page_->pin.meta().bytes + DecodedBytes());
     if (!page_->inflight)
       return WriteFailure(ItemStatus::kBusy,
                           "too many bytes are in flight: try again a little later");
@@ -137,6 +141,11 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     }
     // Decoding a page takes longer than a reaction may.
     context_.RunAsync([this, page = *bytes] { DecodeItemBytes(page); });
+  }
+
+  // Of memory that a page takes beyond its own while it is sent.
+  uint64_t DecodedBytes() const {
+    return codec_ == nullptr ? 0 : codec_->layout(Encoding::kWide).page_bytes();
   }
 
   // The selected blocks of a page as parts, one a layer, or one in all when every head is wanted.

@@ -137,14 +137,14 @@ void RpcContext::Unregister(Drainable* stream) {
   streams_.erase(stream);
 }
 
-void RpcContext::set_drain_request(absl::AnyInvocable<void()> request) {
+void RpcContext::set_drain_request(absl::AnyInvocable<void(absl::Duration)> request) {
   const absl::MutexLock lock(&streams_mutex_);
   drain_request_ = std::move(request);
 }
 
-void RpcContext::RequestDrain() {
+void RpcContext::RequestDrain(absl::Duration grace) {
   const absl::MutexLock lock(&streams_mutex_);
-  if (drain_request_) drain_request_();
+  if (drain_request_) drain_request_(grace);
 }
 
 }  // namespace oscarkv

@@ -106,9 +106,10 @@ class RpcContext {
   void StartDrain();
   void Register(Drainable* stream);
   void Unregister(Drainable* stream);
-  // What Admin.Drain asks for; the server sets it.
-  void set_drain_request(absl::AnyInvocable<void()> request);
-  void RequestDrain();
+  // What Admin.Drain asks for, with the grace it asks for (zero: the configured one); the server
+  // sets it.
+  void set_drain_request(absl::AnyInvocable<void(absl::Duration)> request);
+  void RequestDrain(absl::Duration grace);
   uint64_t calls_in_flight() const { return calls_in_flight_.load(std::memory_order_relaxed); }
   void CallBegins() { calls_in_flight_.fetch_add(1, std::memory_order_relaxed); }
   void CallEnds() { calls_in_flight_.fetch_sub(1, std::memory_order_relaxed); }
@@ -129,7 +130,7 @@ class RpcContext {
   double fetch_bytes_per_s_ ABSL_GUARDED_BY(mutex_) = 1e9;  // until something was fetched
   absl::Mutex streams_mutex_;
   absl::flat_hash_set<Drainable*> streams_ ABSL_GUARDED_BY(streams_mutex_);
-  absl::AnyInvocable<void()> drain_request_ ABSL_GUARDED_BY(streams_mutex_);
+  absl::AnyInvocable<void(absl::Duration)> drain_request_ ABSL_GUARDED_BY(streams_mutex_);
   TaskQueue workers_;  // last: its tasks use what is above
 };
 

@@ -22,7 +22,12 @@ class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, 
     }
     context_.Register(this);
     registered_ = true;
-    StartRead(&request_);
+    // A drain that began since Admit may have missed this stream.
+    if (context_.draining()) {
+      OnDrain();
+    } else {
+      StartRead(&request_);
+    }
   }
 
   void OnReadDone(bool ok) override {

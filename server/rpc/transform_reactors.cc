@@ -22,7 +22,8 @@ class PutTransformReactor final : public grpc::ServerReadReactor<v1::PutTransfor
       : context_(context),
         scope_(context, call, Method::kPutTransformSet),
         call_(call),
-        reply_(reply) {
+        reply_(reply),
+        upload_(context.transforms()) {
     if (const absl::Status status = scope_.Admit(); !status.ok()) {
       End(status);
       return;
@@ -59,30 +60,27 @@ class PutTransformReactor final : public grpc::ServerReadReactor<v1::PutTransfor
     return absl::OkStatus();
   }
 
-  // Memory grows with what has come, not with what was announced.
+  // Memory grows with what has come, not with what was announced, and is counted.
   absl::Status OnData() {
     if (hash_.empty())
       return absl::InvalidArgumentError("a transform set starts with a header, and data came");
-    if (message_.data().size() > bytes_ - file_.size()) {
-      return absl::InvalidArgumentError(absl::StrCat("the header announced ", bytes_, " bytes, ",
-                                                     file_.size() + message_.data().size(),
-                                                     " came"));
-    }
-    file_ += message_.data();
-    return absl::OkStatus();
+    if (message_.data().size() > bytes_ - upload_.file().size())
+      return WrongSize(message_.data().size());
+    return upload_.Append(message_.data());
   }
 
   absl::Status Store() {
     if (hash_.empty())
       return absl::InvalidArgumentError("a transform set starts with a header, and none came");
-    if (file_.size() != bytes_) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the header announced ", bytes_, " bytes, ", file_.size(), " came"));
-    }
-    OSCARKV_ASSIGN_OR_RETURN(const bool existed,
-                             context_.transforms().Add(hash_, std::move(file_)));
+    if (upload_.file().size() != bytes_) return WrongSize(0);
+    OSCARKV_ASSIGN_OR_RETURN(const bool existed, context_.transforms().Add(hash_, upload_));
     reply_->set_existed(existed);
     return absl::OkStatus();
+  }
+
+  absl::Status WrongSize(uint64_t more) const {
+    return absl::InvalidArgumentError(absl::StrCat("the header announced ", bytes_, " bytes, ",
+                                                   upload_.file().size() + more, " came"));
   }
 
   RpcContext& context_;
@@ -92,7 +90,7 @@ class PutTransformReactor final : public grpc::ServerReadReactor<v1::PutTransfor
   v1::PutTransformSetRequest message_;
   std::string hash_;
   uint64_t bytes_ = 0;
-  std::string file_;
+  TransformUpload upload_;
 };
 
 class GetTransformReactor final : public grpc::ServerWriteReactor<v1::GetTransformSetReply> {

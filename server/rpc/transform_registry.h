@@ -21,6 +21,28 @@ struct RegisteredTransforms {
   TransformSet set;
 };
 
+class TransformRegistry;
+
+// A set on its way in. What has come counts against the registry's room until the upload is
+// destroyed, so that many uploads at once cannot take more memory than sets may. Not thread-safe;
+// the registry outlives it.
+class TransformUpload {
+ public:
+  explicit TransformUpload(TransformRegistry& registry) : registry_(registry) {}
+  ~TransformUpload();
+  TransformUpload(const TransformUpload&) = delete;
+  TransformUpload& operator=(const TransformUpload&) = delete;
+
+  // kResourceExhausted when there is no room for it.
+  absl::Status Append(std::string_view data);
+  const std::string& file() const { return file_; }
+
+ private:
+  friend class TransformRegistry;
+  TransformRegistry& registry_;
+  std::string file_;
+};
+
 // Thread-safe.
 class TransformRegistry {
  public:
@@ -33,11 +55,18 @@ class TransformRegistry {
   // Whether a file of `bytes` may come: kResourceExhausted when it would pass the limit.
   absl::Status CheckRoom(uint64_t bytes) const;
 
-  // kInvalidArgument: not the bytes of `hash`, or not a transform file (ParseTransformFile).
-  // Returns whether it was there.
-  absl::StatusOr<bool> Add(std::string_view hash, std::string file);
+  // Takes the set of an upload to this registry, which is empty afterwards; returns whether it was
+  // there. kInvalidArgument: not the bytes of `hash`, or not a transform file (ParseTransformFile).
+  absl::StatusOr<bool> Add(std::string_view hash, TransformUpload& upload);
+
+  uint64_t bytes() const;  // of sets and uploads
 
  private:
+  friend class TransformUpload;
+  absl::Status CheckRoomLocked(uint64_t bytes) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  absl::Status Take(uint64_t bytes);
+  void GiveBack(uint64_t bytes);
+
   const uint64_t bytes_max_;
   mutable absl::Mutex mutex_;
   uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
