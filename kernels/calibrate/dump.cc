@@ -24,7 +24,6 @@ float LoadFloat(const std::byte* source, DType dtype) {
 }
 
 absl::StatusOr<DumpShape> ShapeOf(const Tensor* tensors) {
-  DumpShape shape;
   const std::optional<DType> dtype = FloatTensorDType(tensors[0].dtype);
   for (int i = 0; i < 3; ++i) {
     if (!dtype || tensors[i].dtype != tensors[0].dtype) {
