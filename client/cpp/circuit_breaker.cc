@@ -6,10 +6,14 @@ namespace oscarkv::client {
 
 bool CircuitBreaker::Allow(absl::Time now) {
   const absl::MutexLock lock(&mutex_);
-  if (!open_) return true;
-  if (probing_ || now < open_until_) return false;
-  probing_ = true;
+  if (RefusesLocked(now)) return false;
+  probing_ = open_;
   return true;
+}
+
+bool CircuitBreaker::Refuses(absl::Time now) const {
+  const absl::MutexLock lock(&mutex_);
+  return RefusesLocked(now);
 }
 
 void CircuitBreaker::OnSuccess() {
@@ -28,6 +32,11 @@ void CircuitBreaker::OnFailure(absl::Time now) {
   open_ = true;
   probing_ = false;
   open_until_ = now + pause_;
+}
+
+void CircuitBreaker::OnAbandoned() {
+  const absl::MutexLock lock(&mutex_);
+  probing_ = false;
 }
 
 bool CircuitBreaker::open() const {

@@ -18,13 +18,20 @@ class CircuitBreaker {
  public:
   explicit CircuitBreaker(const BreakerOptions& options) : options_(options) {}
 
-  // Whether a call may go now. A call that was let go must be answered by OnSuccess or OnFailure.
+  // Whether a call may go now. A call that was let go must be answered by one of the On... below.
   bool Allow(absl::Time now);
+  // Whether Allow would say no; counts for nothing, so that work for a call can be left undone.
+  bool Refuses(absl::Time now) const;
   void OnSuccess();
   void OnFailure(absl::Time now);
+  void OnAbandoned();  // the caller gave up: nothing is known of the store; another may probe
   bool open() const;
 
  private:
+  bool RefusesLocked(absl::Time now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return open_ && (probing_ || now < open_until_);
+  }
+
   const BreakerOptions options_;
   mutable absl::Mutex mutex_;
   int failures_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -3,7 +3,10 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include <google/protobuf/util/json_util.h>
 
 #include "client/cpp/connection.h"
@@ -19,9 +22,22 @@ namespace {
 // Far beyond any model's transform set: a server that claims more is not believed.
 constexpr uint64_t kTransformBytesMax = uint64_t{4} << 30;
 
+// gRPC would take any text, and find out later that there is nothing behind it: then a slip of the
+// pen would look like a store that is dead.
+absl::Status CheckEndpoint(const std::string& endpoint) {
+  if (absl::StartsWith(endpoint, "unix:") && endpoint.size() > 5) return absl::OkStatus();
+  const size_t colon = endpoint.rfind(':');
+  int port = 0;
+  if (colon != std::string::npos && colon > 0 &&
+      absl::SimpleAtoi(endpoint.substr(colon + 1), &port) && port > 0 && port < 65536) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "client: endpoint must be host:port or unix:/path, found '", absl::CEscape(endpoint), "'"));
+}
+
 absl::Status CheckOptions(const ClientOptions& options) {
-  if (options.endpoint.empty())
-    return absl::InvalidArgumentError("client: endpoint must not be empty");
+  OSCARKV_RETURN_IF_ERROR(CheckEndpoint(options.endpoint));
   for (absl::Duration timeout :
        {options.control_timeout, options.lookup_timeout, options.fetch_timeout,
         options.push_timeout, options.transform_timeout}) {
@@ -30,9 +46,20 @@ absl::Status CheckOptions(const ClientOptions& options) {
           absl::StrCat("client: timeouts must be positive, found ", absl::FormatDuration(timeout)));
     }
   }
-  if (options.attempts < 1 || options.async_threads < 1 || options.breaker.failures < 1) {
+  if (options.attempts < 1 || options.async_threads < 1 || options.breaker.failures < 1 ||
+      options.push_batch_bytes < 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "client: attempts, async_threads, breaker.failures and push_batch_bytes must be at least "
+        "1, found ",
+        options.attempts, ", ", options.async_threads, ", ", options.breaker.failures, " and ",
+        options.push_batch_bytes));
+  }
+  if (options.breaker.pause <= absl::ZeroDuration() ||
+      options.breaker.pause_max < options.breaker.pause) {
     return absl::InvalidArgumentError(
-        "client: attempts, async_threads and breaker.failures must be at least 1");
+        absl::StrCat("client: breaker.pause must be positive and at most breaker.pause_max, found ",
+                     absl::FormatDuration(options.breaker.pause), " and ",
+                     absl::FormatDuration(options.breaker.pause_max)));
   }
   return absl::OkStatus();
 }
@@ -75,7 +102,9 @@ absl::StatusOr<std::unique_ptr<Namespace>> Client::OpenNamespace(const Namespace
                            MakeCodec(connection_->options().codec, spec, transform_file));
   auto impl = std::make_unique<Namespace::Impl>(connection_, spec, std::move(transform_file),
                                                 std::move(codec));
-  const absl::Status status = impl->Open(create);
+  absl::Status status = impl->Open(create, absl::Now() + connection_->options().control_timeout);
+  if (status.ok())
+    status = impl->UploadIfMissing(absl::Now() + connection_->options().transform_timeout);
   // A refusal is the caller's to see; a server that is not there will be asked again by the calls
   // that follow.
   if (absl::IsInvalidArgument(status) || absl::IsFailedPrecondition(status)) return status;
@@ -88,13 +117,15 @@ absl::StatusOr<std::unique_ptr<Namespace>> Client::InspectNamespace(const Namesp
       std::unique_ptr<PageCodec> codec,
       MakePageCodec(connection_->options().codec, spec.geometry, spec.codec, nullptr));
   auto impl = std::make_unique<Namespace::Impl>(connection_, spec, std::string(), std::move(codec));
-  OSCARKV_RETURN_IF_ERROR(impl->Open(/*create=*/false));
+  OSCARKV_RETURN_IF_ERROR(
+      impl->Open(/*create=*/false, absl::Now() + connection_->options().control_timeout));
   return std::unique_ptr<Namespace>(new Namespace(std::move(impl)));
 }
 
 absl::Status Client::PutTransformSet(const std::string& transform_file) {
   OSCARKV_RETURN_IF_ERROR(ParseTransformFile(AsBytes(transform_file)).status());
-  return UploadTransformSet(*connection_, transform_file, 1u << 20);
+  CallGroup alone;
+  return UploadTransformSet(*connection_, alone, transform_file, 1u << 20);
 }
 
 absl::StatusOr<std::string> Client::GetTransformSet(const std::string& hash) {

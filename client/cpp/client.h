@@ -66,7 +66,7 @@ struct Hit {
   uint32_t pages = 0;               // leading keys that are stored
   uint64_t usable_tokens = 0;       // of them, after the tail policy
   std::vector<Encoding> encodings;  // [pages]
-  uint64_t bytes = 0;               // as stored
+  uint64_t bytes = 0;               // of those pages, as stored
   double expected_ms = 0.0;         // what fetching should take: load or recompute
   Lease lease;
 };
@@ -104,9 +104,11 @@ struct FetchRequest {
 
 struct FetchReport {
   absl::Status store;
-  uint32_t pages = 0;                // leading pages that are whole in the cache
-  uint64_t tokens = 0;               // of them
-  std::vector<ItemStatus> statuses;  // [keys]; kSkipped after the first that is not kOk
+  uint32_t pages = 0;   // leading pages that are whole in the cache
+  uint64_t tokens = 0;  // of them
+  // [keys]; kSkipped after the first that is not kOk. kMiss also where nobody answered, kCorrupt
+  // also where the answer made no sense.
+  std::vector<ItemStatus> statuses;
   uint64_t bytes_wire = 0;
 };
 
@@ -133,6 +135,8 @@ struct ClientCounters {
 class Namespace {
  public:
   class Impl;
+  // Cancels the calls under way and returns when every `done` has run. Not to be called by a
+  // `done`.
   ~Namespace();
   Namespace(const Namespace&) = delete;
   Namespace& operator=(const Namespace&) = delete;

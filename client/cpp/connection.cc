@@ -27,17 +27,23 @@ bool IsAnswer(const absl::Status& status) {
   }
 }
 
+absl::Status RefusedError() {
+  return absl::UnavailableError("the store did not answer lately; it is asked again after a pause");
+}
+
+absl::Duration RetryWait(int attempt) {
+  absl::BitGen random;
+  return kRetryWait * (1 << std::min(attempt, 10)) * absl::Uniform(random, 0.5, 1.5);
+}
+
 }  // namespace
 
 // A session stream and the thread that waits for its end.
 class Connection::SessionStream {
  public:
-  SessionStream(const WireStubs& stubs, const std::string& name) {
-    stream_ = stubs.cache->Session(&context_);
-    v1::SessionRequest request;
-    request.set_client_name(name);
-    thread_ = std::thread([this, request] { Run(request); });
-  }
+  // Everything is done by the thread: gRPC may wait long for a server that does not answer.
+  SessionStream(const WireStubs& stubs, const std::string& name)
+      : thread_([this, &stubs, name] { Run(stubs, name); }) {}
 
   ~SessionStream() {
     context_.TryCancel();
@@ -45,9 +51,9 @@ class Connection::SessionStream {
   }
 
   // The session's id, waiting for it until the deadline; 0 when there is none (any more).
-  uint64_t WaitForId(absl::Duration timeout) {
+  uint64_t WaitForId(absl::Time deadline) {
     const absl::MutexLock lock(&mutex_);
-    mutex_.AwaitWithTimeout(absl::Condition(this, &SessionStream::Known), timeout);
+    mutex_.AwaitWithDeadline(absl::Condition(this, &SessionStream::Known), deadline);
     return ended_ ? 0 : id_;
   }
 
@@ -59,21 +65,23 @@ class Connection::SessionStream {
  private:
   bool Known() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ended_ || id_ != 0; }
 
-  void Run(const v1::SessionRequest& request) {
+  void Run(const WireStubs& stubs, const std::string& name) {
+    const auto stream = stubs.cache->Session(&context_);
+    v1::SessionRequest request;
+    request.set_client_name(name);
     v1::SessionReply reply;
-    if (stream_->Write(request)) {
-      while (stream_->Read(&reply)) {
+    if (stream->Write(request)) {
+      while (stream->Read(&reply)) {
         const absl::MutexLock lock(&mutex_);
         id_ = reply.session_id();
       }
     }
-    stream_->Finish().ok();  // how it ended does not matter: its leases are gone
+    stream->Finish().ok();  // how it ended does not matter: its leases are gone
     const absl::MutexLock lock(&mutex_);
     ended_ = true;
   }
 
   grpc::ClientContext context_;
-  std::unique_ptr<grpc::ClientReaderWriter<v1::SessionRequest, v1::SessionReply>> stream_;
   absl::Mutex mutex_;
   uint64_t id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
@@ -83,10 +91,7 @@ class Connection::SessionStream {
 Connection::Connection(const ClientOptions& options)
     : options_(options), breaker_(options.breaker), tasks_(options.async_threads) {}
 
-Connection::~Connection() {
-  const absl::MutexLock lock(&stopping_mutex_);
-  stopping_ = true;
-}
+Connection::~Connection() = default;
 
 const WireStubs& Connection::stubs() {
   const absl::MutexLock lock(&mutex_);
@@ -94,34 +99,47 @@ const WireStubs& Connection::stubs() {
   return *stubs_;
 }
 
-bool Connection::WaitBeforeRetry(int attempt, absl::Time deadline) {
-  absl::BitGen random;
-  const absl::Duration wait = kRetryWait * (1 << attempt) * absl::Uniform(random, 0.5, 1.5);
-  if (absl::Now() + wait >= deadline) return false;
-  const absl::MutexLock lock(&stopping_mutex_);
-  return !stopping_mutex_.AwaitWithTimeout(absl::Condition(&stopping_), wait);
+absl::Status Connection::CheckBreaker() const {
+  return breaker_.Refuses(absl::Now()) ? RefusedError() : absl::OkStatus();
 }
 
 absl::Status Connection::Call(absl::Duration timeout,
                               absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt) {
+  CallGroup alone;
+  return Call(alone, absl::Now() + timeout, attempt);
+}
+
+absl::Status Connection::Call(CallGroup& group, absl::Time deadline,
+                              absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt) {
   calls_.fetch_add(1, std::memory_order_relaxed);
   if (!breaker_.Allow(absl::Now())) {
     refused_.fetch_add(1, std::memory_order_relaxed);
-    return absl::UnavailableError(
-        "the store did not answer lately; it is asked again after a pause");
+    return RefusedError();
   }
-  const absl::Time deadline = absl::Now() + timeout;
+  grpc::Channel& channel = *stubs().channel;
   absl::Status status;
   for (int number = 0;; ++number) {
-    grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(deadline));
-    status = FromGrpcStatus(attempt(&context));
-    if (!absl::IsUnavailable(status) || number + 1 >= options_.attempts ||
-        !WaitBeforeRetry(number, deadline))
-      break;
+    const absl::Time retry_at = std::min(deadline, absl::Now() + RetryWait(number));
+    // gRPC reads from a new connection only while somebody waits for it. Calls on a channel that is
+    // down fail at once and wait for nothing: on their own they would not notice that it comes up.
+    if (channel.GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_TRANSIENT_FAILURE)
+      channel.WaitForConnected(absl::ToChronoTime(retry_at));
+    {
+      grpc::ClientContext context;
+      context.set_deadline(absl::ToChronoTime(deadline));
+      const CallGroup::Member member(group, &context);
+      status = FromGrpcStatus(attempt(&context));
+    }
+    if (!absl::IsUnavailable(status) || number + 1 >= options_.attempts) break;
+    // Where the server itself said so.
+    if (channel.GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY)
+      group.WaitCancelled(RetryWait(number));
+    if (absl::Now() >= deadline || group.cancelled()) break;
     retries_.fetch_add(1, std::memory_order_relaxed);
   }
-  if (IsAnswer(status)) {
+  if (group.cancelled()) {
+    breaker_.OnAbandoned();
+  } else if (IsAnswer(status)) {
     breaker_.OnSuccess();
   } else {
     failures_.fetch_add(1, std::memory_order_relaxed);
@@ -130,17 +148,17 @@ absl::Status Connection::Call(absl::Duration timeout,
   return status;
 }
 
-uint64_t Connection::Session(absl::Duration timeout) {
+uint64_t Connection::Session(absl::Time deadline) {
   const WireStubs& wire = stubs();
-  SessionStream* stream = nullptr;
-  std::unique_ptr<SessionStream> ended;  // destroyed, and so joined, without the lock
+  std::shared_ptr<SessionStream> stream;
+  std::shared_ptr<SessionStream> ended;  // destroyed, and so joined, without the lock
   {
     const absl::MutexLock lock(&mutex_);
     if (session_ != nullptr && session_->ended()) ended = std::move(session_);
-    if (session_ == nullptr) session_ = std::make_unique<SessionStream>(wire, options_.name);
-    stream = session_.get();
+    if (session_ == nullptr) session_ = std::make_shared<SessionStream>(wire, options_.name);
+    stream = session_;
   }
-  return stream->WaitForId(timeout);
+  return stream->WaitForId(deadline);
 }
 
 ClientCounters Connection::counters() const {

@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include <grpcpp/grpcpp.h>
 
+#include "client/cpp/call_group.h"
 #include "client/cpp/circuit_breaker.h"
 #include "client/cpp/client.h"
 #include "client/cpp/wire.h"
@@ -30,21 +31,29 @@ class Connection {
  public:
   explicit Connection(const ClientOptions& options);
   ~Connection();
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
 
   const ClientOptions& options() const { return options_; }
 
-  // Runs `attempt` with a fresh context until it succeeds, its error is final, or the deadline of
-  // now + timeout has come. UNAVAILABLE is tried again after a jittered wait. Asks and feeds the
-  // breaker: while it is open the answer is UNAVAILABLE at once.
+  // Runs `attempt` with a fresh context until it succeeds, its error is final, or the deadline has
+  // come. UNAVAILABLE is tried again after a jittered wait. Asks and feeds the breaker: while it is
+  // open the answer is UNAVAILABLE at once. CANCELLED once the group is.
+  absl::Status Call(CallGroup& group, absl::Time deadline,
+                    absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt);
+  // A call that belongs to no namespace.
   absl::Status Call(absl::Duration timeout,
                     absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt);
+
+  // UNAVAILABLE while the breaker would refuse a call.
+  absl::Status CheckBreaker() const;
 
   // The stubs; made by the first call.
   const WireStubs& stubs();
 
-  // The id of this client's live session, opened when there is none; 0 when that fails within
-  // `timeout`.
-  uint64_t Session(absl::Duration timeout);
+  // The id of this client's live session, opened when there is none; 0 when that fails until the
+  // deadline.
+  uint64_t Session(absl::Time deadline);
 
   // Runs a task on the client's threads.
   void RunAsync(absl::AnyInvocable<void() &&> task) { tasks_.Add(std::move(task)); }
@@ -55,15 +64,12 @@ class Connection {
 
  private:
   class SessionStream;
-  bool WaitBeforeRetry(int attempt, absl::Time deadline);
 
   const ClientOptions options_;
   CircuitBreaker breaker_;
   absl::Mutex mutex_;
   std::unique_ptr<WireStubs> stubs_ ABSL_GUARDED_BY(mutex_);
-  std::unique_ptr<SessionStream> session_ ABSL_GUARDED_BY(mutex_);
-  absl::Mutex stopping_mutex_;
-  bool stopping_ ABSL_GUARDED_BY(stopping_mutex_) = false;
+  std::shared_ptr<SessionStream> session_ ABSL_GUARDED_BY(mutex_);
   // Counters: relaxed, each is read on its own.
   std::atomic<uint64_t> calls_ = 0;
   std::atomic<uint64_t> failures_ = 0;

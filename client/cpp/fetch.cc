@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 
 #include "client/cpp/namespace_impl.h"
 #include "kernels/base/status_macros.h"
@@ -16,7 +17,10 @@ namespace {
 class Fetcher {
  public:
   Fetcher(Namespace::Impl& space, const EngineView& cache, const FetchRequest& request)
-      : space_(space), cache_(cache), request_(request) {
+      : space_(space),
+        cache_(cache),
+        request_(request),
+        deadline_(absl::Now() + space.connection()->options().fetch_timeout) {
     const Geometry& geometry = space.codec().geometry();
     layers_ = request.layers.count == 0 ? BlockRange{0, geometry.layers} : request.layers;
     heads_ = request.heads.count == 0 ? BlockRange{0, geometry.kv_heads} : request.heads;
@@ -25,11 +29,19 @@ class Fetcher {
 
   absl::StatusOr<FetchReport> Run() {
     OSCARKV_RETURN_IF_ERROR(CheckArguments());
+    // A server that decodes needs the transform set as much as one that stores what is packed.
+    const auto needs =
+        request_.decoded ? Namespace::Impl::Needs::kTransforms : Namespace::Impl::Needs::kNamespace;
     while (report_.pages < request_.keys.size()) {
       const uint32_t first = report_.pages;
-      report_.store = space_.WithOpen([&] { return FetchBatch(); });
+      report_.store = space_.WithOpen(needs, deadline_, [&] { return FetchBatch(); });
       if (!misuse_.ok()) return misuse_;
       if (!report_.store.ok() || report_.pages == first || stopped_) break;
+    }
+    if (!stopped_ && report_.pages < request_.keys.size()) {
+      // Nothing usable came of this page: its bytes are damaged, or nobody answered.
+      report_.statuses[report_.pages] =
+          absl::IsDataLoss(report_.store) ? ItemStatus::kCorrupt : ItemStatus::kMiss;
     }
     report_.tokens = uint64_t{report_.pages} * space_.page_tokens();
     return std::move(report_);
@@ -66,46 +78,55 @@ class Fetcher {
   absl::Status FetchBatch() {
     const size_t end =
         std::min<size_t>(request_.keys.size(), size_t{report_.pages} + space_.max_items());
-    return space_.connection()->Call(
-        space_.connection()->options().fetch_timeout, [&](grpc::ClientContext* context) {
-          // A repeated attempt goes on where the last one stopped: whole pages are in the cache
-          // already.
-          base_ = report_.pages;
-          item_open_ = false;
-          const auto reader =
-              space_.connection()->stubs().cache->Get(context, MakeRequest(end - base_));
-          v1::GetReply reply;
-          absl::Status torn;
-          while (torn.ok() && misuse_.ok() && !stopped_ && reader->Read(&reply))
-            torn = OnReply(reply);
-          const bool ours = !torn.ok() || !misuse_.ok() || stopped_;  // this side ends the call
-          if (ours) context->TryCancel();
-          const grpc::Status ended = reader->Finish();
-          return ours ? ToGrpcStatus(torn) : ended;
-        });
+    return space_.Call(deadline_, [&](grpc::ClientContext* context) {
+      // A repeated attempt goes on where the last one stopped: whole pages are in the cache
+      // already.
+      base_ = report_.pages;
+      end_ = end;
+      item_open_ = false;
+      if (base_ == end) return grpc::Status::OK;
+      const auto reader =
+          space_.connection()->stubs().cache->Get(context, MakeRequest(end - base_));
+      v1::GetReply reply;
+      absl::Status torn;
+      while (torn.ok() && misuse_.ok() && !stopped_ && reader->Read(&reply)) torn = OnReply(reply);
+      const bool ours = !torn.ok() || !misuse_.ok() || stopped_;  // this side ends the call
+      if (ours) context->TryCancel();
+      const grpc::Status ended = reader->Finish();
+      if (ours || !ended.ok()) return ours ? ToGrpcStatus(torn) : ended;
+      return ToGrpcStatus(item_open_ ? EndedInPage() : absl::OkStatus());
+    });
+  }
+
+  static absl::Status EndedInPage() {
+    return absl::DataLossError("the server ended the answer in the middle of a page");
   }
 
   absl::Status OnReply(const v1::GetReply& reply) {
     if (reply.has_item()) return OnItem(reply.item());
     if (reply.has_chunk()) return OnChunk(reply.chunk());
-    if (item_open_)
-      return absl::DataLossError("the server ended the answer in the middle of a page");
-    return absl::OkStatus();
+    return item_open_ ? EndedInPage() : absl::OkStatus();
   }
 
   absl::Status OnItem(const v1::GetItem& item) {
     const size_t page = size_t{base_} + item.item();
-    if (item_open_ || page != report_.pages || page >= request_.keys.size()) {
+    if (item_open_ || page != report_.pages || page >= end_) {
       return absl::DataLossError(
           absl::StrCat("the server answered item ", item.item(), " out of order"));
     }
     const ItemStatus status = FromProto(item.result().status());
-    report_.statuses[page] = status;
     if (status != ItemStatus::kOk) {
+      report_.statuses[page] = status;
       stopped_ = true;
       return absl::OkStatus();
     }
-    OSCARKV_ASSIGN_OR_RETURN(encoding_, FromProto(item.encoding()));
+    const absl::StatusOr<Encoding> encoding = FromProto(item.encoding());
+    if (!encoding.ok() || !space_.MayHold(*encoding)) {
+      return absl::DataLossError(absl::StrCat("page ", page, " comes in encoding ",
+                                              static_cast<int>(item.encoding()),
+                                              ", which this namespace has not"));
+    }
+    encoding_ = *encoding;
     const uint64_t expected = space_.codec().layout(encoding_).range_bytes(layers_, heads_);
     const int blocks = static_cast<int>(layers_.count * heads_.count);
     if (item.bytes() != expected || item.block_crc32c_size() != blocks) {
@@ -148,6 +169,7 @@ class Fetcher {
     misuse_ = space_.codec().Decode({&item, 1}, DecodeBasis::kModel, cache_);
     if (!misuse_.ok()) return;
     if (item.result.ok()) {
+      report_.statuses[page] = ItemStatus::kOk;
       ++report_.pages;
       return;
     }
@@ -159,6 +181,7 @@ class Fetcher {
   Namespace::Impl& space_;
   const EngineView& cache_;
   const FetchRequest& request_;
+  const absl::Time deadline_;
   BlockRange layers_;
   BlockRange heads_;
   FetchReport report_;
@@ -167,6 +190,7 @@ class Fetcher {
 
   // The item on its way.
   uint32_t base_ = 0;  // page number of the call's item 0
+  size_t end_ = 0;     // and of the one after its last
   bool item_open_ = false;
   Encoding encoding_ = Encoding::kWide;
   std::vector<std::byte> bytes_;
@@ -179,7 +203,7 @@ class Fetcher {
 absl::StatusOr<FetchReport> Namespace::Impl::Fetch(const EngineView& cache,
                                                    const FetchRequest& request) {
   OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
-  OSCARKV_RETURN_IF_ERROR(CheckSlots(request.keys, request.slots));
+  OSCARKV_RETURN_IF_ERROR(CheckSlots(cache, request.keys, request.slots, /*least=*/-1));
   return Fetcher(*this, cache, request).Run();
 }
 

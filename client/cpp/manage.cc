@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/time/clock.h"
+
 #include "client/cpp/namespace_impl.h"
 #include "client/cpp/wire.h"
 #include "kernels/base/status_macros.h"
@@ -19,19 +21,19 @@ absl::StatusOr<std::vector<ItemStatus>> ForKeys(Namespace::Impl& space,
                                                 KeysMethod method) {
   OSCARKV_RETURN_IF_ERROR(space.CheckKeys(keys));
   std::vector<ItemStatus> statuses;
+  Connection& connection = *space.connection();
+  const absl::Time deadline = absl::Now() + connection.options().control_timeout;
   while (statuses.size() < keys.size()) {
     const auto batch = keys.subspan(
         statuses.size(), std::min<size_t>(keys.size() - statuses.size(), space.max_items()));
     v1::KeysReply reply;
-    const absl::Status status = space.WithOpen([&] {
+    const absl::Status status = space.WithOpen(Namespace::Impl::Needs::kNamespace, deadline, [&] {
       v1::KeysRequest request;
       *request.mutable_scope() = space.MakeScope();
       for (const std::string& key : batch) request.add_keys(key);
-      Connection& connection = *space.connection();
-      return connection.Call(
-          connection.options().control_timeout, [&](grpc::ClientContext* context) {
-            return ((*connection.stubs().cache).*method)(context, request, &reply);
-          });
+      return space.Call(deadline, [&](grpc::ClientContext* context) {
+        return ((*connection.stubs().cache).*method)(context, request, &reply);
+      });
     });
     for (size_t i = 0; i < batch.size(); ++i) {
       const bool answered = status.ok() && i < static_cast<size_t>(reply.results_size());
@@ -58,17 +60,20 @@ absl::StatusOr<std::vector<ListedKey>> Namespace::List(uint32_t keys_max) const 
   Connection& connection = *impl_->connection();
   do {
     v1::ListReply reply;
-    OSCARKV_RETURN_IF_ERROR(impl_->WithOpen([&] {
+    // A deadline for each call: a list may be long.
+    const absl::Time deadline = absl::Now() + connection.options().control_timeout;
+    OSCARKV_RETURN_IF_ERROR(impl_->WithOpen(Impl::Needs::kNamespace, deadline, [&] {
       v1::ListRequest request;
       *request.mutable_scope() = impl_->MakeScope();
       request.set_max_keys(
           std::min<uint32_t>(keys_max - static_cast<uint32_t>(listed.size()), impl_->max_items()));
       request.set_cursor(cursor);
-      return connection.Call(connection.options().control_timeout,
-                             [&](grpc::ClientContext* context) {
-                               return connection.stubs().cache->List(context, request, &reply);
-                             });
+      return impl_->Call(deadline, [&](grpc::ClientContext* context) {
+        return connection.stubs().cache->List(context, request, &reply);
+      });
     }));
+    if (!cursor.empty() && reply.cursor() == cursor)
+      return absl::DataLossError("the server's list does not get on");
     for (const v1::ListedPage& page : reply.pages()) {
       if (listed.size() == keys_max) break;
       listed.push_back(
@@ -87,10 +92,11 @@ absl::StatusOr<std::vector<ListedKey>> Namespace::List(uint32_t keys_max) const 
 absl::StatusOr<uint64_t> Namespace::Clear() const {
   v1::ClearReply reply;
   Connection& connection = *impl_->connection();
-  OSCARKV_RETURN_IF_ERROR(impl_->WithOpen([&] {
+  const absl::Time deadline = absl::Now() + connection.options().control_timeout;
+  OSCARKV_RETURN_IF_ERROR(impl_->WithOpen(Impl::Needs::kNamespace, deadline, [&] {
     v1::ClearRequest request;
     *request.mutable_scope() = impl_->MakeScope();
-    return connection.Call(connection.options().control_timeout, [&](grpc::ClientContext* context) {
+    return impl_->Call(deadline, [&](grpc::ClientContext* context) {
       return connection.stubs().cache->Clear(context, request, &reply);
     });
   }));

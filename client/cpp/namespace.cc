@@ -1,86 +1,17 @@
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 
 #include "client/cpp/client.h"
 #include "client/cpp/namespace_impl.h"
-#include "kernels/base/sha256.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
 #include "proto/wire/page_key.h"
 
 namespace oscarkv::client {
-
-absl::Status UploadTransformSet(Connection& connection, const std::string& file,
-                                uint32_t chunk_bytes) {
-  const std::string hash = Sha256Of(AsBytes(file));
-  return connection.Call(connection.options().transform_timeout, [&](grpc::ClientContext* context) {
-    v1::PutTransformSetReply reply;
-    const auto writer = connection.stubs().cache->PutTransformSet(context, &reply);
-    v1::PutTransformSetRequest request;
-    request.mutable_header()->set_hash(hash);
-    request.mutable_header()->set_bytes(file.size());
-    bool going = writer->Write(request);
-    for (size_t offset = 0; going && offset < file.size(); offset += chunk_bytes) {
-      request.set_data(file.substr(offset, chunk_bytes));
-      going = writer->Write(request);
-    }
-    writer->WritesDone();
-    return writer->Finish();
-  });
-}
-
-absl::Status Namespace::Impl::Open(bool create) {
-  v1::OpenNamespaceRequest request;
-  ToProto(spec_, request.mutable_spec());
-  request.set_create(create);
-  request.set_expected_fingerprint(fingerprint_);
-  v1::OpenNamespaceReply reply;
-  OSCARKV_RETURN_IF_ERROR(
-      connection_->Call(connection_->options().control_timeout, [&](grpc::ClientContext* context) {
-        return connection_->stubs().cache->OpenNamespace(context, request, &reply);
-      }));
-  const auto disagree = [](const char* what, uint64_t mine, uint64_t theirs) {
-    return absl::FailedPreconditionError(absl::StrCat("client and server disagree about the ", what,
-                                                      " page: ", mine, " and ", theirs, " bytes"));
-  };
-  if (reply.wide_page_bytes() != codec_->layout(Encoding::kWide).page_bytes()) {
-    return disagree("WIDE", codec_->layout(Encoding::kWide).page_bytes(), reply.wide_page_bytes());
-  }
-  if (codec_->can_pack() &&
-      reply.packed_page_bytes() != codec_->layout(Encoding::kPacked).page_bytes()) {
-    return disagree("PACKED", codec_->layout(Encoding::kPacked).page_bytes(),
-                    reply.packed_page_bytes());
-  }
-  const uint32_t chunk_bytes =
-      std::clamp<uint32_t>(reply.limits().max_chunk_bytes(), 4096, 16u << 20);
-  if (!transform_file_.empty() && !reply.has_transform_set()) {
-    OSCARKV_RETURN_IF_ERROR(UploadTransformSet(*connection_, transform_file_, chunk_bytes));
-  }
-  const absl::MutexLock lock(&mutex_);
-  open_ = true;
-  server_epoch_ = reply.server_epoch();
-  max_items_ = std::max<uint32_t>(reply.limits().max_items(), 1);
-  max_chunk_bytes_ = chunk_bytes;
-  return absl::OkStatus();
-}
-
-absl::Status Namespace::Impl::WithOpen(absl::FunctionRef<absl::Status()> call) {
-  bool open = false;
-  {
-    const absl::MutexLock lock(&mutex_);
-    open = open_;
-  }
-  if (!open) OSCARKV_RETURN_IF_ERROR(Open(/*create=*/true));
-  const absl::Status status = call();
-  // ABORTED: another epoch. FAILED_PRECONDITION: the fingerprint is not known (any more).
-  if (!absl::IsAborted(status) && !absl::IsFailedPrecondition(status)) return status;
-  connection_->CountReopen();
-  OSCARKV_RETURN_IF_ERROR(Open(/*create=*/true));
-  return call();
-}
 
 absl::Status Namespace::Impl::CheckKeys(std::span<const std::string> keys) const {
   for (size_t i = 0; i < keys.size(); ++i) {
@@ -89,13 +20,21 @@ absl::Status Namespace::Impl::CheckKeys(std::span<const std::string> keys) const
   return absl::OkStatus();
 }
 
-absl::Status Namespace::Impl::CheckSlots(std::span<const std::string> keys,
-                                         std::span<const int64_t> slots) const {
+absl::Status Namespace::Impl::CheckSlots(const EngineView& cache, std::span<const std::string> keys,
+                                         std::span<const int64_t> slots, int64_t least) const {
   const size_t expected = keys.size() * page_tokens();
-  if (slots.size() == expected) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(keys.size(), " pages of ", page_tokens(),
-                                                 " tokens need ", expected, " slots, found ",
-                                                 slots.size()));
+  if (slots.size() != expected) {
+    return absl::InvalidArgumentError(absl::StrCat(keys.size(), " pages of ", page_tokens(),
+                                                   " tokens need ", expected, " slots, found ",
+                                                   slots.size()));
+  }
+  for (size_t token = 0; token < slots.size(); ++token) {
+    if (slots[token] >= least && slots[token] < cache.slots) continue;
+    return absl::InvalidArgumentError(absl::StrCat("slot of token ", token, " must be ", least,
+                                                   "..", cache.slots - 1, ", found ",
+                                                   slots[token]));
+  }
+  return codec_->Encode(cache, {}, nullptr);  // of no page: checks the view
 }
 
 uint32_t Namespace::Impl::max_items() const {
@@ -126,6 +65,20 @@ uint64_t UsableTokens(const Hit& hit, const NamespaceSpec& spec, TailPolicy tail
   return tokens - std::min<uint64_t>(tokens, spec.codec.recent_tokens);
 }
 
+// The leading pages that the reply says are there, as far as it makes sense.
+void FillPages(const v1::LookupRequest& request, const v1::LookupReply& reply,
+               const Namespace::Impl& space, Hit* hit) {
+  const auto most = static_cast<uint32_t>(std::min(request.keys_size(), reply.pages_size()));
+  for (; hit->pages < std::min(reply.prefix_pages(), most); ++hit->pages) {
+    const v1::PageInfo& page = reply.pages(static_cast<int>(hit->pages));
+    const absl::StatusOr<Encoding> encoding = FromProto(page.encoding());
+    if (page.status() != v1::OK || !encoding.ok()) return;
+    if (!space.MayHold(*encoding)) return;
+    hit->encodings.push_back(*encoding);
+    hit->bytes += space.codec().layout(*encoding).page_bytes();
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<Hit> Namespace::Impl::Lookup(std::span<const std::string> keys,
@@ -133,34 +86,28 @@ absl::StatusOr<Hit> Namespace::Impl::Lookup(std::span<const std::string> keys,
   OSCARKV_RETURN_IF_ERROR(CheckKeys(keys));
   Hit hit;
   if (keys.empty()) return hit;
-  const absl::Duration timeout = connection_->options().lookup_timeout;
-  const uint64_t session = options.lease ? connection_->Session(timeout) : 0;
+  const absl::Time deadline = absl::Now() + connection_->options().lookup_timeout;
+  v1::LookupRequest request;
   v1::LookupReply reply;
-  hit.store = WithOpen([&] {
-    v1::LookupRequest request;
+  hit.store = WithOpen(Needs::kNamespace, deadline, [&] {
     *request.mutable_scope() = MakeScope();
+    request.clear_keys();
     // A prefix longer than the server's limit is looked up as far as the limit goes: an honest
     // shorter hit.
     for (const std::string& key : keys.first(std::min<size_t>(keys.size(), max_items())))
       request.add_keys(key);
     request.set_mode(v1::LookupRequest::PREFIX);
-    request.set_lease(options.lease && session != 0);
-    request.set_session_id(session);
-    return connection_->Call(timeout, [&](grpc::ClientContext* context) {
+    return Call(deadline, [&](grpc::ClientContext* context) {
+      const uint64_t session = options.lease ? connection_->Session(deadline) : 0;
+      request.set_lease(session != 0);
+      request.set_session_id(session);
       return connection_->stubs().cache->Lookup(context, request, &reply);
     });
   });
   if (!hit.store.ok()) return hit;
-  hit.pages = std::min({reply.prefix_pages(), static_cast<uint32_t>(reply.pages_size()),
-                        static_cast<uint32_t>(keys.size())});
-  for (uint32_t i = 0; i < hit.pages; ++i) {
-    hit.encodings.push_back(reply.pages(static_cast<int>(i)).encoding() == v1::WIDE
-                                ? Encoding::kWide
-                                : Encoding::kPacked);
-  }
+  FillPages(request, reply, *this, &hit);
   hit.usable_tokens = UsableTokens(hit, spec_, options.tail);
-  hit.bytes = reply.fetch_bytes();
-  hit.expected_ms = reply.expected_fetch_ms();
+  hit.expected_ms = std::isfinite(reply.expected_fetch_ms()) ? reply.expected_fetch_ms() : 0.0;
   if (reply.lease_id() != 0) hit.lease = Lease(connection_, fingerprint_, reply.lease_id());
   return hit;
 }
@@ -216,23 +163,23 @@ absl::StatusOr<FetchReport> Namespace::Fetch(const EngineView& cache,
 
 void Namespace::PushAsync(const EngineView& cache, const PushRequest& request,
                           absl::AnyInvocable<void(absl::StatusOr<PushReport>) &&> done) const {
-  impl_->connection()->RunAsync([this, cache, request, done = std::move(done)]() mutable {
-    std::move(done)(Push(cache, request));
+  impl_->RunAsync([impl = impl_.get(), cache, request, done = std::move(done)]() mutable {
+    std::move(done)(impl->Push(cache, request));
   });
 }
 
 void Namespace::FetchAsync(const EngineView& cache, const FetchRequest& request,
                            absl::AnyInvocable<void(absl::StatusOr<FetchReport>) &&> done) const {
-  impl_->connection()->RunAsync([this, cache, request, done = std::move(done)]() mutable {
-    std::move(done)(Fetch(cache, request));
+  impl_->RunAsync([impl = impl_.get(), cache, request, done = std::move(done)]() mutable {
+    std::move(done)(impl->Fetch(cache, request));
   });
 }
 
 void Namespace::LookupAsync(std::vector<std::string> keys, const LookupOptions& options,
                             absl::AnyInvocable<void(absl::StatusOr<Hit>) &&> done) const {
-  impl_->connection()->RunAsync(
-      [this, keys = std::move(keys), options, done = std::move(done)]() mutable {
-        std::move(done)(Lookup(keys, options));
+  impl_->RunAsync(
+      [impl = impl_.get(), keys = std::move(keys), options, done = std::move(done)]() mutable {
+        std::move(done)(impl->Lookup(keys, options));
       });
 }
 

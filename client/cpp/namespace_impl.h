@@ -4,13 +4,17 @@
 
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 
+#include "client/cpp/call_group.h"
 #include "client/cpp/client.h"
 #include "client/cpp/connection.h"
 #include "kernels/codec/page_codec.h"
@@ -27,15 +31,41 @@ class Namespace::Impl {
         transform_file_(std::move(transform_file)),
         codec_(std::move(codec)) {}
 
-  // Opens the namespace on the server, and uploads the transform set when it lacks it.
-  absl::Status Open(bool create) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Cancels calls under way and waits for the asynchronous ones.
+  ~Impl() ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // What a call needs of the server.
+  enum class Needs { kNamespace, kTransforms };
+
+  // Opens the namespace on the server.
+  absl::Status Open(bool create, absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Uploads the transform set if the server lacks it. That may take longer than a call has, so it
+  // goes on in a thread of its own; the caller waits for it until the deadline.
+  absl::Status UploadIfMissing(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Runs `call` on an open namespace. When the server has restarted meanwhile, opens it again and
   // repeats the call once.
-  absl::Status WithOpen(absl::FunctionRef<absl::Status()> call);
+  absl::Status WithOpen(Needs needs, absl::Time deadline, absl::FunctionRef<absl::Status()> call);
+
+  // One call to the server, cancelled when the namespace is destroyed.
+  absl::Status Call(absl::Time deadline,
+                    absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt) {
+    return connection_->Call(group_, deadline, attempt);
+  }
+  // Whether a call would go: asked before work that only a call is done for.
+  absl::Status CheckCallable() const;
+
+  // Runs `task` on the client's threads; this object waits for it when destroyed.
+  void RunAsync(absl::AnyInvocable<void() &&> task) ABSL_LOCKS_EXCLUDED(mutex_);
 
   absl::Status CheckKeys(std::span<const std::string> keys) const;
-  absl::Status CheckSlots(std::span<const std::string> keys, std::span<const int64_t> slots) const;
+  // `least`: 0, or -1 where tokens may be left out.
+  absl::Status CheckSlots(const EngineView& cache, std::span<const std::string> keys,
+                          std::span<const int64_t> slots, int64_t least) const;
+  // Whether the namespace has pages of this form at all.
+  bool MayHold(Encoding encoding) const {
+    return encoding == Encoding::kWide || !spec_.codec.transform_hash.empty();
+  }
   uint32_t max_items() const ABSL_LOCKS_EXCLUDED(mutex_);
   uint32_t max_chunk_bytes() const ABSL_LOCKS_EXCLUDED(mutex_);
   v1::Scope MakeScope() const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -51,20 +81,32 @@ class Namespace::Impl {
   const std::string& fingerprint() const { return fingerprint_; }
 
  private:
+  enum class Transforms { kUnknown, kMissing, kUploading, kThere };
+  absl::Status Prepare(Needs needs, absl::Time deadline);
+  bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return tasks_ == 0; }
+  bool UploadEnded() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return transforms_ != Transforms::kUploading;
+  }
+
   const std::shared_ptr<Connection> connection_;
   const NamespaceSpec spec_;
   const std::string fingerprint_;
   const std::string transform_file_;
   const std::unique_ptr<PageCodec> codec_;
   mutable absl::Mutex mutex_;
+  CallGroup group_;
   bool open_ ABSL_GUARDED_BY(mutex_) = false;
+  int tasks_ ABSL_GUARDED_BY(mutex_) = 0;
+  Transforms transforms_ ABSL_GUARDED_BY(mutex_) = Transforms::kUnknown;
+  absl::Status upload_status_ ABSL_GUARDED_BY(mutex_);
+  std::thread upload_ ABSL_GUARDED_BY(mutex_);
   uint64_t server_epoch_ ABSL_GUARDED_BY(mutex_) = 0;
   uint32_t max_items_ ABSL_GUARDED_BY(mutex_) = 1024;
   uint32_t max_chunk_bytes_ ABSL_GUARDED_BY(mutex_) = 1u << 20;
 };
 
-// Uploads a transform file in chunks. Used when a namespace opens and by Client::PutTransformSet.
-absl::Status UploadTransformSet(Connection& connection, const std::string& file,
+// Uploads a transform file in chunks. Used by namespaces and by Client::PutTransformSet.
+absl::Status UploadTransformSet(Connection& connection, CallGroup& group, const std::string& file,
                                 uint32_t chunk_bytes);
 
 }  // namespace oscarkv::client

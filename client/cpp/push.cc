@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 
 #include "client/cpp/namespace_impl.h"
 #include "kernels/base/status_macros.h"
@@ -30,15 +31,22 @@ Encoding FormOf(uint64_t page_begin, uint64_t page_end, uint64_t end_position,
 class Pusher {
  public:
   Pusher(Namespace::Impl& space, const EngineView& cache, const PushRequest& request)
-      : space_(space), cache_(cache), request_(request) {
+      : space_(space),
+        cache_(cache),
+        request_(request),
+        deadline_(absl::Now() + space.connection()->options().push_timeout) {
     report_.statuses.assign(request.keys.size(), ItemStatus::kSkipped);
     report_.messages.resize(request.keys.size());
   }
 
   absl::StatusOr<PushReport> Run() {
+    const auto needs = space_.codec().can_pack() ? Namespace::Impl::Needs::kTransforms
+                                                 : Namespace::Impl::Needs::kNamespace;
     for (size_t first = 0; first < request_.keys.size();) {
+      report_.store = space_.CheckCallable();
+      if (!report_.store.ok()) break;
       OSCARKV_ASSIGN_OR_RETURN(const size_t count, EncodeBatch(first));
-      report_.store = space_.WithOpen([&] { return SendBatch(first, count); });
+      report_.store = space_.WithOpen(needs, deadline_, [&] { return SendBatch(first, count); });
       // What follows a page that was not stored has no parent there.
       if (!report_.store.ok() || !AllStored(first, count)) break;
       first += count;
@@ -121,14 +129,13 @@ class Pusher {
 
   absl::Status SendBatch(size_t first, size_t count) {
     v1::PutReply reply;
-    const absl::Status status = space_.connection()->Call(
-        space_.connection()->options().push_timeout, [&](grpc::ClientContext* context) {
-          reply.Clear();
-          const auto writer = space_.connection()->stubs().cache->Put(context, &reply);
-          if (writer->Write(MakeHeader(first))) SendChunks(*writer);
-          writer->WritesDone();
-          return writer->Finish();
-        });
+    const absl::Status status = space_.Call(deadline_, [&](grpc::ClientContext* context) {
+      reply.Clear();
+      const auto writer = space_.connection()->stubs().cache->Put(context, &reply);
+      if (writer->Write(MakeHeader(first))) SendChunks(*writer);
+      writer->WritesDone();
+      return writer->Finish();
+    });
     for (size_t i = 0; i < std::min<size_t>(count, static_cast<size_t>(reply.results_size()));
          ++i) {
       const v1::ItemResult& result = reply.results(static_cast<int>(i));
@@ -148,6 +155,7 @@ class Pusher {
   Namespace::Impl& space_;
   const EngineView& cache_;
   const PushRequest& request_;
+  const absl::Time deadline_;
   PushReport report_;
   std::vector<EncodedPage> batch_;
 };
@@ -157,7 +165,7 @@ class Pusher {
 absl::StatusOr<PushReport> Namespace::Impl::Push(const EngineView& cache,
                                                  const PushRequest& request) {
   OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
-  OSCARKV_RETURN_IF_ERROR(CheckSlots(request.keys, request.slots));
+  OSCARKV_RETURN_IF_ERROR(CheckSlots(cache, request.keys, request.slots, /*least=*/0));
   if (!spec_.codec.transform_hash.empty() && !codec_->can_pack()) {
     return absl::FailedPreconditionError(
         "the namespace was opened without its transform set: pages can not be pushed");

@@ -1,5 +1,6 @@
 // The client and its namespaces, as Python sees them. The interpreter lock is released during every
 // call.
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -97,7 +98,8 @@ FetchReport Fetch(const Namespace& self, const PagedKv& kv, const SlotArray& slo
 
 void BindReports(py::module_& module) {
   py::class_<Hit>(module, "Hit",
-                  "What a lookup found. Holds its lease until released or collected.")
+                  "What a lookup found. Holds its lease until released or collected.",
+                  py::release_gil_before_calling_cpp_dtor())
       .def_property_readonly("pages", [](const Hit& h) { return h.pages; })
       .def_property_readonly("usable_tokens", [](const Hit& h) { return h.usable_tokens; })
       .def_property_readonly("encodings",
@@ -134,7 +136,8 @@ void BindReports(py::module_& module) {
 
 void BindNamespace(py::module_& module) {
   using Range = std::optional<std::pair<uint32_t, uint32_t>>;
-  py::class_<Namespace>(module, "Namespace", "Pages of one namespace of a store.")
+  py::class_<Namespace>(module, "Namespace", "Pages of one namespace of a store.",
+                        py::release_gil_before_calling_cpp_dtor())
       .def_property_readonly("spec", [](const Namespace& n) { return n.spec(); })
       .def("lookup", &Lookup, arg("keys"), arg("lease") = false, arg("tail") = "take",
            "Leading keys that are stored. `lease` holds them; tail='recompute' leaves the recent "
@@ -174,14 +177,18 @@ void BindNamespace(py::module_& module) {
 }
 
 std::unique_ptr<Client> MakeClient(const std::string& endpoint, int timeout_ms,
-                                   const std::string& name) {
-  if (timeout_ms <= 0)
-    throw py::value_error(absl::StrCat("timeout_ms must be positive, found ", timeout_ms));
+                                   const std::string& name, int control_timeout_ms, int attempts,
+                                   int breaker_failures, int breaker_pause_ms) {
   client::ClientOptions options;
   options.endpoint = endpoint;
   if (!name.empty()) options.name = name;
   options.lookup_timeout = options.fetch_timeout = options.push_timeout =
       absl::Milliseconds(timeout_ms);
+  options.control_timeout = absl::Milliseconds(control_timeout_ms);
+  options.attempts = attempts;
+  options.breaker.failures = breaker_failures;
+  options.breaker.pause = absl::Milliseconds(breaker_pause_ms);
+  options.breaker.pause_max = std::max(options.breaker.pause_max, options.breaker.pause);
   return ValueOrThrow(Client::Create(options));
 }
 
@@ -192,10 +199,12 @@ void BindClient(py::module_& module) {
   BindNamespace(module);
   py::class_<Client>(module, "Client",
                      "A store. A dead or slow one is a miss, never an exception; misuse raises "
-                     "ValueError. Create it after "
-                     "forking, not before.")
+                     "ValueError. Create it after forking, not before. timeout_ms is the deadline "
+                     "of look-ups, pushes and fetches, control_timeout_ms of everything else.",
+                     py::release_gil_before_calling_cpp_dtor())
       .def(py::init(&MakeClient), arg("endpoint") = "127.0.0.1:7411", arg("timeout_ms") = 2000,
-           arg("name") = "")
+           arg("name") = "", py::kw_only(), arg("control_timeout_ms") = 5000, arg("attempts") = 3,
+           arg("breaker_failures") = 5, arg("breaker_pause_ms") = 2000)
       .def(
           "open",
           [](Client& c, const NamespaceSpec& spec, bool create, const TransformHandle* transforms) {

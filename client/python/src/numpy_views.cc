@@ -26,6 +26,10 @@ PagedKv::Side PagedKv::ViewOf(py::array array, const char* name) {
         name, " must be [layers, slots, heads, dim] or [layers, blocks, block_tokens, ",
         "heads, dim], found ", array.ndim(), " dimensions"));
   }
+  if (array.dtype().byteorder() == '>') {
+    throw py::value_error(absl::StrCat(name, " must be in the machine's byte order, found ",
+                                       std::string(py::str(array.dtype()))));
+  }
   const char kind = array.dtype().kind();
   const auto item = array.itemsize();
   if (kind == 'f' && item == 4) {
