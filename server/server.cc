@@ -112,7 +112,11 @@ class Server::Impl {
                 {{"calls", absl::StrCat(context_->calls_in_flight())}});
     grpc_->GetHealthCheckService()->SetServingStatus(false);
     context_->StartDrain();
-    grpc_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
+    // Until the calls in flight have ended, new ones are told that the server drains; then gRPC
+    // closes the connections.
+    const absl::Time deadline = absl::Now() + grace;
+    context_->WaitForCalls(deadline);
+    grpc_->Shutdown(absl::ToChronoTime(deadline));
     grpc_->Wait();
     grpc_.reset();
     ticker_.reset();
@@ -162,7 +166,7 @@ class Server::Impl {
     for (int i = 0; i < config_.listen_size(); ++i) {
       const std::string& address = config_.listen(i);
       const int port = ports[static_cast<size_t>(i)];
-      if (grpc_ == nullptr || port <= 0) {
+      if (port <= 0) {
         return absl::UnavailableError(
             absl::StrCat("cannot listen on ", address, ": in use, or not an address of this host"));
       }
@@ -170,6 +174,7 @@ class Server::Impl {
       addresses_.push_back(
           is_unix ? address : absl::StrCat(address.substr(0, address.rfind(':')), ":", port));
     }
+    if (grpc_ == nullptr) return absl::UnavailableError("gRPC did not start; its log says why");
     for (const char* service : {"oscarkv.v1.KvCache", "oscarkv.v1.Admin"}) {
       grpc_->GetHealthCheckService()->SetServingStatus(service, true);
     }

@@ -20,17 +20,20 @@ namespace oscarkv {
 class CallScope {
  public:
   CallScope(RpcContext& context, grpc::CallbackServerContext* call, Method method)
-      : context_(context), call_(call), method_(method), start_(absl::Now()) {
-    context_.CallBegins();
+      : context_(context), call_(call), method_(method), start_(absl::Now()) {}
+  ~CallScope() {
+    if (admitted_) context_.CallEnds();
   }
-  ~CallScope() { context_.CallEnds(); }
   CallScope(const CallScope&) = delete;
   CallScope& operator=(const CallScope&) = delete;
 
   // kUnavailable while the server drains.
-  absl::Status Admit() const {
-    if (!context_.draining()) return absl::OkStatus();
-    return absl::UnavailableError("the server is draining: it takes no new calls");
+  absl::Status Admit() {
+    if (context_.draining())
+      return absl::UnavailableError("the server is draining: it takes no new calls");
+    context_.CallBegins();
+    admitted_ = true;
+    return absl::OkStatus();
   }
 
   // Counts the outcome; what is to be handed to Finish.
@@ -64,6 +67,7 @@ class CallScope {
   grpc::CallbackServerContext* call_;
   const Method method_;
   const absl::Time start_;
+  bool admitted_ = false;
 };
 
 // A unary call: runs `work` unless the server drains, and finishes with its status.

@@ -122,9 +122,22 @@ double RpcContext::ExpectedFetchMs(uint64_t bytes) const {
 }
 
 void RpcContext::StartDrain() {
-  draining_.store(true, std::memory_order_release);
+  draining_.store(true);
   const absl::MutexLock lock(&streams_mutex_);
   for (Drainable* stream : streams_) stream->OnDrain();
+}
+
+void RpcContext::CallEnds() {
+  // In one order with what StartDrain stores and WaitForCalls then reads, or each could miss the
+  // other.
+  if (calls_in_flight_.fetch_sub(1) != 1 || !draining_.load()) return;
+  const absl::MutexLock lock(&calls_mutex_);  // its release makes WaitForCalls look again
+}
+
+void RpcContext::WaitForCalls(absl::Time deadline) {
+  const auto none = [this] { return calls_in_flight_.load() == 0; };
+  const absl::MutexLock lock(&calls_mutex_);
+  calls_mutex_.AwaitWithDeadline(absl::Condition(&none), deadline);
 }
 
 void RpcContext::Register(Drainable* stream) {

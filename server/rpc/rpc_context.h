@@ -110,9 +110,13 @@ class RpcContext {
   // sets it.
   void set_drain_request(absl::AnyInvocable<void(absl::Duration)> request);
   void RequestDrain(absl::Duration grace);
+
+  // Calls that were admitted and have not ended.
   uint64_t calls_in_flight() const { return calls_in_flight_.load(std::memory_order_relaxed); }
   void CallBegins() { calls_in_flight_.fetch_add(1, std::memory_order_relaxed); }
-  void CallEnds() { calls_in_flight_.fetch_sub(1, std::memory_order_relaxed); }
+  void CallEnds();
+  // After StartDrain: until the last of them has ended, or `deadline`.
+  void WaitForCalls(absl::Time deadline);
 
  private:
   const RpcOptions options_;
@@ -122,12 +126,13 @@ class RpcContext {
   const absl::Time start_;
   CallStats calls_;
   TransformRegistry transforms_;
-  std::atomic<uint64_t> inflight_ = 0;         // relaxed: a budget, not a lock
-  std::atomic<uint64_t> calls_in_flight_ = 0;  // relaxed: for people
-  std::atomic<bool> draining_ = false;         // release/acquire: a call that sees it is refused
+  std::atomic<uint64_t> inflight_ = 0;  // relaxed: a budget, not a lock
+  std::atomic<uint64_t> calls_in_flight_ = 0;
+  std::atomic<bool> draining_ = false;  // release/acquire: a call that sees it is refused
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<const Namespace*, std::unique_ptr<PageCodec>> codecs_ ABSL_GUARDED_BY(mutex_);
   double fetch_bytes_per_s_ ABSL_GUARDED_BY(mutex_) = 1e9;  // until something was fetched
+  absl::Mutex calls_mutex_;  // notifies WaitForCalls; calls take it only while the server drains
   absl::Mutex streams_mutex_;
   absl::flat_hash_set<Drainable*> streams_ ABSL_GUARDED_BY(streams_mutex_);
   absl::AnyInvocable<void(absl::Duration)> drain_request_ ABSL_GUARDED_BY(streams_mutex_);

@@ -81,6 +81,12 @@ def wide_page(shape, seed):
     return assemble(shape, WIDE, [block.astype("<f4").tobytes() for block in values])
 
 
+def zero_page(shape):
+    """A WIDE page of zeros: quickly made, however large."""
+    block = bytes(shape.block_bytes(WIDE))
+    return Page(shape, WIDE, bytes(shape.page_bytes(WIDE)), (crc32c(block),) * (shape.layers * shape.heads))
+
+
 def packed_page(shape, seed):
     """A PACKED page, and the WIDE page that it decodes to under the identity transform.
 

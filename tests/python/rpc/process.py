@@ -12,11 +12,11 @@ START_S = 30  # how long a start or an end may take before a test gives up
 class Oscarkvd:
     """A server on a Unix socket in a folder of its own, its metrics on a free port. Killed on exit when it still runs."""
 
-    def __init__(self, build_dir, config="", capacity="64MiB", flags=()):
+    def __init__(self, build_dir, config="", capacity="64MiB", metrics_listen="127.0.0.1:0", flags=()):
         self._folder = tempfile.TemporaryDirectory(prefix="oscarkvd_")  # the path of a socket may have 107 bytes only
         self.endpoint = f"unix:{self._folder.name}/socket"
         self.log = f"{self._folder.name}/log"
-        command = [build_dir / "bin" / "oscarkvd", "--listen", self.endpoint, "--metrics-listen", "127.0.0.1:0",
+        command = [build_dir / "bin" / "oscarkvd", "--listen", self.endpoint, "--metrics-listen", metrics_listen,
                    "--host-capacity", capacity, *flags]
         if config:
             with open(f"{self._folder.name}/config.yaml", "w") as file:
@@ -28,8 +28,9 @@ class Oscarkvd:
         while "metrics on " not in said:  # ends with the process at the latest
             line = self.process.stdout.readline()
             if not line:
-                raise RuntimeError(f"oscarkvd did not start: {open(self.log).read()}")
+                raise RuntimeError(f"oscarkvd ended with {self.wait()}: {open(self.log).read()}")
             said += line
+        self.listening = re.findall(r"listening on (\S+)", said)
         self.metrics_address = re.search(r"metrics on (\S+)", said).group(1)
 
     def metrics(self):

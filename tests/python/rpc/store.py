@@ -1,5 +1,7 @@
 """One namespace of a server as a plain program sees it: thin helpers over the generated stubs."""
 
+import queue
+
 import grpc
 
 from . import pages
@@ -89,6 +91,28 @@ class Space:
             for offset in range(0, len(file), 4096):
                 yield self.v1.PutTransformSetRequest(data=file[offset:offset + 4096])
         return self.cache.PutTransformSet(messages(), timeout=TIMEOUT_S)
+
+
+class Session:
+    """A session stream that is open while the block runs."""
+
+    def __init__(self, space):
+        self._sent = queue.SimpleQueue()
+        self._sent.put(space.v1.SessionRequest(client_name="test"))
+        self.stream = space.cache.Session(iter(self._sent.get, None))
+        self._space = space
+
+    def __enter__(self):
+        self.id = next(self.stream).session_id
+        return self
+
+    def end(self):
+        self._sent.put(None)
+        assert list(self.stream) == []
+
+    def __exit__(self, *_):
+        self.stream.cancel()
+        self._sent.put(None)
 
 
 def held(stats):

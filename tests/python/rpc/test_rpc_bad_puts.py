@@ -5,7 +5,7 @@ import queue
 import grpc
 import pytest
 
-from .pages import Shape, crc32c, key_of, wide_page
+from .pages import Shape, key_of, wide_page, zero_page
 from .store import error_of, held
 
 SHAPE = Shape()
@@ -206,23 +206,16 @@ def test_two_writers_of_a_key(space, page, eventually):
     assert call.result().results[0].status == space.v1.EXISTS
 
 
-def big_pages(space_shape):
-    data = bytes(space_shape.page_bytes(1))
-    return data, crc32c(data[:space_shape.block_bytes(1)])
-
-
 def test_too_many_bytes_in_flight(open_space, page, space, eventually):
-    shape = Shape(layers=24, heads=8, tokens=16)  # pages of 768 KiB: one fits the budget of 1 MiB, two do not
-    large = open_space("large", shape=shape)
-    data, crc = big_pages(shape)
-    item = large.v1.PutItem(key=key_of("a"), encoding=1, bytes=len(data), block_crc32c=[crc] * 192)
-    call, sent = open_put(large, [large.header([item]), next(large.chunks(0, data))])
-    eventually(lambda: large.stats().inflight_bytes, len(data))
-    item.key = key_of("b")
-    [result] = large.put([item], [data], chunk_bytes=4096)
+    large_page = zero_page(Shape(layers=24, heads=8, tokens=16))  # 768 KiB: one fits the budget of 1 MiB, two do not
+    large = open_space("large", shape=large_page.shape)
+    call, sent = open_put(large, [large.header([large.item(key_of("a"), large_page)]), next(large.chunks(0, large_page.data))])
+    eventually(lambda: large.stats().inflight_bytes, len(large_page.data))
+    item = large.item(key_of("b"), large_page)
+    [result] = large.put([item], [large_page.data], chunk_bytes=4096)
     assert result.status == large.v1.BUSY and "in flight" in result.message
     assert space.put([space.item(key_of("small"), page)], [page.data])[0].status == space.v1.OK
     call.cancel()
     sent.put(None)
     eventually(lambda: large.stats().inflight_bytes, 0)
-    assert large.put([item], [data], chunk_bytes=4096)[0].status == large.v1.OK
+    assert large.put([item], [large_page.data], chunk_bytes=4096)[0].status == large.v1.OK

@@ -3,7 +3,7 @@
 import pytest
 
 from . import transforms
-from .pages import PACKED, Shape, crc32c, key_of, packed_page, wide_page
+from .pages import PACKED, Shape, key_of, packed_page, wide_page, zero_page
 
 SHAPE = Shape()
 
@@ -109,11 +109,8 @@ def test_sinks_are_wide(v1, open_space):
 def test_chunks_are_as_large_as_asked_for_within_the_limits(v1, open_space, asked, largest):
     shape = Shape(layers=12, heads=16, tokens=48)  # over 1 MiB, so that every limit shows
     space = open_space("chunking", shape=shape)
-    blocks = shape.layers * shape.heads
-    zeros = bytes(shape.page_bytes(1))
-    item = v1.PutItem(key=key_of("k"), encoding=v1.WIDE, bytes=len(zeros),
-                      block_crc32c=[crc32c(zeros[:shape.block_bytes(1)])] * blocks)
-    assert space.put([item], [zeros], chunk_bytes=1 << 20)[0].status == v1.OK
+    page = zero_page(shape)
+    assert space.put([space.item(key_of("k"), page)], [page.data], chunk_bytes=1 << 20)[0].status == v1.OK
     sizes = [len(reply.chunk.data) for reply in space.cache.Get(
         v1.GetRequest(scope=space.scope, keys=[key_of("k")], chunk_bytes=asked)) if reply.HasField("chunk")]
     assert sum(sizes) == shape.page_bytes(1)
