@@ -35,9 +35,11 @@ inline absl::Status Annotate(const absl::Status& status, std::string_view contex
 // OSCARKV_ASSIGN_OR_RETURN(auto page, store.Get(key)): assigns the value or returns the status.
 #define OSCARKV_ASSIGN_OR_RETURN(lhs, expression) \
   OSCARKV_ASSIGN_OR_RETURN_IMPL_(OSCARKV_CONCAT_(oscarkv_statusor_, __LINE__), lhs, expression)
+// NOLINTBEGIN(bugprone-macro-parentheses): a declaration and its names cannot stand in parentheses
 #define OSCARKV_ASSIGN_OR_RETURN_IMPL_(statusor, lhs, expression) \
   auto statusor = (expression);                                   \
   if (!statusor.ok()) return statusor.status();                   \
   lhs = std::move(statusor).value()
+// NOLINTEND(bugprone-macro-parentheses)
 
 #endif  // OSCARKV_KERNELS_BASE_STATUS_MACROS_H_
