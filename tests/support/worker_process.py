@@ -11,10 +11,10 @@ DEADLINE_S = 60
 
 
 class WorkerProcess:
-    """Runs `script` (tests/e2e/worker.py by default) with `arguments`; requests and answers are JSON lines."""
+    """Runs tests/e2e/worker.py with `arguments`; requests and answers are JSON lines."""
 
-    def __init__(self, *arguments, script="worker.py"):
-        path = pathlib.Path(__file__).parent.parent / "e2e" / script
+    def __init__(self, *arguments):
+        path = pathlib.Path(__file__).parent.parent / "e2e" / "worker.py"
         self._process = subprocess.Popen([sys.executable, path, *map(str, arguments)], stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         self._answers = selectors.DefaultSelector()
@@ -22,9 +22,12 @@ class WorkerProcess:
 
     def ask(self, what, **arguments):
         """Sends a request and returns its answer."""
+        self.send(what, **arguments)
+        return self.answer()
+
+    def send(self, what, **arguments):
         self._process.stdin.write(json.dumps({"do": what, **arguments}) + "\n")
         self._process.stdin.flush()
-        return self.answer()
 
     def answer(self):
         assert self._answers.select(DEADLINE_S), "the worker does not answer"
