@@ -6,6 +6,7 @@
 #include "client/cli/calibrate_command.h"
 #include "client/cli/decode_command.h"
 #include "client/cli/encode_command.h"
+#include "client/cli/store_commands.h"
 
 namespace oscarkv::cli {
 namespace {
@@ -18,6 +19,10 @@ void AddCommands(CLI::App& app) {
   AddCalibrateCommand(app);
   AddEncodeCommand(app);
   AddDecodeCommand(app);
+  AddStatCommand(app);
+  AddLsCommand(app);
+  AddRmCommand(app);
+  AddVerifyCommand(app);
 }
 
 void Report(const absl::Status& status) {

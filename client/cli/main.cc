@@ -14,5 +14,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error);
   }
+  if (!std::cout.flush())
+    oscarkv::cli::Report(absl::DataLossError("the output could not be written"));
   return oscarkv::cli::ExitCode();
 }

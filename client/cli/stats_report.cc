@@ -1,0 +1,137 @@
+#include "client/cli/stats_report.h"
+
+#include "absl/strings/str_cat.h"
+
+#include "client/cli/store_options.h"
+
+namespace oscarkv::cli {
+
+using client::NamespaceUse;
+using client::ServerStats;
+using client::TierUse;
+
+namespace {
+
+// The share of the model's bytes that a namespace saves.
+double Saving(const NamespaceUse& space) {
+  return 1.0 - static_cast<double>(space.stored_bytes) / static_cast<double>(space.model_bytes);
+}
+
+}  // namespace
+
+Traffic TrafficOf(const ServerStats& stats) {
+  const auto counter = [&](const char* name) {
+    const auto found = stats.counters.find(name);
+    return found == stats.counters.end() ? uint64_t{0} : found->second;
+  };
+  return {.lookup_keys = counter("oscarkv_lookup_keys_total"),
+          .lookup_hits = counter("oscarkv_lookup_hits_total"),
+          .lookup_misses = counter("oscarkv_lookup_misses_total"),
+          .lookup_evicted = counter("oscarkv_lookup_evicted_total"),
+          .fetch_pages = counter("oscarkv_fetch_hits_total"),
+          .fetch_misses = counter("oscarkv_fetch_misses_total"),
+          .fetch_evicted = counter("oscarkv_fetch_evicted_total"),
+          .fetch_bytes = counter("oscarkv_fetch_bytes_total"),
+          .put_bytes = counter("oscarkv_put_bytes_total"),
+          .evicted_bytes = counter("oscarkv_evicted_bytes_total"),
+          .corrupt_pages = counter("oscarkv_corrupt_pages_total")};
+}
+
+uint64_t PagesOf(const ServerStats& stats) {
+  uint64_t pages = 0;
+  for (const NamespaceUse& space : stats.namespaces) pages += space.wide_pages + space.packed_pages;
+  return pages;
+}
+
+std::string TiersTable(const ServerStats& stats) {
+  Table table({"TIER", ">USED", ">CAPACITY", ">FULL", ">LEASED"});
+  for (const TierUse& tier : stats.tiers) {
+    const auto used = static_cast<double>(tier.used_bytes);
+    const auto capacity = static_cast<double>(tier.capacity_bytes);
+    table.Add({tier.tier, BytesText(used), BytesText(capacity), PercentText(used, capacity),
+               BytesText(static_cast<double>(tier.leased_bytes))});
+  }
+  return table.Text();
+}
+
+std::string NamespacesTable(const ServerStats& stats) {
+  if (stats.namespaces.empty()) return "no namespaces\n";
+  Table table({"NAMESPACE", "MODEL", ">WIDE", ">PACKED", ">STORED", ">AS MODEL", ">SAVED"});
+  for (const NamespaceUse& space : stats.namespaces) {
+    const auto model = static_cast<double>(space.model_bytes);
+    table.Add({ShortName(space.fingerprint), Printable(space.spec.model),
+               CountText(space.wide_pages), CountText(space.packed_pages),
+               BytesText(static_cast<double>(space.stored_bytes)), BytesText(model),
+               space.model_bytes > 0 ? PercentText(Saving(space), 1.0) : "-"});
+  }
+  return table.Text();
+}
+
+Json NamespaceReport(const NamespaceUse& space) {
+  const Geometry& geometry = space.spec.geometry;
+  const CodecSpec& codec = space.spec.codec;
+  Json bits = Json::array();
+  for (const LayerBits& layer : codec.bits) bits.push_back({{"k", layer.k}, {"v", layer.v}});
+  return {{"fingerprint", Hex(space.fingerprint)},
+          {"tenant", space.spec.tenant},
+          {"model", space.spec.model},
+          {"model_revision", space.spec.model_revision},
+          {"hash_scheme", space.spec.hash_scheme},
+          {"geometry",
+           {{"layers", geometry.layers},
+            {"kv_heads", geometry.kv_heads},
+            {"k_head_dim", geometry.k_head_dim},
+            {"v_head_dim", geometry.v_head_dim},
+            {"page_tokens", geometry.page_tokens},
+            {"dtype", DTypeName(geometry.dtype)}}},
+          {"codec",
+           {{"bits", bits},
+            {"group", codec.group},
+            {"sink_tokens", codec.sink_tokens},
+            {"recent_tokens", codec.recent_tokens},
+            {"transform_hash", Hex(codec.transform_hash)}}},
+          {"wide_pages", space.wide_pages},
+          {"packed_pages", space.packed_pages},
+          {"stored_bytes", space.stored_bytes},
+          {"model_bytes", space.model_bytes},
+          {"saving", space.model_bytes > 0 ? Json(Saving(space)) : Json(nullptr)}};
+}
+
+Json StatsReport(const ServerStats& stats, const std::string& server) {
+  Json tiers = Json::array();
+  for (const TierUse& tier : stats.tiers) {
+    tiers.push_back({{"tier", tier.tier},
+                     {"used_bytes", tier.used_bytes},
+                     {"capacity_bytes", tier.capacity_bytes},
+                     {"leased_bytes", tier.leased_bytes}});
+  }
+  Json namespaces = Json::array();
+  for (const NamespaceUse& space : stats.namespaces) namespaces.push_back(NamespaceReport(space));
+  const Traffic traffic = TrafficOf(stats);
+  const double hit_rate =
+      static_cast<double>(traffic.lookup_hits) / static_cast<double>(traffic.lookup_keys);
+  return {{"server", server},
+          {"version", stats.version},
+          {"epoch", absl::StrCat(stats.epoch)},  // beyond what JSON readers hold in a number
+          {"uptime_s", stats.uptime_s},
+          {"sessions", stats.sessions},
+          {"leases", stats.leases},
+          {"inflight_bytes", stats.inflight_bytes},
+          {"tiers", tiers},
+          {"namespaces", namespaces},
+          {"lookup",
+           {{"keys", traffic.lookup_keys},
+            {"hits", traffic.lookup_hits},
+            {"misses", traffic.lookup_misses},
+            {"evicted", traffic.lookup_evicted},
+            {"hit_rate", traffic.lookup_keys > 0 ? Json(hit_rate) : Json(nullptr)}}},
+          {"fetch",
+           {{"pages", traffic.fetch_pages},
+            {"misses", traffic.fetch_misses},
+            {"evicted", traffic.fetch_evicted},
+            {"bytes", traffic.fetch_bytes}}},
+          {"put", {{"bytes", traffic.put_bytes}}},
+          {"counters", stats.counters}};
+}
+
+}  // namespace oscarkv::cli
