@@ -56,25 +56,6 @@ absl::StatusOr<DumpShape> ShapeOf(const Tensor* tensors) {
                    static_cast<uint32_t>(k[2]), static_cast<uint32_t>(v[2]), *dtype};
 }
 
-absl::StatusOr<std::vector<uint64_t>> SequenceLengths(const Safetensors& file, uint64_t tokens) {
-  if (file.tensors().find("seq_lens") == file.tensors().end()) return std::vector<uint64_t>{tokens};
-  OSCARKV_ASSIGN_OR_RETURN(const Tensor tensor, file.Get("seq_lens", "I64", 1));
-  std::vector<uint64_t> lengths;
-  uint64_t left = tokens;
-  for (uint64_t i = 0; i < tensor.shape[0]; ++i) {
-    const int64_t length = LoadLe<int64_t>(tensor.bytes.data() + i * 8);
-    if (length <= 0 || static_cast<uint64_t>(length) > left) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("seq_lens entry ", i, " is ", length, ", ", left, " tokens are left"));
-    }
-    lengths.push_back(static_cast<uint64_t>(length));
-    left -= static_cast<uint64_t>(length);
-  }
-  if (left == 0) return lengths;
-  return absl::InvalidArgumentError(
-      absl::StrCat("seq_lens add up to ", tokens - left, ", the file has ", tokens, " tokens"));
-}
-
 // The number behind "layer_" in a path.
 std::optional<uint32_t> LayerNumber(const std::string& path) {
   const size_t at = path.rfind("layer_");
@@ -191,9 +172,29 @@ absl::Status LayerDump::CheckFinite(const Sequence& sequence, uint64_t first,
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<LayerDump>> OpenDump(const std::vector<std::string>& paths) {
+absl::StatusOr<std::vector<uint64_t>> SequenceLengths(const Safetensors& file, uint64_t tokens) {
+  if (file.tensors().find("seq_lens") == file.tensors().end()) return std::vector<uint64_t>{tokens};
+  OSCARKV_ASSIGN_OR_RETURN(const Tensor tensor, file.Get("seq_lens", "I64", 1));
+  std::vector<uint64_t> lengths;
+  uint64_t left = tokens;
+  for (uint64_t i = 0; i < tensor.shape[0]; ++i) {
+    const int64_t length = LoadLe<int64_t>(tensor.bytes.data() + i * 8);
+    if (length <= 0 || static_cast<uint64_t>(length) > left) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("seq_lens entry ", i, " is ", length, ", ", left, " tokens are left"));
+    }
+    lengths.push_back(static_cast<uint64_t>(length));
+    left -= static_cast<uint64_t>(length);
+  }
+  if (left == 0) return lengths;
+  return absl::InvalidArgumentError(
+      absl::StrCat("seq_lens add up to ", tokens - left, ", the file has ", tokens, " tokens"));
+}
+
+absl::StatusOr<std::map<uint32_t, std::vector<std::string>>> FindDumpFiles(
+    const std::vector<std::string>& paths) {
   OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string> files, ExpandFolders(paths));
-  if (files.empty()) return absl::InvalidArgumentError("no .safetensors files to calibrate on");
+  if (files.empty()) return absl::InvalidArgumentError("no .safetensors files in the dump");
   std::map<uint32_t, std::vector<std::string>> by_layer;
   for (const std::string& file : files) {
     const std::optional<uint32_t> layer = LayerNumber(file);
@@ -201,12 +202,20 @@ absl::StatusOr<std::vector<LayerDump>> OpenDump(const std::vector<std::string>& 
       return absl::InvalidArgumentError(absl::StrCat(file, ": the name must hold layer_<number>"));
     by_layer[*layer].push_back(file);
   }
+  uint32_t expected = 0;
+  for (const auto& [layer, layer_files] : by_layer) {
+    if (layer != expected++) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("layer ", expected - 1, " is missing: the next one is ", layer));
+    }
+  }
+  return by_layer;
+}
+
+absl::StatusOr<std::vector<LayerDump>> OpenDump(const std::vector<std::string>& paths) {
+  OSCARKV_ASSIGN_OR_RETURN(const auto by_layer, FindDumpFiles(paths));
   std::vector<LayerDump> layers;
   for (const auto& [layer, layer_files] : by_layer) {
-    if (layer != layers.size()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("layer ", layers.size(), " is missing: the next one is ", layer));
-    }
     OSCARKV_ASSIGN_OR_RETURN(LayerDump dump, LayerDump::Open(layer, layer_files));
     if (!layers.empty() && !(dump.shape() == layers[0].shape())) {
       return absl::InvalidArgumentError(

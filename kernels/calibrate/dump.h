@@ -8,6 +8,7 @@
 #define OSCARKV_KERNELS_CALIBRATE_DUMP_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -75,6 +76,15 @@ class LayerDump {
   std::vector<File> files_;
   std::vector<Sequence> sequences_;
 };
+
+// The files of a dump by layer: `paths` are files or folders of files. kInvalidArgument: no files, no
+// layer_<number> in a name, a layer missing in 0..last.
+absl::StatusOr<std::map<uint32_t, std::vector<std::string>>> FindDumpFiles(
+    const std::vector<std::string>& paths);
+
+// The lengths of the sequences in a file of `tokens` tokens. kInvalidArgument: seq_lens that do not
+// add up to them.
+absl::StatusOr<std::vector<uint64_t>> SequenceLengths(const Safetensors& file, uint64_t tokens);
 
 // The layers of a dump by number: `paths` are files or folders of files. kInvalidArgument: no
 // layer_<number> in a name, a layer missing in 0..last, layers of different shapes.
