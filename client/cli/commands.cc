@@ -19,6 +19,8 @@ void AddCommands(CLI::App& app) {
   AddCalibrateCommand(app);
   AddEncodeCommand(app);
   AddDecodeCommand(app);
+  AddPutCommand(app);
+  AddGetCommand(app);
   AddStatCommand(app);
   AddLsCommand(app);
   AddRmCommand(app);

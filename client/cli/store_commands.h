@@ -11,6 +11,8 @@ namespace oscarkv::cli {
 void AddStatCommand(CLI::App& app);    // what a server holds
 void AddLsCommand(CLI::App& app);      // namespaces, or the pages of one
 void AddRmCommand(CLI::App& app);      // removes pages
+void AddPutCommand(CLI::App& app);     // stores K and V from files
+void AddGetCommand(CLI::App& app);     // fetches pages into a file
 void AddVerifyCommand(CLI::App& app);  // has every page's checksums checked
 
 }  // namespace oscarkv::cli

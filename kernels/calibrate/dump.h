@@ -77,8 +77,8 @@ class LayerDump {
   std::vector<Sequence> sequences_;
 };
 
-// The files of a dump by layer: `paths` are files or folders of files. kInvalidArgument: no files, no
-// layer_<number> in a name, a layer missing in 0..last.
+// The files of a dump by layer: `paths` are files or folders of files. kInvalidArgument: no files,
+// no layer_<number> in a name, a layer missing in 0..last.
 absl::StatusOr<std::map<uint32_t, std::vector<std::string>>> FindDumpFiles(
     const std::vector<std::string>& paths);
 

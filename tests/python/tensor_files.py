@@ -68,5 +68,5 @@ def write_transform(path, forward, offset=None, clip=None, kv_heads=2, report=No
 
 def run(build_dir, *arguments, **options):
     """`oscarkv ARGUMENTS`: the finished process, output as text."""
-    return subprocess.run([build_dir / "bin" / "oscarkv", *map(str, arguments)], capture_output=True, text=True,
-                          timeout=300, **{"env": os.environ, **options})
+    return subprocess.run([build_dir / "bin" / "oscarkv", *map(str, arguments)], text=True, timeout=300,
+                          **{"env": os.environ, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options})

@@ -15,9 +15,9 @@ DEADLINE_S = 60  # of everything that should happen at once; a test that meets i
 class ServerProcess:
     """oscarkvd with a small host tier. `listen` is an address; port 0 picks one, which later starts keep."""
 
-    def __init__(self, build_dir, listen="127.0.0.1:0", arguments=()):
+    def __init__(self, build_dir, listen="127.0.0.1:0", arguments=(), capacity="64MiB"):
         self._program = pathlib.Path(build_dir) / "bin" / "oscarkvd"
-        self._arguments = ["--metrics-listen", "off", "--host-capacity", "64MiB", "--log-level", "warning", *arguments]
+        self._arguments = ["--metrics-listen", "off", "--host-capacity", capacity, "--log-level", "warning", *arguments]
         self._folder = tempfile.TemporaryDirectory(prefix="oscarkvd_")  # short: a socket's path has 107 bytes at most
         self.endpoint = f"unix:{self._folder.name}/socket" if listen == "unix" else listen
         self._process = None
@@ -33,6 +33,10 @@ class ServerProcess:
         found = re.match(r"listening on (\S+)", line)
         assert found, f"oscarkvd did not start: {line!r}"
         self.endpoint = found[1]
+
+    @property
+    def pid(self):
+        return self._process.pid
 
     def kill(self):
         """As by kill -9: nothing is said to anybody."""
