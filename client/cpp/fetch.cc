@@ -166,7 +166,7 @@ class Fetcher {
         .bytes = bytes_,
         .block_crc32c = crcs_,
         .result = {}};
-    misuse_ = space_.codec().Decode({&item, 1}, DecodeBasis::kModel, cache_);
+    misuse_ = space_.codec().Decode({&item, 1}, space_.codec().engine_basis(), cache_);
     if (!misuse_.ok()) return;
     if (item.result.ok()) {
       report_.statuses[page] = ItemStatus::kOk;

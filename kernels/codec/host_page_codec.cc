@@ -1,6 +1,8 @@
 // The page codec on the CPU: walks blocks and token slots, and leaves the rows to RowKernels.
 #include <algorithm>
 #include <cstring>
+#include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -41,6 +43,35 @@ void CopyElements(const std::byte* source, DType from, std::byte* destination, D
   }
 }
 
+// Takes WIDE rows from the basis they are stored in to the other one (FORMAT.md, "WIDE blocks").
+class BasisChange {
+ public:
+  BasisChange(const SideTransform& transform, DecodeBasis to)
+      : matrix_(to == DecodeBasis::kModel ? transform.inverse : transform.forward),
+        start_(transform.offset) {
+    if (to == DecodeBasis::kModel) return;
+    const uint32_t dim = transform.dim;
+    std::fill(start_.begin(), start_.end(), 0.0f);
+    for (uint32_t i = 0; i < dim; ++i) {
+      for (uint32_t j = 0; j < dim; ++j) start_[j] -= transform.offset[i] * matrix_[i * dim + j];
+    }
+  }
+
+  void Apply(const std::byte* source, DType from, std::byte* destination, DType to) const {
+    const size_t dim = start_.size();
+    std::vector<float> sums = start_;
+    for (size_t i = 0; i < dim; ++i) {
+      const float element = LoadElement(source + i * DTypeBytes(from), from);
+      for (size_t j = 0; j < dim; ++j) sums[j] += element * matrix_[i * dim + j];
+    }
+    for (size_t j = 0; j < dim; ++j) StoreElement(destination + j * DTypeBytes(to), to, sums[j]);
+  }
+
+ private:
+  const std::vector<float>& matrix_;
+  std::vector<float> start_;  // what a row of zeros becomes
+};
+
 // One head's transform as the kernels want it.
 struct PreparedSide {
   uint32_t clip_index = 0;
@@ -50,12 +81,14 @@ struct PreparedSide {
 class HostPageCodec final : public PageCodec {
  public:
   HostPageCodec(PageLayout wide, PageLayout packed, const RowKernels& kernels,
-                const TransformSet* transforms)
-      : PageCodec(std::move(wide), std::move(packed), transforms != nullptr), kernels_(kernels) {
-    if (transforms == nullptr) return;
+                std::shared_ptr<const TransformSet> transforms)
+      : PageCodec(std::move(wide), std::move(packed), transforms != nullptr),
+        kernels_(kernels),
+        transforms_(std::move(transforms)) {
+    if (transforms_ == nullptr) return;
     for (uint32_t layer = 0; layer < geometry().layers; ++layer) {
-      k_.push_back(PrepareHeads(transforms->layer(layer).k));
-      v_.push_back(PrepareHeads(transforms->layer(layer).v));
+      k_.push_back(PrepareHeads(transforms_->layer(layer).k));
+      v_.push_back(PrepareHeads(transforms_->layer(layer).v));
     }
   }
 
@@ -124,8 +157,7 @@ class HostPageCodec final : public PageCodec {
 
   // Engines with rotated caches hand over rows that are transformed already.
   const PreparedTransform* InputTransform(const PreparedSide& prepared) const {
-    const bool transformed = layout(Encoding::kPacked).spec().wide_basis == WideBasis::kTransformed;
-    return transformed ? nullptr : prepared.transform.get();
+    return engine_basis() == DecodeBasis::kTransformed ? nullptr : prepared.transform.get();
   }
 
   // Calls visit(layer, head, number of the block within the range, offset of the block within the
@@ -170,8 +202,11 @@ class HostPageCodec final : public PageCodec {
       const auto v_rows =
           RowPointers(destination.v, destination.block_tokens, layer, head, item.slots);
       if (item.encoding == Encoding::kWide) {
-        DecodeWide(block.k, bytes, destination.k.dtype, k_rows);
-        DecodeWide(block.v, bytes, destination.v.dtype, v_rows);
+        const bool as_stored = basis == engine_basis();
+        DecodeWide(block.k, as_stored ? nullptr : &transforms_->k(layer, head), basis, bytes,
+                   destination.k.dtype, k_rows);
+        DecodeWide(block.v, as_stored ? nullptr : &transforms_->v(layer, head), basis, bytes,
+                   destination.v.dtype, v_rows);
       } else {
         DecodePacked(block.k, Pick(k_[layer], head), basis, bytes, destination.k.dtype, k_rows);
         DecodePacked(block.v, Pick(v_[layer], head), basis, bytes, destination.v.dtype, v_rows);
@@ -179,11 +214,18 @@ class HostPageCodec final : public PageCodec {
     });
   }
 
-  void DecodeWide(const SideLayout& side, const std::byte* block, DType dtype,
-                  std::span<std::byte* const> rows) const {
+  // `transform` is null when the rows are in `basis` already.
+  void DecodeWide(const SideLayout& side, const SideTransform* transform, DecodeBasis basis,
+                  const std::byte* block, DType dtype, std::span<std::byte* const> rows) const {
+    std::optional<BasisChange> change;
+    if (transform != nullptr) change.emplace(*transform, basis);
     const std::byte* source = block + side.rows_offset;
     for (std::byte* row : rows) {
-      if (row != nullptr) CopyElements(source, geometry().dtype, row, dtype, side.dim);
+      if (row != nullptr && change.has_value()) {
+        change->Apply(source, geometry().dtype, row, dtype);
+      } else if (row != nullptr) {
+        CopyElements(source, geometry().dtype, row, dtype, side.dim);
+      }
       source += side.row_bytes;
     }
   }
@@ -196,6 +238,7 @@ class HostPageCodec final : public PageCodec {
   }
 
   const RowKernels& kernels_;
+  const std::shared_ptr<const TransformSet> transforms_;
   std::vector<std::vector<PreparedSide>> k_;  // [layers][1 or kv_heads]
   std::vector<std::vector<PreparedSide>> v_;
 };
@@ -212,7 +255,7 @@ absl::StatusOr<std::unique_ptr<PageCodec>> MakePageCodec(
   const RowKernels& kernels =
       backend == CodecBackend::kReference ? ReferenceRowKernels() : CpuRowKernels();
   return std::make_unique<HostPageCodec>(std::move(wide), std::move(packed), kernels,
-                                         transforms.get());
+                                         std::move(transforms));
 }
 
 }  // namespace oscarkv

@@ -94,6 +94,13 @@ absl::Status PageCodec::Decode(std::span<DecodeItem> items, DecodeBasis basis,
       return absl::FailedPreconditionError(
           absl::StrCat(where, ": PACKED needs a transform set, and the codec has none"));
     }
+    if (item.encoding == Encoding::kWide && basis != engine_basis() && !can_pack_) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(where, ": WIDE pages are in the ",
+                       basis == DecodeBasis::kModel ? "transformed basis, and the model's"
+                                                    : "model's basis, and the transformed one",
+                       " needs a transform set, which the codec has not"));
+    }
     OSCARKV_RETURN_IF_ERROR(
         Annotate(CheckSlots(item.slots, destination, geometry().page_tokens, -1), where));
     OSCARKV_RETURN_IF_ERROR(Annotate(CheckRange("layers", item.layers, geometry().layers), where));

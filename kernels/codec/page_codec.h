@@ -62,8 +62,7 @@ struct DecodeItem {
                         // none of the item's tokens were written
 };
 
-// Rows that cannot be represented faithfully, met while encoding (OSCAR's T11): they never touch
-// other rows.
+// What encoding met. Rows that cannot be held faithfully never touch other rows.
 struct EncodeReport {
   uint64_t rows = 0;
   uint64_t constant_rows = 0;  // encoded exactly
@@ -72,8 +71,9 @@ struct EncodeReport {
   uint64_t overflow_rows = 0;  // scale or zero beyond the params dtype
 };
 
-// Which basis `Decode` writes: the model's (inverse transform applied) or the transformed one as
-// stored.
+// Which basis `Decode` writes: the model's or the transformed one. PACKED rows are stored in the
+// transformed basis, WIDE rows in the spec's wide_basis; whatever is stored in the other one is
+// taken over.
 enum class DecodeBasis : uint8_t { kModel, kTransformed };
 
 // Immutable and thread-safe: any number of threads may encode and decode at once.
@@ -87,15 +87,22 @@ class PageCodec {
   }
   const Geometry& geometry() const { return wide_.geometry(); }
   bool can_pack() const { return can_pack_; }  // false without a transform set: WIDE pages only
+  // The basis that the namespace's engines keep their caches in, and WIDE pages with them: what
+  // such an engine decodes to.
+  DecodeBasis engine_basis() const {
+    return wide_.spec().wide_basis == WideBasis::kModel ? DecodeBasis::kModel
+                                                        : DecodeBasis::kTransformed;
+  }
 
   // kInvalidArgument: a size, slot or view that does not match the geometry (says which item,
   // expected and found). kFailedPrecondition: PACKED asked of a codec without a transform set.
-  // Nothing was written in either case.
+  // Nothing was written in either case. The source's rows are in the spec's wide_basis.
   absl::Status Encode(const EngineView& source, std::span<const EncodeItem> items,
                       EncodeReport* report) const;
 
-  // Verifies every block's checksum, then writes the item's tokens. Same errors for the call; each
-  // item has its own result.
+  // Verifies every block's checksum, then writes the item's tokens. Same errors for the call, and
+  // kFailedPrecondition when WIDE pages are asked for in another basis than engine_basis() of a
+  // codec without a transform set; each item has its own result.
   absl::Status Decode(std::span<DecodeItem> items, DecodeBasis basis,
                       const EngineView& destination) const;
 

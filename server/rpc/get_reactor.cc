@@ -198,7 +198,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
                                 heads_.count * stored.block(layer).stride);
       item.block_crc32c =
           page_->pin.block_crcs().subspan(layer * heads + heads_.first, heads_.count);
-      status = codec_->Decode({&item, 1}, DecodeBasis::kModel, view);
+      status = codec_->Decode({&item, 1}, codec_->engine_basis(), view);
       if (status.ok()) status = item.result;
     }
     if (!status.ok()) return WriteFailure(ItemStatus::kCorrupt, std::string(status.message()));
