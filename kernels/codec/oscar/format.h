@@ -45,8 +45,7 @@ inline GroupParams NanGroup() {
 }
 
 // From the least and greatest value of a group, both finite, after the clip.
-//   scale = max(max - min, 1e-8) / (2^bits - 1),  zero = -min / scale   (OSCAR.md 2.3; -0 is
-//   written as +0)
+//   scale = max(max - min, 1e-8) / (2^bits - 1),  zero = -min / scale   (-0 is written as +0)
 // With fp16 params a group whose zero point passes fp16's range, or whose scale would vanish, is
 // written flat: code 0, zero -1 and its middle value as scale, so that (0 - -1) * scale is that
 // value.
