@@ -25,6 +25,7 @@ void AddCommands(CLI::App& app) {
   AddLsCommand(app);
   AddRmCommand(app);
   AddVerifyCommand(app);
+  AddTopCommand(app);
 }
 
 void Report(const absl::Status& status) {

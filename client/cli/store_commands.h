@@ -14,6 +14,8 @@ void AddRmCommand(CLI::App& app);      // removes pages
 void AddPutCommand(CLI::App& app);     // stores K and V from files
 void AddGetCommand(CLI::App& app);     // fetches pages into a file
 void AddVerifyCommand(CLI::App& app);  // has every page's checksums checked
+void AddTopCommand(CLI::App& app);     // a live view
+void AddBenchCommand(CLI::App& app);   // a load test
 
 }  // namespace oscarkv::cli
 

@@ -1,6 +1,7 @@
 #include "client/cli/store_options.h"
 
 #include <algorithm>
+#include <limits>
 #include <set>
 #include <utility>
 
@@ -38,6 +39,7 @@ absl::StatusOr<std::unique_ptr<Client>> MakeClient(const StoreOptions& options) 
   client.lookup_timeout = timeout;
   client.fetch_timeout = timeout;
   client.push_timeout = timeout;
+  client.breaker.failures = std::numeric_limits<int>::max();  // who asks by hand shall be answered
   client.transform_timeout = std::max(timeout, client.transform_timeout);
   return Client::Create(client);
 }
