@@ -46,7 +46,7 @@ def eventually():
 
 @pytest.fixture
 def open_space(v1, channel, request, eventually):
-    """Opens namespaces, by default one of the test's own. When the test ends and their pages are cleared, nothing is left."""
+    """Opens namespaces, by default one of the test's own. Once they are cleared after the test, nothing is left."""
     before, opened = [], []
 
     def open_one(model=request.node.name, **arguments):

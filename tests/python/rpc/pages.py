@@ -30,7 +30,7 @@ def key_of(name):
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """fp32 rows and params, 2 bits; the contents of PACKED blocks are no multiple of 64 bytes, so that there is padding."""
+    """fp32 rows and params, 2 bits; PACKED blocks are no multiple of 64 bytes, so there is padding."""
 
     layers: int = 3
     heads: int = 2
@@ -61,7 +61,8 @@ class Page:
     def blocks(self, layers, heads):
         """The bytes of a selection, as a partial get returns them."""
         stride = self.shape.stride(self.encoding)
-        return b"".join(self.data[(layer * self.shape.heads + head) * stride:][:stride] for layer in layers for head in heads)
+        return b"".join(self.data[(layer * self.shape.heads + head) * stride:][:stride]
+                        for layer in layers for head in heads)
 
     def block_crcs(self, layers, heads):
         return [self.crcs[layer * self.shape.heads + head] for layer in layers for head in heads]
@@ -97,10 +98,11 @@ def packed_page(shape, seed):
     for _ in range(shape.layers * shape.heads):
         content, decoded = b"", b""
         for dim in (shape.k_dim, shape.v_dim):
-            codes = np.array([source.randrange(4) for _ in range(shape.tokens * dim)], np.uint8).reshape(shape.tokens, dim)
+            codes = np.array([[source.randrange(4) for _ in range(dim)] for _ in range(shape.tokens)], np.uint8)
             quarter = dim // 4  # byte i of a row holds dims i, i + dim/4, ..., from its lowest bits up
             rows = sum(codes[:, part * quarter:(part + 1) * quarter] << 2 * part for part in range(4))
-            params = np.array([[2.0 ** source.randrange(-4, 4), source.randrange(-3, 4)] for _ in range(shape.tokens)], "<f4")
+            params = np.array([[2.0 ** source.randrange(-4, 4), source.randrange(-3, 4)]
+                               for _ in range(shape.tokens)], "<f4")
             content += rows.astype(np.uint8).tobytes() + params.tobytes()
             decoded += ((codes - params[:, 1:]) * params[:, :1]).astype("<f4").tobytes()
         packed.append(content)

@@ -10,7 +10,7 @@ START_S = 30  # how long a start or an end may take before a test gives up
 
 
 class Oscarkvd:
-    """A server on a Unix socket in a folder of its own, its metrics on a free port. Killed on exit when it still runs."""
+    """A server on a Unix socket in a folder of its own, metrics on a free port. Killed on exit if it still runs."""
 
     def __init__(self, build_dir, config="", capacity="64MiB", metrics_listen="127.0.0.1:0", flags=()):
         self._folder = tempfile.TemporaryDirectory(prefix="oscarkvd_")  # the path of a socket may have 107 bytes only

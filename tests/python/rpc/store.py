@@ -17,10 +17,11 @@ class Space:
         self.cache, self.admin = v1.KvCache(channel), v1.Admin(channel)
         self.spec = v1.NamespaceSpec(
             model=model,
-            geometry=v1.Geometry(layers=shape.layers, kv_heads=shape.heads, k_head_dim=shape.k_dim, v_head_dim=shape.v_dim,
-                                 page_tokens=shape.tokens, dtype=v1.DType.FP32),
-            codec=v1.CodecSpec(params=v1.ParamsDType.PARAMS_FP32, transform_hash=transform_hash, sink_tokens=sink_tokens))
-        self.opened = self.cache.OpenNamespace(v1.OpenNamespaceRequest(spec=self.spec, create=create), timeout=TIMEOUT_S)
+            geometry=v1.Geometry(layers=shape.layers, kv_heads=shape.heads, k_head_dim=shape.k_dim,
+                                 v_head_dim=shape.v_dim, page_tokens=shape.tokens, dtype=v1.FP32),
+            codec=v1.CodecSpec(params=v1.PARAMS_FP32, transform_hash=transform_hash, sink_tokens=sink_tokens))
+        request = v1.OpenNamespaceRequest(spec=self.spec, create=create)
+        self.opened = self.cache.OpenNamespace(request, timeout=TIMEOUT_S)
         self.scope = v1.Scope(fingerprint=self.opened.fingerprint, server_epoch=self.opened.server_epoch)
 
     def item(self, key, page, parent=b"", first_position=0):
@@ -32,7 +33,8 @@ class Space:
 
     def chunks(self, item, data, chunk_bytes=512):
         for offset in range(0, len(data), chunk_bytes):
-            yield self.v1.PutRequest(chunk=self.v1.Chunk(item=item, offset=offset, data=data[offset:offset + chunk_bytes]))
+            part = data[offset:offset + chunk_bytes]
+            yield self.v1.PutRequest(chunk=self.v1.Chunk(item=item, offset=offset, data=part))
 
     def put(self, items, datas, **options):
         """Puts the items with their bytes; None sends none. The results."""
@@ -117,7 +119,8 @@ class Session:
 
 def held(stats):
     """What a call may not leave behind."""
-    return {"used_bytes": stats.tiers[0].used_bytes, "leased_bytes": stats.tiers[0].leased_bytes, "leases": stats.leases,
+    [tier] = stats.tiers
+    return {"used_bytes": tier.used_bytes, "leased_bytes": tier.leased_bytes, "leases": stats.leases,
             "sessions": stats.sessions, "inflight_bytes": stats.inflight_bytes}
 
 

@@ -105,9 +105,9 @@ def test_range_past_the_end(space, fields, named):
     ("geometry", {"kv_heads": 257}, "found 257"), ("geometry", {"k_head_dim": 72}, "found 72"),
     ("geometry", {"page_tokens": 2 ** 31}, "page_tokens"), ("geometry", {"dtype": 9}, "found 9"),
     ("geometry", {"layers": 512, "kv_heads": 256, "k_head_dim": 256, "page_tokens": 4096}, "the most is 1073741824"),
-    ("codec", {"group": 48}, "found 48"), ("codec", {"params": 257}, "found 257"), ("codec", {"wide_basis": 258}, "258"),
-    ("codec", {"transform_hash": b"x" * 31}, "found 31"), (None, {"model": ""}, "model must not be empty"),
-    (None, {"tenant": "t" * 257}, "found 257")])
+    ("codec", {"group": 48}, "found 48"), ("codec", {"params": 257}, "found 257"),
+    ("codec", {"wide_basis": 258}, "258"), ("codec", {"transform_hash": b"x" * 31}, "found 31"),
+    (None, {"model": ""}, "model must not be empty"), (None, {"tenant": "t" * 257}, "found 257")])
 def test_specs_that_cannot_be(space, part, values, named):
     spec = space.v1.NamespaceSpec()
     spec.CopyFrom(space.spec)
@@ -152,8 +152,8 @@ HOSTILE = {"not protobuf": b"\xff" * 64, "a length that is not there": b"\x12" +
            "cut off": b"\x0a\x22\x0a\x20" + b"\x07" * 20}
 
 
-@pytest.mark.parametrize("method, streaming", [("Put", True), ("Get", False), ("Lookup", False), ("PutTransformSet", True),
-                                               ("OpenNamespace", False)])
+@pytest.mark.parametrize("method, streaming", [("Put", True), ("Get", False), ("Lookup", False),
+                                               ("PutTransformSet", True), ("OpenNamespace", False)])
 @pytest.mark.parametrize("message", HOSTILE.values(), ids=HOSTILE.keys())
 def test_messages_that_claim_what_is_not_there(channel, method, streaming, message):
     code, _ = raw(channel, method, streaming, message)

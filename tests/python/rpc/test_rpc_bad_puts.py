@@ -1,4 +1,4 @@
-"""Puts that are wrong, cut off or too much: a typed error or an honest status, nothing stored, nothing kept, the server goes on."""
+"""Puts that are wrong, cut off or too much: a typed error or an honest status, nothing kept, and the server goes on."""
 
 import queue
 
@@ -111,7 +111,8 @@ def test_too_many_bytes(space, page):
 
 
 @pytest.mark.parametrize("chunks, message", [
-    ([(1, 0, b"x")], "item 1 of 1"), ([(2 ** 32 - 1, 0, b"x")], "item 4294967295"), ([(0, 0, b"x" * 4097)], "4097 bytes")])
+    ([(1, 0, b"x")], "item 1 of 1"), ([(2 ** 32 - 1, 0, b"x")], "item 4294967295"),
+    ([(0, 0, b"x" * 4097)], "4097 bytes")])
 def test_chunks_out_of_place_end_the_call(space, page, chunks, message):
     v1 = space.v1
     sent = [space.header([space.item(key_of("k"), page)])]
@@ -209,7 +210,8 @@ def test_two_writers_of_a_key(space, page, eventually):
 def test_too_many_bytes_in_flight(open_space, page, space, eventually):
     large_page = zero_page(Shape(layers=24, heads=8, tokens=16))  # 768 KiB: one fits the budget of 1 MiB, two do not
     large = open_space("large", shape=large_page.shape)
-    call, sent = open_put(large, [large.header([large.item(key_of("a"), large_page)]), next(large.chunks(0, large_page.data))])
+    header = large.header([large.item(key_of("a"), large_page)])
+    call, sent = open_put(large, [header, next(large.chunks(0, large_page.data))])
     eventually(lambda: large.stats().inflight_bytes, len(large_page.data))
     item = large.item(key_of("b"), large_page)
     [result] = large.put([item], [large_page.data], chunk_bytes=4096)

@@ -122,6 +122,7 @@ def test_messages_out_of_order(space):
     header = v1.PutTransformSetRequest(header=v1.TransformSetHeader(hash=b"\x03" * 32, bytes=10))
     short = v1.PutTransformSetRequest(header=v1.TransformSetHeader(hash=b"\x03" * 31, bytes=10))
     data = v1.PutTransformSetRequest(data=b"x")
-    for messages, expected in (([], "none came"), ([data], "data came"), ([header, header], "second one"), ([short], "found 31")):
+    for messages, expected in (([], "none came"), ([data], "data came"), ([header, header], "second one"),
+                               ([short], "found 31")):
         code, message = error_of(lambda: space.cache.PutTransformSet(iter(messages)))
         assert code == "INVALID_ARGUMENT" and expected in message
