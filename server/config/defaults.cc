@@ -4,7 +4,6 @@
 #include <string>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
@@ -31,6 +30,41 @@ absl::Status CheckBytes(const char* field, const std::string& text, uint64_t lea
   if (*bytes >= least && *bytes <= most) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(field, " must be ", FormatBytes(least), "..",
                                                  FormatBytes(most), ", found ", text));
+}
+
+constexpr uint32_t kPortMax = 65535;
+constexpr size_t kUnixPathMax = 107;  // of sockaddr_un
+
+bool IsPrintable(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return c >= ' ' && c <= '~'; });
+}
+
+bool IsHostPort(std::string_view address) {
+  const size_t colon = address.rfind(':');
+  if (colon == std::string_view::npos || colon == 0 || !IsPrintable(address)) return false;
+  uint32_t port = 0;
+  const std::string_view digits = address.substr(colon + 1);
+  return absl::SimpleAtoi(absl::string_view(digits.data(), digits.size()), &port) &&
+         port <= kPortMax;
+}
+
+absl::Status CheckAddresses(const v1::ServerConfig& config) {
+  for (const std::string& address : config.listen()) {
+    if (address.starts_with("unix:")) {
+      const size_t bytes = address.size() - std::string_view("unix:").size();
+      if (bytes > 0 && bytes <= kUnixPathMax && IsPrintable(address)) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("listen: the path of a Unix socket has 1..", kUnixPathMax,
+                       " bytes of printable ASCII, found ", bytes, " bytes"));
+    }
+    if (IsHostPort(address)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("listen must be host:port or unix:/path, found '", address, "'"));
+  }
+  if (config.metrics_listen() == "off" || IsHostPort(config.metrics_listen()))
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("metrics_listen must be host:port or off, found '",
+                                                 config.metrics_listen(), "'"));
 }
 
 absl::Status CheckLimits(const v1::LimitsConfig& limits) {
@@ -63,8 +97,7 @@ absl::StatusOr<uint64_t> ParseBytes(std::string_view text) {
     }
   }
   double value = 0.0;
-  const bool parsed = !number.empty() &&
-                      absl::ascii_isdigit(static_cast<unsigned char>(number.front())) &&
+  const bool parsed = number.find_first_not_of("0123456789.") == absl::string_view::npos &&
                       absl::SimpleAtod(number, &value);
   const double bytes = value * static_cast<double>(unit);
   if (parsed && bytes < 0x1p62 && bytes == std::floor(bytes)) return static_cast<uint64_t>(bytes);
@@ -113,13 +146,7 @@ absl::Status CheckConfig(const v1::ServerConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("log_format must be text or json, found '", config.log_format(), "'"));
   }
-  for (const std::string& address : config.listen()) {
-    if (address.find(':') == std::string::npos) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("listen must be host:port or unix:/path, found '", address, "'"));
-    }
-  }
-  return absl::OkStatus();
+  return CheckAddresses(config);
 }
 
 }  // namespace oscarkv

@@ -138,6 +138,24 @@ class YamlReader {
   const std::string file_;
 };
 
+// Where a document starts behind another, null if none does. (YAML::LoadAll, which would know, does
+// not end on some malformed texts.)
+YAML::Mark SecondDocument(std::string_view yaml) {
+  bool content = false;
+  YAML::Mark mark;
+  while (!yaml.empty()) {
+    const std::string_view line = yaml.substr(0, yaml.find('\n'));
+    if (line.starts_with("---")) {
+      if (content) return mark;
+      content = true;
+    }
+    content = content || (!line.empty() && line.find_first_of("#%\r") != 0);
+    yaml.remove_prefix(std::min(line.size() + 1, yaml.size()));
+    ++mark.line;
+  }
+  return YAML::Mark::null_mark();
+}
+
 void EmitMessage(const Message& message, YAML::Emitter& out) {
   const Reflection& reflection = *message.GetReflection();
   out << YAML::BeginMap;
@@ -170,6 +188,8 @@ absl::StatusOr<v1::ServerConfig> ParseConfig(std::string_view yaml, std::string_
   // yaml-cpp reports errors by exceptions; they end here.
   try {
     const YAML::Node root = YAML::Load(std::string(yaml));
+    if (const auto second = SecondDocument(yaml); !second.is_null())
+      return reader.Error(second, "a configuration has one document, and another starts");
     OSCARKV_RETURN_IF_ERROR(reader.Read(root, &config));
   } catch (const YAML::Exception& error) {
     return reader.Error(error.mark, error.msg);

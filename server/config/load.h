@@ -23,8 +23,8 @@ absl::StatusOr<v1::ServerConfig> LoadConfig(const std::string& path);
 // machine.
 v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes);
 
-// kInvalidArgument naming the field: sizes that do not parse or are out of range, unknown log
-// levels, shares beyond 0..1.
+// kInvalidArgument naming the field: sizes that do not parse or are out of range, addresses that
+// are none, unknown log levels, shares beyond 0..1. `config` is complete (WithDefaults).
 absl::Status CheckConfig(const v1::ServerConfig& config);
 
 // "512MiB", "64GiB", "1.5TiB", "1000000". kInvalidArgument for anything else, or beyond 2^62.

@@ -1,0 +1,137 @@
+// Defaults, sizes and ranges.
+#include <limits>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "server/config/load.h"
+#include "tests/support/status_matchers.h"
+
+namespace oscarkv {
+namespace {
+
+using ::oscarkv::testing::IsOkAndHolds;
+using ::oscarkv::testing::StatusIs;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr uint64_t kGiB = uint64_t{1} << 30;
+
+TEST(DefaultsTest, MakeAServerThatWorks) {
+  const v1::ServerConfig config = WithDefaults({}, 16 * kGiB);
+  EXPECT_THAT(config.listen(), ElementsAre("127.0.0.1:7411"));
+  EXPECT_EQ(config.metrics_listen(), "127.0.0.1:9411");
+  EXPECT_EQ(config.host().capacity(), "4GiB");          // a quarter of the machine's memory
+  EXPECT_EQ(config.limits().max_inflight(), "512MiB");  // an eighth of it
+  EXPECT_OK(CheckConfig(config));
+}
+
+TEST(DefaultsTest, LeaveWhatIsSet) {
+  v1::ServerConfig config;
+  config.add_listen("unix:/a");
+  config.mutable_host()->set_capacity("1GiB");
+  config.mutable_limits()->set_max_items(7);
+  const v1::ServerConfig complete = WithDefaults(config, 16 * kGiB);
+  EXPECT_THAT(complete.listen(), ElementsAre("unix:/a"));
+  EXPECT_EQ(complete.limits().max_items(), 7u);
+  EXPECT_EQ(complete.limits().max_inflight(), "128MiB");  // of the capacity that was set
+}
+
+TEST(DefaultsTest, WorkOnTheSmallestMachine) {
+  EXPECT_OK(CheckConfig(WithDefaults({}, 0)));
+  EXPECT_EQ(WithDefaults({}, 0).host().capacity(), "16MiB");
+}
+
+TEST(BytesTest, ParseWithAndWithoutUnits) {
+  EXPECT_THAT(ParseBytes("512MiB"), IsOkAndHolds(512ull << 20));
+  EXPECT_THAT(ParseBytes("64GiB"), IsOkAndHolds(64ull << 30));
+  EXPECT_THAT(ParseBytes("1.5TiB"), IsOkAndHolds(3ull << 39));
+  EXPECT_THAT(ParseBytes("4KiB"), IsOkAndHolds(4096u));
+  EXPECT_THAT(ParseBytes("1000000"), IsOkAndHolds(1000000u));
+  EXPECT_THAT(ParseBytes("0"), IsOkAndHolds(0u));
+}
+
+TEST(BytesTest, RefuseEverythingElse) {
+  for (const char* text :
+       {"", "MiB", "-1MiB", "1MB", "1mib", "one", "0.3", "1MiBMiB", "1TiBGiB", "nan", "infGiB",
+        "1e30TiB", "99999999999999999999", "0x10", "1e3", "5 MiB", "5MiB!"}) {
+    EXPECT_THAT(ParseBytes(text),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("is not a size like")))
+        << text;
+  }
+}
+
+TEST(BytesTest, FormatWithTheGreatestUnitThatDivides) {
+  EXPECT_EQ(FormatBytes(64 * kGiB), "64GiB");
+  EXPECT_EQ(FormatBytes(3ull << 39), "1536GiB");
+  EXPECT_EQ(FormatBytes((1 << 20) + 1), "1048577");
+  EXPECT_EQ(FormatBytes(0), "0");
+  for (const uint64_t bytes : {uint64_t{0}, uint64_t{1}, uint64_t{4096}, 6 * kGiB + (1 << 20)})
+    EXPECT_THAT(ParseBytes(FormatBytes(bytes)), IsOkAndHolds(bytes));
+}
+
+// A complete configuration, one change, and words of the error.
+template <typename Change>
+void ExpectRefused(Change change, const char* field, const char* found) {
+  v1::ServerConfig config = WithDefaults({}, 16 * kGiB);
+  change(config);
+  EXPECT_THAT(CheckConfig(config), StatusIs(absl::StatusCode::kInvalidArgument,
+                                            AllOf(HasSubstr(field), HasSubstr(found))));
+}
+
+TEST(CheckConfigTest, NamesSizesOutOfRange) {
+  const auto capacity = [](const char* text) {
+    return [text](v1::ServerConfig& config) { config.mutable_host()->set_capacity(text); };
+  };
+  ExpectRefused(capacity("1MiB"), "host.capacity must be 16MiB..64TiB", "found 1MiB");
+  ExpectRefused(capacity("65TiB"), "host.capacity", "found 65TiB");
+  ExpectRefused(capacity("lots"), "host.capacity", "'lots' is not a size");
+  ExpectRefused([](auto& config) { config.mutable_limits()->set_max_chunk("33MiB"); },
+                "limits.max_chunk must be 4KiB..32MiB", "found 33MiB");
+  ExpectRefused([](auto& config) { config.mutable_limits()->set_max_inflight("1"); },
+                "limits.max_inflight", "found 1");
+  ExpectRefused([](auto& config) { config.mutable_limits()->set_max_transform_set("2"); },
+                "limits.max_transform_set", "found 2");
+  ExpectRefused([](auto& config) { config.mutable_limits()->set_max_items(65537); },
+                "limits.max_items must be 1..65536", "found 65537");
+}
+
+TEST(CheckConfigTest, NamesSharesOutOfRange) {
+  for (const double share : {-0.5, 1.01, std::numeric_limits<double>::quiet_NaN()}) {
+    ExpectRefused([&](auto& config) { config.mutable_limits()->set_max_leased_share(share); },
+                  "limits.max_leased_share", "found");
+  }
+}
+
+TEST(CheckConfigTest, NamesWordsThatAreNone) {
+  ExpectRefused([](auto& config) { config.set_log_level("loud"); },
+                "log_level must be debug, info, warning or error", "'loud'");
+  ExpectRefused([](auto& config) { config.set_log_format("xml"); },
+                "log_format must be text or json", "'xml'");
+}
+
+TEST(CheckConfigTest, NamesAddressesThatAreNone) {
+  for (const char* address : {"localhost", ":7411", "localhost:http", "localhost:65536", "a:-1"}) {
+    ExpectRefused([&](auto& config) { config.add_listen(address); },
+                  "listen must be host:port or unix:/path", address);
+    ExpectRefused([&](auto& config) { config.set_metrics_listen(address); },
+                  "metrics_listen must be host:port or off", address);
+  }
+  ExpectRefused([](auto& config) { config.add_listen("unix:"); }, "1..107 bytes", "found 0 bytes");
+  ExpectRefused([](auto& config) { config.add_listen("unix:/" + std::string(107, 'p')); },
+                "1..107 bytes", "found 108");
+  ExpectRefused([](auto& config) { config.add_listen("unix:/a\nb"); }, "printable", "found 4");
+}
+
+TEST(CheckConfigTest, TakesAddressesOfEveryKind) {
+  v1::ServerConfig config = WithDefaults({}, 16 * kGiB);
+  for (const char* address : {"0.0.0.0:0", "[::1]:7411", "localhost:65535", "unix:relative"})
+    config.add_listen(address);
+  config.set_metrics_listen("off");
+  EXPECT_OK(CheckConfig(config));
+}
+
+}  // namespace
+}  // namespace oscarkv
