@@ -7,6 +7,7 @@
 #include "client/cli/decode_command.h"
 #include "client/cli/encode_command.h"
 #include "client/cli/store_commands.h"
+#include "client/cli/transform_command.h"
 
 namespace oscarkv::cli {
 namespace {
@@ -26,6 +27,7 @@ void AddCommands(CLI::App& app) {
   AddRmCommand(app);
   AddVerifyCommand(app);
   AddTopCommand(app);
+  AddTransformCommand(app);
 }
 
 void Report(const absl::Status& status) {

@@ -13,6 +13,7 @@
 
 #include "kernels/base/status_macros.h"
 #include "kernels/calibrate/candidates.h"
+#include "kernels/calibrate/inspect.h"
 #include "kernels/calibrate/moments.h"
 #include "kernels/calibrate/split.h"
 
@@ -136,29 +137,6 @@ std::vector<double> MeanSpectrum(const LayerMoments& moments,
   return spectrum;
 }
 
-using RowMajorMap = Eigen::Map<const RowMatrix>;
-
-double GreatestCondition(const std::vector<SideTransform>& heads) {
-  double condition = 1.0;
-  for (const SideTransform& head : heads) {
-    const RowMajorMap forward(head.forward.data(), head.dim, head.dim);
-    condition = std::max(condition, ConditionNumber(forward.cast<double>()));
-  }
-  return condition;
-}
-
-double InversionError(const std::vector<SideTransform>& heads) {
-  double worst = 0.0;
-  for (const SideTransform& head : heads) {
-    const RowMajorMap forward(head.forward.data(), head.dim, head.dim);
-    const RowMajorMap inverse(head.inverse.data(), head.dim, head.dim);
-    const Eigen::MatrixXd product = forward.cast<double>() * inverse.cast<double>();
-    worst = std::max(
-        worst, (product - Eigen::MatrixXd::Identity(head.dim, head.dim)).cwiseAbs().maxCoeff());
-  }
-  return worst;
-}
-
 struct LayerResult {
   LayerTransform transform;
   LayerReport report;
@@ -203,9 +181,11 @@ absl::StatusOr<LayerResult> CalibrateLayer(const LayerDump& dump, const Calibrat
   report.error = scorer.BothError(chosen.k, options.k_bits, chosen.v, options.v_bits);
   report.naive_error = scorer.BothError(NaiveCandidate(shape.k_dim).Build(1), options.k_bits,
                                         NaiveCandidate(shape.v_dim).Build(1), options.v_bits);
-  report.k_condition = GreatestCondition(chosen.k);
-  report.v_condition = GreatestCondition(chosen.v);
-  report.inversion_error = std::max(InversionError(chosen.k), InversionError(chosen.v));
+  const SideFacts k_facts = Inspect(chosen.k);
+  const SideFacts v_facts = Inspect(chosen.v);
+  report.k_condition = k_facts.condition;
+  report.v_condition = v_facts.condition;
+  report.inversion_error = std::max(k_facts.inversion_error, v_facts.inversion_error);
   report.tokens = moments.tokens;
   report.kv_samples = moments.kv_samples;
   report.scored_queries = scorer.queries();
@@ -238,10 +218,6 @@ void RunWorker(const std::vector<LayerDump>& dump, const CalibrateOptions& optio
     progress(++work.done, dump.size());
   }
 }
-
-}  // namespace
-
-namespace {
 
 constexpr std::pair<std::string_view, Method> kMethodNames[] = {{"best", Method::kBest},
                                                                 {"identity", Method::kIdentity},

@@ -37,6 +37,7 @@ struct CalibrateOptions {
   double condition_max = 30.0;    // of a balanced transform: half-precision products stay accurate
   double held_back_share = 0.15;  // of the tokens, for scoring
   int threads = 0;                // 0: one for each core
+  std::string model;              // a name for people, kept in the report
   ScoreOptions score;
 };
 

@@ -99,8 +99,11 @@ MatrixPair FitBalanced(const MatrixXd& rows, const MatrixXd& weight, double cond
 }
 
 double ConditionNumber(const MatrixXd& matrix) {
-  const Eigen::VectorXd values = Eigen::JacobiSVD<MatrixXd>(matrix).singularValues();
-  return values(0) / std::max(values(values.size() - 1), 1e-300);
+  // Of the Gram matrix, in double: exact enough up to about 1e6, and far faster than a singular
+  // value decomposition.
+  const Eigen::VectorXd values =
+      Solver(matrix.transpose() * matrix, Eigen::EigenvaluesOnly).eigenvalues();
+  return std::sqrt(values.maxCoeff() / std::max(values.minCoeff(), 1e-300));
 }
 
 SideTransform ToSideTransform(const MatrixPair& pair, const Eigen::RowVectorXd& offset,

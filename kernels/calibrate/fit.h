@@ -22,8 +22,8 @@ struct MatrixPair {
 // of the odd part.
 Eigen::MatrixXd MixingMatrix(uint32_t dim);
 
-// perm[j] = dim - 1 - bitreverse(j) for powers of two, the identity otherwise (OSCAR, section 3.3:
-// P gathers columns).
+// OSCAR's permutation P, which gathers columns: perm[j] = dim - 1 - bitreverse(j) for powers of
+// two, the identity otherwise.
 std::vector<uint32_t> OscarPermutation(uint32_t dim);
 
 // OSCAR's rotation R = U H P, U the eigenvectors of `moment`, ascending. The inverse is R'.

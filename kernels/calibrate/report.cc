@@ -40,6 +40,7 @@ std::string LayerList(const std::vector<size_t>& layers) {
 
 std::string ReportJson(const Calibration& calibration, const CalibrateOptions& options) {
   ordered_json report;
+  if (!options.model.empty()) report["model"] = options.model;
   report["method"] = MethodName(options.method);
   report["k_bits"] = options.k_bits;
   report["v_bits"] = options.v_bits;
@@ -70,7 +71,8 @@ std::string ReportJson(const Calibration& calibration, const CalibrateOptions& o
                                 {"v_spectrum", layer.v_spectrum}});
   }
   report["warnings"] = Warnings(calibration, options);
-  return report.dump();
+  // A model's name is the user's text: what is no UTF-8 in it is replaced.
+  return report.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
 }
 
 std::vector<std::string> Warnings(const Calibration& calibration, const CalibrateOptions& options) {

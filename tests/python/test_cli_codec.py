@@ -1,4 +1,4 @@
-"""`oscarkv encode` and `oscarkv decode` against an implementation of the codec in numpy, with every option and error."""
+"""`oscarkv encode` and `oscarkv decode` against an implementation of the codec in numpy; every option and error."""
 
 import hashlib
 import json
@@ -100,8 +100,9 @@ def refusal(build_dir, tmp_path):
 @pytest.mark.parametrize("group", [0, 16, 32, 64])
 @pytest.mark.parametrize("params", ["fp16", "fp32"])
 def test_identity_is_bit_equal_to_numpy(cli, rows, backend, bits, group, params):
-    found, metadata, _ = cli("encode", rows, "--transform", "identity", "--backend", backend, "--group", group, "--params",
-                             params, "--k-bits", bits, "--v-bits", bits, "--clip-k", "0.92", "--clip-v", "0.8")
+    found, metadata, _ = cli("encode", rows, "--transform", "identity", "--backend", backend, "--group", group,
+                             "--params", params, "--k-bits", bits, "--v-bits", bits, "--clip-k", "0.92",
+                             "--clip-v", "0.8")
     for side, ratio in (("k", 0.92), ("v", 0.8)):
         codes, expected = quantise(clip_rows(rows[side], ratio), bits, group)
         assert np.array_equal(found[f"{side}_codes"], pack(codes, bits))
@@ -145,7 +146,8 @@ def test_hadamard(cli, rows, backend):
 @pytest.fixture
 def transform(tmp_path, rng):
     """A file of 3 layers, K per head with offsets and clips, V shared; and what it holds."""
-    forward = {"k": rng.normal(size=(3, HEADS, DIM, DIM)) / 8 + 2 * np.eye(DIM), "v": np.stack([sylvester(DIM)[None]] * 3)}
+    forward = {"k": rng.normal(size=(3, HEADS, DIM, DIM)) / 8 + 2 * np.eye(DIM),
+               "v": np.stack([sylvester(DIM)[None]] * 3)}
     offset = {"k": rng.normal(size=(3, HEADS, DIM)), "v": np.zeros((3, 1, DIM))}
     clip = {"k": np.array([[0.9, 0.8], [0.95, 0.85], [0.7, 0]]), "v": np.full((3, 1), 0.92)}
     path = tensor_files.write_transform(tmp_path / "t.safetensors", forward, offset, clip)
@@ -184,7 +186,8 @@ def test_layer_zero_is_the_default(cli, rows, transform):
 def test_input_dtypes(cli, rows, dtype):
     stored = {"F32": lambda x: x, "F16": lambda x: x.astype(np.float16), "BF16": tensor_files.to_bf16}[dtype]
     loaded = {"F32": lambda x: x, "F16": lambda x: x.astype(np.float32), "BF16": tensor_files.from_bf16}[dtype]
-    found, metadata, _ = cli("encode", {side: (dtype, stored(x)) for side, x in rows.items()}, "--transform", "identity")
+    source = {side: (dtype, stored(x)) for side, x in rows.items()}
+    found, metadata, _ = cli("encode", source, "--transform", "identity")
     for side, values in rows.items():
         codes, _ = quantise(loaded(stored(values)))
         assert np.array_equal(unpack(found[f"{side}_codes"]), codes)
@@ -293,7 +296,8 @@ def test_long_inputs_are_streamed(build_dir, tmp_path, rng):
     source = tensor_files.write(tmp_path / "long.safetensors", rows)
     anonymous = 200 << 20  # RLIMIT_DATA counts what is allocated, not the file that is mapped
     assert source.stat().st_size > anonymous
-    done = tensor_files.run(build_dir, "encode", source, "--transform", "identity", "-o", tmp_path / "codes.safetensors",
+    done = tensor_files.run(build_dir, "encode", source, "--transform", "identity",
+                            "-o", tmp_path / "codes.safetensors",
                             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (anonymous, anonymous)))
     assert done.returncode == 0, done.stderr
     found, _ = tensor_files.read(tmp_path / "codes.safetensors")
