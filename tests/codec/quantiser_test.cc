@@ -51,14 +51,14 @@ TEST_P(QuantiserTest, PackingIsStrided) {
   EXPECT_EQ(EncodeFp32(Format(kDim, 4), halves).codes, Bytes(64, std::byte{0x0f}));
 }
 
-TEST_P(QuantiserTest, AMillionRowsOfCodesUnpackToThemselves) {
+TEST_P(QuantiserTest, HundredsOfThousandsOfRowsOfCodesUnpackToThemselves) {
   std::mt19937_64 random(8);
   constexpr uint32_t kNarrow = 32;
   constexpr size_t kBatch = 10000;
   for (uint32_t bits : {2u, 4u}) {
     const RowFormat format = Format(kNarrow, bits, 16);
     const uint32_t most = (1u << bits) - 1;
-    for (int batch = 0; batch < 50; ++batch) {
+    for (int batch = 0; batch < 20; ++batch) {
       Rows rows{kNarrow, std::vector<float>(kNarrow * kBatch)};
       for (float& value : rows.values) value = static_cast<float>(random() & most);
       for (size_t i = 0; i < rows.values.size(); i += 16) {
@@ -156,6 +156,45 @@ TEST_P(QuantiserTest, HugeOffsetsNeverSpillIntoTheNextCode) {
         EXPECT_EQ(codes[static_cast<size_t>(least - rows.row(row).begin())], 0u);
         for (uint32_t i = 0; i < kDim; ++i)
           ASSERT_NEAR(found.row(row)[i], rows.row(row)[i], 3e-3f + offset * 3.0f * 0x1p-21f);
+      }
+    }
+  }
+}
+
+TEST_P(QuantiserTest, GroupsBeyondTheParamsReadBackAsNanAndTheirNeighboursAsTheyAre) {
+  for (float large : {2e5f, 1e6f, 3e38f}) {
+    for (int sign : {-1, 0, 1}) {  // both signs, or a constant of one
+      Rows rows = GaussianRows(64, 1, 15);
+      for (uint32_t i = 16; i < 32; ++i)
+        rows.values[i] =
+            sign != 0 ? large * static_cast<float>(sign) : (i % 2 == 0 ? large : -large);
+      const RowFormat format = Format(64, 2, 16);
+      const Encoded encoded = EncodeFp32(format, rows);
+      EXPECT_EQ(encoded.report.overflow_rows, 1u);
+      const Rows found = Through(format, rows);
+      for (uint32_t i = 0; i < 64; ++i) {
+        EXPECT_EQ(std::isnan(found.values[i]), i >= 16 && i < 32);
+        if (i < 16 || i >= 32) {
+          EXPECT_NEAR(found.values[i], rows.values[i], 1.0f);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(QuantiserTest, NearlyConstantRowsKeepTheirValueInHalfPrecisionParams) {
+  // Ranges whose scales are subnormal in fp16, or vanish there, and zeros up to its end.
+  for (float value : {2e-3f, -2e-3f, 0.01f, 0.3f, -1.0f, 4.0f, 300.0f}) {
+    for (float range : {1e-8f, 5e-8f, 1.2e-7f, 3e-7f, 1e-6f, 1e-5f, 1e-4f, 1e-3f, 1e-2f}) {
+      for (uint32_t bits : {2u, 4u}) {
+        Rows rows{kDim, {}};
+        for (uint32_t i = 0; i < kDim; ++i)
+          rows.values.push_back(value + range * static_cast<float>(i % 16) / 15.0f);
+        const auto [least, most] = std::minmax_element(rows.values.begin(), rows.values.end());
+        const float bound = 1.5f * (*most - *least) + 0x1p-10f * std::fabs(value);
+        const Rows found = Through(Format(kDim, bits), rows);
+        for (uint32_t i = 0; i < kDim; ++i)
+          ASSERT_NEAR(found.values[i], rows.values[i], bound) << value << ", range " << range;
       }
     }
   }

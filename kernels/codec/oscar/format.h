@@ -46,9 +46,10 @@ inline GroupParams NanGroup() {
 
 // From the least and greatest value of a group, both finite, after the clip.
 //   scale = max(max - min, 1e-8) / (2^bits - 1),  zero = -min / scale   (-0 is written as +0)
-// With fp16 params a group whose zero point passes fp16's range, or whose scale would vanish, is
-// written flat: code 0, zero -1 and its middle value as scale, so that (0 - -1) * scale is that
-// value.
+// With fp16 params a group is written flat (code 0, zero -1 and its middle value as scale, so that
+// (0 - -1) * scale is that value) when its zero point passes fp16's range, when its scale would
+// vanish, and when its least value would read back off by more than half the range: a zero far from
+// 0 multiplies the rounding error of scale, which is large where fp16 is subnormal.
 inline GroupParams MakeGroupParams(float min, float max, uint32_t bits, ParamsDType dtype) {
   GroupParams params;
   const float range = max - min;
@@ -59,7 +60,11 @@ inline GroupParams MakeGroupParams(float min, float max, uint32_t bits, ParamsDT
   if (dtype == ParamsDType::kFp32) {
     return std::isfinite(params.scale) && std::isfinite(params.zero) ? params : NanGroup();
   }
-  if ((FloatToFp16(params.scale) & 0x7fffu) == 0 || std::fabs(params.zero) > kFp16Max) {
+  if (!(params.scale <= kFp16Max)) return NanGroup();
+  const float scale = Fp16ToFloat(FloatToFp16(params.scale));
+  const float zero = Fp16ToFloat(FloatToFp16(params.zero));
+  if (scale == 0.0f || std::fabs(params.zero) > kFp16Max ||
+      std::fabs((0.0f - zero) * scale - min) > range * 0.5f) {
     params.scale = min + range * 0.5f;
     params.zero = -1.0f;
     params.flat = true;
