@@ -72,13 +72,13 @@ struct Hit {
 };
 
 struct PushRequest {
-  std::span<const std::string> keys;  // consecutive pages of one sequence
-  std::string parent;           // key of the page before keys[0]; empty at the start of a sequence
+  std::span<const std::string> keys = {};  // consecutive pages of one sequence
+  std::string parent = {};      // key of the page before keys[0]; empty at the start of a sequence
   uint64_t first_position = 0;  // absolute position of the first page's first token
   // Where the sequence ends as far as is known; pages over the last `recent_tokens` before it go
   // WIDE. 0: the end of the last page.
   uint64_t end_position = 0;
-  std::span<const int64_t> slots;  // [keys * page_tokens] of the worker's cache
+  std::span<const int64_t> slots = {};  // [keys * page_tokens] of the worker's cache
 };
 
 struct PushReport {
@@ -93,11 +93,11 @@ struct PushReport {
 };
 
 struct FetchRequest {
-  std::span<const std::string> keys;
-  std::span<const int64_t> slots;  // [keys * page_tokens]; -1 leaves a token out
+  std::span<const std::string> keys = {};
+  std::span<const int64_t> slots = {};  // [keys * page_tokens]; -1 leaves a token out
   uint64_t lease_id = 0;
-  BlockRange layers;  // count 0: all
-  BlockRange heads;   // count 0: all
+  BlockRange layers = {};  // count 0: all
+  BlockRange heads = {};   // count 0: all
   bool decoded =
       false;  // let the server decode: for clients on tiny machines; costs seven times the wire
 };

@@ -98,7 +98,9 @@ absl::StatusOr<Hit> Namespace::Impl::Lookup(std::span<const std::string> keys,
       request.add_keys(key);
     request.set_mode(v1::LookupRequest::PREFIX);
     return Call(deadline, [&](grpc::ClientContext* context) {
-      const uint64_t session = options.lease ? connection_->Session(deadline) : 0;
+      // Half of the time at most: a hit without a lease is better than none.
+      const absl::Time now = absl::Now();
+      const uint64_t session = options.lease ? connection_->Session(now + (deadline - now) / 2) : 0;
       request.set_lease(session != 0);
       request.set_session_id(session);
       return connection_->stubs().cache->Lookup(context, request, &reply);
@@ -107,7 +109,8 @@ absl::StatusOr<Hit> Namespace::Impl::Lookup(std::span<const std::string> keys,
   if (!hit.store.ok()) return hit;
   FillPages(request, reply, *this, &hit);
   hit.usable_tokens = UsableTokens(hit, spec_, options.tail);
-  hit.expected_ms = std::isfinite(reply.expected_fetch_ms()) ? reply.expected_fetch_ms() : 0.0;
+  if (std::isfinite(reply.expected_fetch_ms()))
+    hit.expected_ms = std::max(reply.expected_fetch_ms(), 0.0);
   if (reply.lease_id() != 0) hit.lease = Lease(connection_, fingerprint_, reply.lease_id());
   return hit;
 }

@@ -30,7 +30,7 @@ struct ClientOptions {
   absl::Duration transform_timeout = absl::Seconds(60);
 
   int attempts = 3;  // of a call that answers UNAVAILABLE, within its deadline
-  BreakerOptions breaker;
+  BreakerOptions breaker = {};
   CodecBackend codec = CodecBackend::kCpu;
   uint64_t push_batch_bytes = 32ull << 20;  // encoded bytes held at once while pushing
   int async_threads = 2;  // for the asynchronous forms; started by the first of them

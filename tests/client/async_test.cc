@@ -1,0 +1,152 @@
+// The asynchronous forms, and what the end of a namespace does to them.
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/synchronization/blocking_counter.h"
+#include "absl/synchronization/notification.h"
+#include "gmock/gmock.h"
+
+#include "tests/client/fake_store.h"
+#include "tests/support/status_matchers.h"
+
+namespace oscarkv::client {
+namespace {
+
+using ::oscarkv::testing::Fixture;
+using ::oscarkv::testing::StatusIs;
+using ::testing::Each;
+using ::testing::SizeIs;
+
+PushRequest PushOf(const Fixture& f) {
+  PushRequest request;
+  request.keys = f.keys;
+  request.slots = f.slots;
+  return request;
+}
+
+FetchRequest FetchOf(const Fixture& f) {
+  FetchRequest request;
+  request.keys = f.keys;
+  request.slots = f.slots;
+  return request;
+}
+
+TEST(Async, FormsDoWhatTheSynchronousOnesDo) {
+  Fixture f;
+  absl::Notification pushed, looked, fetched;
+  f.space->PushAsync(f.source.view(), PushOf(f), [&](absl::StatusOr<PushReport> report) {
+    EXPECT_THAT(report->statuses, Each(ItemStatus::kOk));
+    pushed.Notify();
+  });
+  pushed.WaitForNotification();
+  f.space->LookupAsync(f.keys, {}, [&](absl::StatusOr<Hit> hit) {
+    EXPECT_EQ(hit->pages, 3u);
+    looked.Notify();
+  });
+  f.space->FetchAsync(f.destination.view(), FetchOf(f), [&](absl::StatusOr<FetchReport> report) {
+    EXPECT_EQ(report->pages, 3u);
+    fetched.Notify();
+  });
+  looked.WaitForNotification();
+  fetched.WaitForNotification();
+  EXPECT_TRUE(f.destination.SameRows(f.source, 0, 12));
+}
+
+TEST(Async, MisuseArrivesThere) {
+  Fixture f;
+  f.slots.pop_back();
+  absl::Notification done;
+  f.space->FetchAsync(f.destination.view(), FetchOf(f), [&](absl::StatusOr<FetchReport> report) {
+    EXPECT_THAT(report, StatusIs(absl::StatusCode::kInvalidArgument));
+    done.Notify();
+  });
+  done.WaitForNotification();
+}
+
+TEST(Async, TheEndOfANamespaceCancelsWhatIsUnderWayAndRunsEveryDone) {
+  Fixture f({.fetch_timeout = absl::Hours(1), .async_threads = 2});
+  ASSERT_OK(f.Push());
+  absl::Notification over;
+  f.store.enter = [&](const std::string& method) {
+    if (method == "Get") over.WaitForNotification();
+  };
+  std::vector<absl::Status> ends;
+  absl::Mutex mutex;
+  for (int i = 0; i < 5; ++i) {  // two of them are under way, three wait
+    f.space->FetchAsync(f.destination.view(), FetchOf(f), [&](absl::StatusOr<FetchReport> report) {
+      const absl::MutexLock lock(&mutex);
+      ends.push_back(report->store);
+    });
+  }
+  f.store.AwaitCalls("Get", 2);
+  f.space.reset();
+  EXPECT_THAT(ends, SizeIs(5));
+  EXPECT_THAT(ends, Each(StatusIs(absl::StatusCode::kCancelled)));
+  EXPECT_TRUE(f.destination.SameRows(f.untouched, 0, 64));
+  EXPECT_EQ(f.store.calls("Get"), 2);
+  EXPECT_EQ(f.client->counters().failures, 0u) << "says nothing about the store";
+  over.Notify();
+}
+
+TEST(Async, OtherNamespacesOfTheClientGoOn) {
+  Fixture f({.fetch_timeout = absl::Hours(1)});
+  ASSERT_OK(f.Push());
+  auto other = f.client->OpenNamespace(f.spec, "").value();
+  absl::Notification over;
+  f.store.enter = [&](const std::string& method) {
+    if (method == "Get") over.WaitForNotification();
+  };
+  absl::Notification done;
+  f.space->FetchAsync(f.destination.view(), FetchOf(f), [&](absl::StatusOr<FetchReport> report) {
+    EXPECT_EQ(report->pages, 3u);
+    done.Notify();
+  });
+  f.store.AwaitCalls("Get", 1);
+  other.reset();
+  over.Notify();
+  done.WaitForNotification();
+}
+
+TEST(Async, ANamespaceOutlivesItsClient) {
+  Fixture f;
+  f.client.reset();
+  absl::Notification pushed;
+  f.space->PushAsync(f.source.view(), PushOf(f), [&](absl::StatusOr<PushReport> report) {
+    EXPECT_OK(report->store);
+    pushed.Notify();
+  });
+  pushed.WaitForNotification();
+  EXPECT_EQ(f.Fetch()->pages, 3u);
+}
+
+TEST(Async, ManyCallsFromManyThreadsAtOnce) {
+  Fixture f({.lookup_timeout = absl::Seconds(60),
+             .fetch_timeout = absl::Seconds(60),
+             .async_threads = 4});
+  ASSERT_OK(f.Push());
+  constexpr int kCalls = 100;
+  absl::BlockingCounter left(2 * kCalls);
+  std::atomic<int> found = 0;
+  // All fetches write the same, so they may not write to one place: they leave every token out.
+  const std::vector<int64_t> none(f.slots.size(), -1);
+  FetchRequest request = FetchOf(f);
+  request.slots = none;
+  const EngineView view = f.destination.view();
+  for (int i = 0; i < kCalls; ++i) {
+    f.space->LookupAsync(f.keys, {.lease = i % 2 == 0}, [&](absl::StatusOr<Hit> hit) {
+      found += static_cast<int>(hit->pages);
+      left.DecrementCount();
+    });
+    f.space->FetchAsync(view, request, [&](absl::StatusOr<FetchReport> report) {
+      found += static_cast<int>(report->pages);
+      left.DecrementCount();
+    });
+  }
+  left.Wait();
+  EXPECT_EQ(found, 2 * kCalls * 3);
+}
+
+}  // namespace
+}  // namespace oscarkv::client

@@ -1,0 +1,215 @@
+// Everything else that a store can say and should not: the client believes what can be, and no
+// more.
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+
+#include "tests/client/fake_store.h"
+#include "tests/support/status_matchers.h"
+
+namespace oscarkv::client {
+namespace {
+
+using ::oscarkv::testing::Fixture;
+using ::oscarkv::testing::StatusIs;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+TEST(LookupReply, HonestHit) {
+  Fixture f;
+  ASSERT_OK(f.Push());
+  const auto hit = f.space->Lookup(f.keys);
+  ASSERT_OK(hit);
+  EXPECT_EQ(hit->pages, 3u);
+  EXPECT_EQ(hit->usable_tokens, 12u);
+  EXPECT_EQ(hit->bytes, 3 * 1024u);
+  EXPECT_FALSE(hit->lease);
+}
+
+struct LookupLie {
+  const char* name;
+  void (*tell)(v1::LookupReply* reply);
+  uint32_t pages;
+};
+void PrintTo(const LookupLie& lie, std::ostream* out) { *out << lie.name; }
+
+class LookupOfLies : public ::testing::TestWithParam<LookupLie> {};
+
+TEST_P(LookupOfLies, OnlyWhatMakesSenseIsAHit) {
+  Fixture f;
+  ASSERT_OK(f.Push());
+  f.store.edit_lookup = GetParam().tell;
+  const auto hit = f.space->Lookup(f.keys);
+  ASSERT_OK(hit);
+  EXPECT_OK(hit->store);
+  EXPECT_EQ(hit->pages, GetParam().pages);
+  EXPECT_EQ(hit->encodings.size(), GetParam().pages);
+  EXPECT_EQ(hit->usable_tokens, GetParam().pages * 4);
+  EXPECT_EQ(hit->bytes, GetParam().pages * 1024);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    , LookupOfLies,
+    ::testing::Values(
+        LookupLie{"MorePagesThanAskedFor",
+                  [](v1::LookupReply* r) {
+                    for (int i = 0; i < 9; ++i) *r->add_pages() = r->pages(0);
+                    r->set_prefix_pages(12);
+                  },
+                  3},
+        LookupLie{"HugeCount", [](v1::LookupReply* r) { r->set_prefix_pages(~uint32_t{0}); }, 3},
+        LookupLie{"MoreThanItDescribes",
+                  [](v1::LookupReply* r) { r->mutable_pages()->RemoveLast(); }, 2},
+        LookupLie{"HolesInThePrefix",
+                  [](v1::LookupReply* r) { r->mutable_pages(1)->set_status(v1::EVICTED); }, 1},
+        LookupLie{"NoSuchEncoding",
+                  [](v1::LookupReply* r) {
+                    r->mutable_pages(1)->set_encoding(static_cast<v1::Encoding>(7));
+                  },
+                  1},
+        LookupLie{"PackedWithoutTransforms",
+                  [](v1::LookupReply* r) { r->mutable_pages(0)->set_encoding(v1::PACKED); }, 0},
+        LookupLie{"OtherBytes", [](v1::LookupReply* r) { r->set_fetch_bytes(~uint64_t{0}); }, 3}),
+    [](const auto& lie) { return lie.param.name; });
+
+TEST(LookupReply, TimesThatAreNoTimesAreLeftOut) {
+  Fixture f;
+  for (const double time :
+       {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(), -1.0}) {
+    f.store.edit_lookup = [=](v1::LookupReply* r) { r->set_expected_fetch_ms(time); };
+    EXPECT_EQ(f.space->Lookup(f.keys)->expected_ms, 0.0);
+  }
+}
+
+TEST(LookupReply, TailPolicyLeavesTheRecentWindowOfAPackedHitToTheEngine) {
+  const auto transforms = ::oscarkv::testing::SmallTransformFile();
+  Fixture f({}, transforms);
+  f.keys.resize(2);
+  f.slots.resize(8);
+  client::PushRequest request;
+  request.keys = f.keys;
+  request.slots = f.slots;
+  request.end_position = 12;
+  const auto report = f.space->Push(f.source.view(), request);
+  ASSERT_OK(report);
+  EXPECT_EQ(report->packed_pages, 2u);
+  EXPECT_EQ(f.store.transform_file(), transforms);
+  EXPECT_EQ(f.space->Lookup(f.keys, {.tail = TailPolicy::kTake})->usable_tokens, 8u);
+  const auto hit = f.space->Lookup(f.keys, {.tail = TailPolicy::kRecompute});
+  EXPECT_EQ(hit->pages, 2u);
+  EXPECT_EQ(hit->usable_tokens, 4u);
+}
+
+TEST(PutReply, EachResultIsTheItemsOwn) {
+  Fixture f;
+  f.store.edit_put = [](v1::PutReply* r) {
+    r->mutable_results(1)->set_status(v1::CONFLICT);
+    r->mutable_results(1)->set_message("other bytes");
+    r->mutable_results(2)->set_status(v1::SKIPPED);
+  };
+  const auto report = f.Push();
+  ASSERT_OK(report);
+  EXPECT_THAT(report->statuses,
+              ElementsAre(ItemStatus::kOk, ItemStatus::kConflict, ItemStatus::kSkipped));
+  EXPECT_THAT(report->messages, ElementsAre("", "other bytes", ""));
+}
+
+TEST(PutReply, TooManyResultsAreIgnoredAndMissingOnesAreNoSuccess) {
+  Fixture f;
+  f.store.edit_put = [](v1::PutReply* r) {
+    for (int i = 0; i < 9; ++i) r->add_results()->set_status(v1::CONFLICT);
+  };
+  EXPECT_THAT(f.Push()->statuses, ElementsAre(ItemStatus::kOk, ItemStatus::kOk, ItemStatus::kOk));
+  f.store.edit_put = [](v1::PutReply* r) { r->mutable_results()->DeleteSubrange(1, 2); };
+  EXPECT_THAT(f.Push()->statuses,
+              ElementsAre(ItemStatus::kOk, ItemStatus::kSkipped, ItemStatus::kSkipped));
+  f.store.edit_put = [](v1::PutReply* r) {
+    r->mutable_results(0)->set_status(static_cast<v1::ItemStatus>(77));
+  };
+  EXPECT_EQ(f.Push()->statuses[0], ItemStatus::kInvalid);
+}
+
+TEST(KeysReply, MissingResultsAreMisses) {
+  Fixture f;
+  f.store.edit_keys = [](v1::KeysReply* r) { r->mutable_results()->RemoveLast(); };
+  EXPECT_THAT(*f.space->Delete(f.keys),
+              ElementsAre(ItemStatus::kOk, ItemStatus::kOk, ItemStatus::kMiss));
+}
+
+TEST(ListReply, AListThatDoesNotGetOnEnds) {
+  Fixture f;
+  f.store.edit_list = [](v1::ListReply* r) { r->set_cursor("again"); };
+  EXPECT_THAT(f.space->List(100), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("get on")));
+  f.store.edit_list = [](v1::ListReply* r) {
+    for (int i = 0; i < 500; ++i) r->add_pages()->set_key("0123456789abcdef");
+  };
+  EXPECT_EQ(f.space->List(100)->size(), 100u);
+}
+
+TEST(OpenReply, AServerThatUnderstandsTheSpecOtherwiseIsRefused) {
+  Fixture f;
+  const auto open = [&] { return f.client->OpenNamespace(f.spec, "").status(); };
+  f.store.edit_open = [](v1::OpenNamespaceReply* r) { r->set_fingerprint("another"); };
+  EXPECT_THAT(open(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("fingerprint")));
+  f.store.edit_open = [](v1::OpenNamespaceReply* r) { r->set_wide_page_bytes(1088); };
+  EXPECT_THAT(open(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("1024 and 1088 bytes")));
+}
+
+TEST(OpenReply, LimitsThatCannotBeAreNotFollowed) {
+  Fixture f;
+  for (const uint32_t limit : {0u, ~0u}) {
+    f.store.edit_open = [=](v1::OpenNamespaceReply* r) {
+      r->mutable_limits()->set_max_items(limit);
+      r->mutable_limits()->set_max_chunk_bytes(limit);
+    };
+    f.space = f.client->OpenNamespace(f.spec, "").value();
+    ASSERT_OK(f.Push());
+    EXPECT_EQ(f.Fetch()->pages, 3u);
+    EXPECT_TRUE(f.destination.SameRows(f.source, 0, 12));
+  }
+}
+
+TEST(Epoch, ANewEpochIsOpenedAgainAndNothingOfTheOldOneIsBelieved) {
+  Fixture f;
+  ASSERT_OK(f.Push());
+  f.store.SetEpoch(2);
+  const auto report = f.Fetch();
+  ASSERT_OK(report);
+  EXPECT_OK(report->store);
+  EXPECT_EQ(report->statuses[0], ItemStatus::kMiss);
+  EXPECT_EQ(f.client->counters().reopens, 1u);
+  EXPECT_EQ(f.space->Lookup(f.keys)->pages, 0u);
+  EXPECT_EQ(f.store.last_lookup().scope().server_epoch(), 2u);
+  EXPECT_THAT(f.Push()->statuses, ElementsAre(ItemStatus::kOk, ItemStatus::kOk, ItemStatus::kOk));
+}
+
+TEST(Epoch, AServerThatIsAlwaysOfAnotherEpochIsAMiss) {
+  Fixture f;
+  f.store.fail = [](const std::string& method) {
+    return method == "OpenNamespace" ? grpc::Status::OK : grpc::Status(grpc::ABORTED, "no");
+  };
+  const auto report = f.Fetch();
+  ASSERT_OK(report);
+  EXPECT_THAT(report->store, StatusIs(absl::StatusCode::kAborted));
+  EXPECT_EQ(report->statuses[0], ItemStatus::kMiss);
+  EXPECT_EQ(f.store.calls("Get"), 2);
+  EXPECT_EQ(f.store.calls("OpenNamespace"), 2);
+}
+
+TEST(Epoch, TheTransformSetIsUploadedAgainForAPush) {
+  const auto transforms = ::oscarkv::testing::SmallTransformFile();
+  Fixture f({}, transforms);
+  EXPECT_EQ(f.store.transform_file(), transforms);
+  f.store.SetEpoch(2);
+  EXPECT_OK(f.space->Lookup(f.keys)->store);
+  EXPECT_EQ(f.store.transform_file(), "") << "a look-up needs none";
+  EXPECT_EQ(f.Push()->packed_pages, 2u);
+  EXPECT_EQ(f.store.transform_file(), transforms);
+}
+
+}  // namespace
+}  // namespace oscarkv::client
