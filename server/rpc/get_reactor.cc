@@ -24,7 +24,6 @@ constexpr uint32_t kChunkBytesMin = 4096;
 // What keeps a page's bytes in place while they are being sent.
 struct SentPage {
   PinnedPage pin;
-  InflightBytes inflight;
   std::vector<std::byte> decoded;  // for DECODED reads
 };
 
@@ -54,7 +53,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 
  private:
   void End(const absl::Status& status) {
-    page_.reset();
+    LetGoOfPage();
     parts_.clear();
     Finish(scope_.End(status));
   }
@@ -104,7 +103,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   // The next write: a chunk of the page under way, the next item, or the end.
   void Advance() {
     if (sent_ < part_bytes_) return WriteChunk();
-    page_.reset();
+    LetGoOfPage();
     if (ended_) {
       context_.RecordFetch(bytes_, scope_.elapsed());
       return End(absl::OkStatus());
@@ -127,8 +126,8 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     }
     page_ = std::make_shared<SentPage>();
     page_->pin = std::move(pinned.page);
-    page_->inflight = context_.TakeInflight(page_->pin.meta().bytes + DecodedBytes());
-    if (!page_->inflight)
+    inflight_ = context_.TakeInflight(page_->pin.meta().bytes + DecodedBytes());
+    if (!inflight_)
       return WriteFailure(ItemStatus::kBusy,
                           "too many bytes are in flight: try again a little later");
     const absl::StatusOr<ByteView> bytes = page_->pin.Verified(layers_, heads_);
@@ -141,6 +140,14 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     }
     // Decoding a page takes longer than a reaction may.
     context_.RunAsync([this, page = *bytes] { DecodeItemBytes(page); });
+  }
+
+  // The transport may still hold the last of its bytes, and with them the pin; the budget is for
+  // what this call has under way, or a call's own last page would make its next one BUSY.
+  void LetGoOfPage() {
+    page_.reset();
+    inflight_.Release();
+    buffer_.Clear();
   }
 
   // Of memory that a page takes beyond its own while it is sent.
@@ -289,6 +296,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   int next_key_ = 0;
   uint32_t item_ = 0;  // the one under way
   std::shared_ptr<SentPage> page_;
+  InflightBytes inflight_;       // of page_
   std::vector<ByteView> parts_;  // of page_, to be sent
   uint64_t part_bytes_ = 0;
   uint64_t sent_ = 0;

@@ -21,7 +21,18 @@ void AppendVarint(uint64_t value, std::string* out) {
   out->push_back(static_cast<char>(value));
 }
 
-void AppendTag(uint8_t tag, std::string* out) { out->push_back(static_cast<char>(tag)); }
+// A number field, which proto3 leaves out when it is 0.
+void AppendNumber(uint8_t tag, uint64_t value, std::string* out) {
+  if (value == 0) return;
+  out->push_back(static_cast<char>(tag));
+  AppendVarint(value, out);
+}
+
+// What stands before `bytes` bytes of a length-delimited field.
+void AppendLength(uint8_t tag, uint64_t bytes, std::string* out) {
+  out->push_back(static_cast<char>(tag));
+  AppendVarint(bytes, out);
+}
 
 // A slice over the bytes, which keeps their holder until gRPC has let go of it.
 grpc::Slice HeldSlice(const HeldBytes& part) {
@@ -37,15 +48,11 @@ grpc::ByteBuffer FrameChunk(uint32_t item, uint64_t offset, const std::vector<He
   uint64_t bytes = 0;
   for (const HeldBytes& part : parts) bytes += part.bytes.size();
   std::string fields;
-  AppendTag(kChunkItemTag, &fields);
-  AppendVarint(item, &fields);
-  AppendTag(kChunkOffsetTag, &fields);
-  AppendVarint(offset, &fields);
-  AppendTag(kChunkDataTag, &fields);
-  AppendVarint(bytes, &fields);
+  AppendNumber(kChunkItemTag, item, &fields);
+  AppendNumber(kChunkOffsetTag, offset, &fields);
+  if (bytes > 0) AppendLength(kChunkDataTag, bytes, &fields);
   std::string header;
-  AppendTag(kGetReplyChunkTag, &header);
-  AppendVarint(fields.size() + bytes, &header);
+  AppendLength(kGetReplyChunkTag, fields.size() + bytes, &header);
   header += fields;
   std::vector<grpc::Slice> slices;
   slices.reserve(parts.size() + 1);

@@ -21,7 +21,8 @@ struct HeldBytes {
   std::shared_ptr<const void> holder;
 };
 
-// GetReply{chunk{item, offset, data}}, data being the parts one after the other.
+// GetReply{chunk{item, offset, data}}, data being the parts one after the other: the bytes that
+// protobuf would write.
 grpc::ByteBuffer FrameChunk(uint32_t item, uint64_t offset, const std::vector<HeldBytes>& parts);
 
 // Any GetReply, serialised.

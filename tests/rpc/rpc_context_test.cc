@@ -1,0 +1,163 @@
+#include "server/rpc/rpc_context.h"
+
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "tests/core/store_test.h"
+
+namespace oscarkv {
+namespace {
+
+using ::oscarkv::testing::SmallSpec;
+using ::oscarkv::testing::StatusIs;
+using ::oscarkv::testing::StoreTest;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class RpcContextTest : public StoreTest {
+ protected:
+  RpcContextTest() { Open(); }
+
+  const Logger logger_{LogLevel::kError, LogFormat::kText};
+};
+
+TEST_F(RpcContextTest, BudgetOfBytesInFlightIsKept) {
+  RpcContext context(RpcOptions{.max_inflight_bytes = 100}, store(), logger_);
+  InflightBytes first = context.TakeInflight(60);
+  ASSERT_TRUE(first);
+  EXPECT_FALSE(context.TakeInflight(41));
+  InflightBytes second = context.TakeInflight(40);
+  ASSERT_TRUE(second);
+  EXPECT_FALSE(context.TakeInflight(1));
+  EXPECT_EQ(context.inflight_bytes(), 100u);
+  first = std::move(second);  // gives back what it had
+  EXPECT_EQ(context.inflight_bytes(), 40u);
+  first.Release();
+  first.Release();
+  EXPECT_EQ(context.inflight_bytes(), 0u);
+}
+
+TEST_F(RpcContextTest, OneItemAlwaysGoes) {
+  RpcContext context(RpcOptions{.max_inflight_bytes = 100}, store(), logger_);
+  const InflightBytes large = context.TakeInflight(1'000'000);
+  EXPECT_TRUE(large);
+  EXPECT_FALSE(context.TakeInflight(1));
+  EXPECT_FALSE(context.TakeInflight(~uint64_t{0}));  // the sum does not wrap around
+}
+
+TEST_F(RpcContextTest, ResolvesByFingerprintAndEpoch) {
+  RpcContext context({}, store(), logger_);
+  v1::Scope scope;
+  scope.set_fingerprint(space().fingerprint());
+  EXPECT_EQ(context.Resolve(scope).value(), &space());
+  scope.set_server_epoch(context.epoch());
+  EXPECT_EQ(context.Resolve(scope).value(), &space());
+  scope.set_server_epoch(context.epoch() + 1);
+  EXPECT_THAT(
+      context.Resolve(scope),
+      StatusIs(absl::StatusCode::kAborted, AllOf(HasSubstr(absl::StrCat(context.epoch())),
+                                                 HasSubstr(absl::StrCat(context.epoch() + 1)))));
+  scope.set_server_epoch(0);
+  scope.set_fingerprint(std::string(32, '\x07'));
+  EXPECT_THAT(context.Resolve(scope),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr(absl::BytesToHexString(scope.fingerprint()))));
+}
+
+TEST_F(RpcContextTest, EveryStartHasAnEpochOfItsOwn) {
+  const RpcContext one({}, store(), logger_);
+  const RpcContext other({}, store(), logger_);
+  EXPECT_NE(one.epoch(), 0u);
+  EXPECT_NE(one.epoch(), other.epoch());
+}
+
+TEST_F(RpcContextTest, CodecWaitsForTheTransformSet) {
+  RpcContext context({}, store(), logger_);
+  EXPECT_THAT(context.CodecFor(space()),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("not been uploaded")));
+  NamespaceSpec plain = SmallSpec("plain");
+  plain.codec.transform_hash.clear();
+  const Namespace* wide_only = store().OpenNamespace(plain, true).value();
+  const auto codec = context.CodecFor(*wide_only);
+  ASSERT_OK(codec.status());
+  EXPECT_EQ(context.CodecFor(*wide_only).value(), *codec);  // made once
+}
+
+TEST_F(RpcContextTest, ExpectedFetchTimeFollowsWhatFetchesTook) {
+  RpcContext context({}, store(), logger_);
+  const double before = context.ExpectedFetchMs(1 << 20);
+  for (int i = 0; i < 200; ++i) context.RecordFetch(1 << 20, absl::Milliseconds(50));
+  EXPECT_GT(context.ExpectedFetchMs(1 << 20), before);
+  EXPECT_NEAR(context.ExpectedFetchMs(1 << 20), 50.0, 5.0);
+  EXPECT_NEAR(context.ExpectedFetchMs(2 << 20), 100.0, 10.0);
+  context.RecordFetch(16, absl::Seconds(10));  // too small to tell a rate
+  context.RecordFetch(1 << 20, absl::ZeroDuration());
+  EXPECT_NEAR(context.ExpectedFetchMs(1 << 20), 50.0, 5.0);
+}
+
+struct ToldStream final : Drainable {
+  void OnDrain() override { ++told; }
+  int told = 0;
+};
+
+TEST_F(RpcContextTest, DrainTellsTheStreamsThatAreRegistered) {
+  RpcContext context({}, store(), logger_);
+  ToldStream here;
+  ToldStream gone;
+  context.Register(&here);
+  context.Register(&gone);
+  context.Unregister(&gone);
+  EXPECT_FALSE(context.draining());
+  context.StartDrain();
+  EXPECT_TRUE(context.draining());
+  EXPECT_EQ(here.told, 1);
+  EXPECT_EQ(gone.told, 0);
+}
+
+TEST_F(RpcContextTest, DrainWaitsForTheLastCall) {
+  RpcContext context({}, store(), logger_);
+  context.CallBegins();
+  context.CallBegins();
+  context.StartDrain();
+  context.WaitForCalls(absl::InfinitePast());  // its time is over: no wait
+  EXPECT_EQ(context.calls_in_flight(), 2u);
+  context.CallEnds();
+  std::thread last([&] { context.CallEnds(); });
+  context.WaitForCalls(absl::InfiniteFuture());
+  EXPECT_EQ(context.calls_in_flight(), 0u);
+  last.join();
+}
+
+TEST_F(RpcContextTest, DrainRequestCarriesItsGrace) {
+  RpcContext context({}, store(), logger_);
+  context.RequestDrain(absl::Seconds(1));  // nobody to tell
+  absl::Duration asked;
+  context.set_drain_request([&](absl::Duration grace) { asked = grace; });
+  context.RequestDrain(absl::Seconds(3));
+  EXPECT_EQ(asked, absl::Seconds(3));
+}
+
+TEST_F(RpcContextTest, LimitsAreThoseOfTheOptions) {
+  const RpcContext context(RpcOptions{.max_items = 3,
+                                      .max_chunk_bytes = 4096,
+                                      .max_inflight_bytes = 5000,
+                                      .lease_max = absl::Seconds(6),
+                                      .max_transform_set_bytes = 7000},
+                           store(), logger_);
+  v1::Limits limits;
+  context.FillLimits(&limits);
+  EXPECT_EQ(limits.max_items(), 3u);
+  EXPECT_EQ(limits.max_chunk_bytes(), 4096u);
+  EXPECT_EQ(limits.max_inflight_bytes(), 5000u);
+  EXPECT_EQ(limits.lease_ms_max(), 6000u);
+  EXPECT_EQ(limits.max_transform_set_bytes(), 7000u);
+}
+
+}  // namespace
+}  // namespace oscarkv
