@@ -20,6 +20,7 @@ void AddCommands(CLI::App& app) {
   AddCalibrateCommand(app);
   AddEncodeCommand(app);
   AddDecodeCommand(app);
+  AddTransformCommand(app);
   AddPutCommand(app);
   AddGetCommand(app);
   AddStatCommand(app);
@@ -27,7 +28,7 @@ void AddCommands(CLI::App& app) {
   AddRmCommand(app);
   AddVerifyCommand(app);
   AddTopCommand(app);
-  AddTransformCommand(app);
+  AddBenchCommand(app);
 }
 
 void Report(const absl::Status& status) {

@@ -14,6 +14,7 @@
 #include "CLI/CLI.hpp"
 #include "client/cli/commands.h"
 #include "client/cli/kv_pages.h"
+#include "client/cli/kv_rows.h"
 #include "client/cli/progress.h"
 #include "client/cli/store_commands.h"
 #include "client/cli/store_options.h"
@@ -76,73 +77,31 @@ absl::StatusOr<std::vector<std::string>> KeysOf(const Namespace& space,
                                                  spec.geometry.page_tokens));
 }
 
-// K and V of all pages together, as the file will hold them: [layers, tokens, kv_heads, head_dim].
-class Destination {
- public:
-  Destination(const Geometry& geometry, uint64_t tokens)
-      : geometry_(geometry),
-        tokens_(tokens),
-        k_(geometry.layers * LayerBytes(geometry.k_head_dim)),
-        v_(geometry.layers * LayerBytes(geometry.v_head_dim)) {
-    for (uint32_t layer = 0; layer < geometry.layers; ++layer) {
-      k_layers_.push_back(k_.data() + layer * LayerBytes(geometry.k_head_dim));
-      v_layers_.push_back(v_.data() + layer * LayerBytes(geometry.v_head_dim));
-    }
-  }
-
-  EngineView view() const {
-    return {.k = Side(k_layers_, geometry_.k_head_dim),
-            .v = Side(v_layers_, geometry_.v_head_dim),
-            .block_tokens = 1,
-            .slots = static_cast<int64_t>(tokens_)};
-  }
-
-  absl::Status Write(const std::string& path, const NamespaceSpec& spec,
-                     const std::string& last_key) const {
-    const std::string dtype = geometry_.dtype == DType::kBf16   ? "BF16"
-                              : geometry_.dtype == DType::kFp16 ? "F16"
-                                                                : "F32";
-    const auto shape = [&](uint32_t dim) {
-      return std::vector<uint64_t>{geometry_.layers, tokens_, geometry_.kv_heads, dim};
-    };
-    const TensorSpec tensors[] = {{"k", dtype, shape(geometry_.k_head_dim)},
-                                  {"v", dtype, shape(geometry_.v_head_dim)}};
-    OSCARKV_ASSIGN_OR_RETURN(
-        SafetensorsWriter writer,
-        SafetensorsWriter::Create(path, tensors,
-                                  {{"format", "oscarkv-kv-1"},
-                                   {"model", spec.model},
-                                   {"namespace", Hex(Fingerprint(spec))},
-                                   {"last_key", Hex(last_key)},
-                                   {"page_tokens", absl::StrCat(geometry_.page_tokens)}}));
-    OSCARKV_RETURN_IF_ERROR(writer.Append(0, k_));
-    OSCARKV_RETURN_IF_ERROR(writer.Append(1, v_));
-    return writer.Finish();
-  }
-
- private:
-  uint64_t RowBytes(uint32_t dim) const {
-    return uint64_t{geometry_.kv_heads} * dim * DTypeBytes(geometry_.dtype);
-  }
-  uint64_t LayerBytes(uint32_t dim) const { return tokens_ * RowBytes(dim); }
-  EngineSide Side(const std::vector<std::byte*>& layers, uint32_t dim) const {
-    const auto row_bytes = static_cast<int64_t>(RowBytes(dim));
-    return {.layer_base = layers,
-            .block_stride = row_bytes,
-            .token_stride = row_bytes,
-            .head_stride = static_cast<int64_t>(dim * DTypeBytes(geometry_.dtype)),
-            .dtype = geometry_.dtype};
-  }
-
-  const Geometry geometry_;
-  const uint64_t tokens_;
-  std::vector<std::byte> k_, v_;
-  std::vector<std::byte*> k_layers_, v_layers_;
-};
+absl::Status WriteRows(const std::string& path, const NamespaceSpec& spec, uint64_t tokens,
+                       const KvRows& rows, const std::string& last_key) {
+  const Geometry& geometry = spec.geometry;
+  const std::string dtype = geometry.dtype == DType::kBf16   ? "BF16"
+                            : geometry.dtype == DType::kFp16 ? "F16"
+                                                             : "F32";
+  const TensorSpec tensors[] = {
+      {"k", dtype, {geometry.layers, tokens, geometry.kv_heads, geometry.k_head_dim}},
+      {"v", dtype, {geometry.layers, tokens, geometry.kv_heads, geometry.v_head_dim}}};
+  OSCARKV_ASSIGN_OR_RETURN(
+      SafetensorsWriter writer,
+      SafetensorsWriter::Create(path, tensors,
+                                {{"format", "oscarkv-kv-1"},
+                                 {"model", spec.model},
+                                 {"namespace", Hex(Fingerprint(spec))},
+                                 {"last_key", Hex(last_key)},
+                                 {"page_tokens", absl::StrCat(geometry.page_tokens)}}));
+  OSCARKV_RETURN_IF_ERROR(writer.Append(0, rows.k()));
+  OSCARKV_RETURN_IF_ERROR(writer.Append(1, rows.v()));
+  return writer.Finish();
+}
 
 // Fetches every page; the bytes that came.
 absl::StatusOr<uint64_t> FetchAll(const Namespace& space, std::span<const std::string> keys,
-                                  const Destination& destination, const Arguments& arguments) {
+                                  const KvRows& rows, const Arguments& arguments) {
   const uint32_t page_tokens = space.spec().geometry.page_tokens;
   std::vector<int64_t> slots(keys.size() * page_tokens);
   std::iota(slots.begin(), slots.end(), int64_t{0});
@@ -152,7 +111,7 @@ absl::StatusOr<uint64_t> FetchAll(const Namespace& space, std::span<const std::s
     const size_t count = std::min(PagesAStep(space), keys.size() - first);
     OSCARKV_ASSIGN_OR_RETURN(
         const FetchReport report,
-        space.Fetch(destination.view(),
+        space.Fetch(rows.view(),
                     {.keys = keys.subspan(first, count),
                      .slots = std::span(slots).subspan(first * page_tokens, count * page_tokens),
                      .layers = {},
@@ -204,10 +163,10 @@ absl::Status Run(const Arguments& arguments) {
   keys.resize(pages);
   const Geometry& geometry = use.spec.geometry;
   const uint64_t tokens = uint64_t{pages} * geometry.page_tokens;
-  const Destination destination(geometry, tokens);
-  OSCARKV_ASSIGN_OR_RETURN(const uint64_t bytes_wire,
-                           FetchAll(**space, keys, destination, arguments));
-  OSCARKV_RETURN_IF_ERROR(destination.Write(arguments.output, use.spec, keys.back()));
+  std::vector<std::byte> memory(KvRows::Bytes(geometry, tokens));
+  const KvRows rows(geometry, tokens, memory.data());
+  OSCARKV_ASSIGN_OR_RETURN(const uint64_t bytes_wire, FetchAll(**space, keys, rows, arguments));
+  OSCARKV_RETURN_IF_ERROR(WriteRows(arguments.output, use.spec, tokens, rows, keys.back()));
 
   const auto packed = static_cast<uint64_t>(
       std::count(stored->encodings.begin(), stored->encodings.end(), Encoding::kPacked));

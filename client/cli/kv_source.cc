@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
+#include "client/cli/kv_rows.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/calibrate/dump.h"
 
@@ -16,19 +17,6 @@ namespace {
 // Beyond what any geometry allows, whatever the file says.
 uint32_t Held(uint64_t extent) {
   return static_cast<uint32_t>(std::min<uint64_t>(extent, 1u << 31));
-}
-
-uint64_t RowBytes(const Geometry& geometry, uint32_t dim) {
-  return uint64_t{geometry.kv_heads} * dim * DTypeBytes(geometry.dtype);
-}
-
-EngineSide SideOf(const std::vector<std::byte*>& layers, const Geometry& geometry, uint32_t dim) {
-  const auto row_bytes = static_cast<int64_t>(RowBytes(geometry, dim));
-  return {.layer_base = layers,
-          .block_stride = row_bytes,
-          .token_stride = row_bytes,
-          .head_stride = static_cast<int64_t>(dim * DTypeBytes(geometry.dtype)),
-          .dtype = geometry.dtype};
 }
 
 // The tokens of sequence number `wanted` of a dump's file: the first and how many.
@@ -149,28 +137,23 @@ absl::Status KvSource::AddRows(const Tensor& k, const Tensor& v, uint64_t first,
   geometry_.page_tokens = 0;
   tokens_ = count;
   const auto start = [&](const Tensor& tensor, uint32_t dim) {
-    return const_cast<std::byte*>(tensor.bytes.data()) + first * RowBytes(geometry, dim);
+    return const_cast<std::byte*>(tensor.bytes.data()) + first * TokenBytes(geometry, dim);
   };
   k_.push_back(start(k, geometry.k_head_dim));
   v_.push_back(start(v, geometry.v_head_dim));
   return absl::OkStatus();
 }
 
-EngineView KvSource::view() const {
-  return {.k = SideOf(k_, geometry_, geometry_.k_head_dim),
-          .v = SideOf(v_, geometry_, geometry_.v_head_dim),
-          .block_tokens = 1,
-          .slots = static_cast<int64_t>(tokens_)};
-}
+EngineView KvSource::view() const { return ViewOfRows(geometry_, tokens_, k_, v_); }
 
 ByteView KvSource::KRows(uint32_t layer, uint64_t first, uint64_t count) const {
-  const uint64_t row_bytes = RowBytes(geometry_, geometry_.k_head_dim);
-  return {k_[layer] + first * row_bytes, count * row_bytes};
+  const uint64_t token_bytes = TokenBytes(geometry_, geometry_.k_head_dim);
+  return {k_[layer] + first * token_bytes, count * token_bytes};
 }
 
 ByteView KvSource::VRows(uint32_t layer, uint64_t first, uint64_t count) const {
-  const uint64_t row_bytes = RowBytes(geometry_, geometry_.v_head_dim);
-  return {v_[layer] + first * row_bytes, count * row_bytes};
+  const uint64_t token_bytes = TokenBytes(geometry_, geometry_.v_head_dim);
+  return {v_[layer] + first * token_bytes, count * token_bytes};
 }
 
 }  // namespace oscarkv::cli

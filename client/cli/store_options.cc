@@ -30,7 +30,7 @@ void AddStoreOptions(CLI::App* command, StoreOptions* options) {
   command->add_flag("--json", options->json, "Print JSON");
 }
 
-absl::StatusOr<std::unique_ptr<Client>> MakeClient(const StoreOptions& options) {
+client::ClientOptions ToClientOptions(const StoreOptions& options) {
   const absl::Duration timeout = absl::Seconds(options.timeout_s);
   client::ClientOptions client;
   client.endpoint = options.server;
@@ -41,7 +41,11 @@ absl::StatusOr<std::unique_ptr<Client>> MakeClient(const StoreOptions& options) 
   client.push_timeout = timeout;
   client.breaker.failures = std::numeric_limits<int>::max();  // who asks by hand shall be answered
   client.transform_timeout = std::max(timeout, client.transform_timeout);
-  return Client::Create(client);
+  return client;
+}
+
+absl::StatusOr<std::unique_ptr<Client>> MakeClient(const StoreOptions& options) {
+  return Client::Create(ToClientOptions(options));
 }
 
 absl::Status FromServer(const absl::Status& status, const StoreOptions& options) {

@@ -29,6 +29,7 @@ struct StoreOptions {
 // Declares --server, --timeout and --json.
 void AddStoreOptions(CLI::App* command, StoreOptions* options);
 
+client::ClientOptions ToClientOptions(const StoreOptions& options);
 absl::StatusOr<std::unique_ptr<client::Client>> MakeClient(const StoreOptions& options);
 
 // The same status; when the server did not answer, its message says which server and what to do.

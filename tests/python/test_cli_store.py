@@ -1,21 +1,14 @@
-"""The commands of `oscarkv` that talk to a server: what they print, their JSON, their exit codes and their refusals."""
+"""The commands of `oscarkv` that hold and give pages: what they print, their JSON, their exit codes and their refusals."""
 
 import json
-import os
-import pty
 import re
-import select
-import signal
-import subprocess
-import termios
 
 import numpy as np
 import pytest
 import tensor_files
-from support.server_process import DEADLINE_S, ServerProcess
+from store_cli import DIM, HEADS, LAYERS, PAGE, PAGES, PUT, TOKENS, WHOLE, Cli, make_kv
+from support.server_process import ServerProcess
 
-LAYERS, TOKENS, HEADS, DIM, PAGE = 3, 150, 2, 64, 16
-PAGES, WHOLE = TOKENS // PAGE, TOKENS // PAGE * PAGE
 
 
 @pytest.fixture(scope="module")
@@ -28,31 +21,6 @@ def store(build_dir):
     process.close()
 
 
-class Cli:
-    """Runs `oscarkv VERB ... --server ADDRESS` and holds it to its exit code."""
-
-    def __init__(self, build_dir, address):
-        self._build_dir, self.address = build_dir, address
-
-    def run(self, *arguments, **options):
-        return tensor_files.run(self._build_dir, *arguments, "--server", self.address, **options)
-
-    def __call__(self, *arguments, **options):
-        done = self.run(*arguments, **options)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def json(self, *arguments):
-        return json.loads(self(*arguments, "--json"))
-
-    def refusal(self, *arguments, code=1, **options):
-        """The message of a run that must fail and print no data."""
-        done = self.run(*arguments, **options)
-        assert done.returncode == code and done.stdout == "", (done.returncode, done.stdout)
-        assert re.match(r"oscarkv: .* \([A-Z_]+\)\n$", done.stderr, re.S), done.stderr
-        return done.stderr
-
-
 @pytest.fixture
 def cli(build_dir, store):
     return Cli(build_dir, store.endpoint)
@@ -61,15 +29,6 @@ def cli(build_dir, store):
 @pytest.fixture
 def model(request):
     return request.node.name
-
-
-def make_kv(dtype="F16", seed=1, tokens=TOKENS, layers=LAYERS):
-    rng = np.random.default_rng(seed)
-
-    def side():
-        values = rng.normal(size=(layers, tokens, HEADS, DIM)).astype(np.float32)
-        return {"F32": values, "F16": values.astype(np.float16), "BF16": ("BF16", tensor_files.to_bf16(values))}[dtype]
-    return {"k": side(), "v": side()}
 
 
 def array_of(value):
@@ -86,9 +45,6 @@ def tokens(tmp_path):
     path = tmp_path / "ids.json"
     path.write_text(json.dumps(list(range(1000, 1000 + TOKENS))))
     return path
-
-
-PUT = ("--page-tokens", PAGE, "--sink-tokens", PAGE, "--recent-tokens", PAGE)
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
@@ -300,7 +256,8 @@ def test_verify_finds_a_flipped_bit(build_dir, server, kv):
 
 
 VERBS = [("stat",), ("ls",), ("ls", "abcd"), ("rm", "abcd", "--all", "--yes"), ("verify",),
-         ("get", "abcd", "1234", "-o", "OUT"), ("put", "KV", "--model", "m")]
+         ("get", "abcd", "1234", "-o", "OUT"), ("put", "KV", "--model", "m"),
+         ("top", "--once"), ("bench", "--layers", "1", "--kv-heads", "1", "--seconds", "0.01")]
 
 
 @pytest.mark.parametrize("json_too", [(), ("--json",)])
@@ -450,91 +407,3 @@ def test_output_that_cannot_be_written_fails(cli):
     with open("/dev/full", "w") as full:
         done = cli.run("stat", stdout=full)
     assert done.returncode == 1 and "the output could not be written" in done.stderr
-
-
-def test_top_prints_one_frame(build_dir, server, kv, tokens, tmp_path):
-    cli = Cli(build_dir, server.endpoint)
-    assert cli.json("top", "--once")["hit_rate"] is None
-    put = cli.json("put", kv, "--model", "m", "--tokens", tokens, *PUT)
-    cli("get", "m", "--tokens", tokens, "-o", tmp_path / "out.safetensors")
-    frame = cli.json("top", "--once")
-    assert frame["pages"] == PAGES and frame["hit_rate"] == 1.0 and frame["since_start"]
-    assert frame["bytes_in_per_s"] * frame["seconds"] == pytest.approx(put["bytes_stored"])
-    assert frame["bytes_out_per_s"] * frame["seconds"] == pytest.approx(put["bytes_stored"])
-    text = cli("top", "--once")
-    assert "\033" not in text and "since its start" in text and "hit rate      100.0 %" in text
-    assert re.search(r"^host  \[\.*\] ", text, re.M) and f"{PAGES} pages held" in text
-
-
-def test_top_wants_a_terminal(cli):
-    assert "the output must be a terminal, and is none" in cli.refusal("top")
-    assert "--once prints one frame" in cli.refusal("top") and "--once" in cli.refusal("top", "--json")
-
-
-class Screen:
-    """`oscarkv top` on a terminal of its own."""
-
-    def __init__(self, build_dir, address):
-        self._ours, theirs = pty.openpty()
-        self._before = termios.tcgetattr(theirs)
-        self._theirs = theirs
-        self.process = subprocess.Popen([build_dir / "bin" / "oscarkv", "top", "--server", address, "--interval", "0.1"],
-                                        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
-        self.seen = ""
-
-    def wait_for(self, text):
-        self.seen = ""
-        while text not in self.seen:
-            assert select.select([self._ours], [], [], DEADLINE_S)[0], f"no {text!r} in {self.seen!r}"
-            self.seen += os.read(self._ours, 65536).decode()
-
-    def press(self, key):
-        os.write(self._ours, key)
-
-    def ends_well(self):
-        self.wait_for("\033[?25h\033[?1049l")
-        return self.process.wait(DEADLINE_S) == 0 and termios.tcgetattr(self._theirs) == self._before
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
-        os.close(self._ours)
-        os.close(self._theirs)
-
-
-@pytest.fixture
-def screen(build_dir, store):
-    screen = Screen(build_dir, store.endpoint)
-    yield screen
-    screen.close()
-
-
-@pytest.mark.parametrize("end", ["q", "Ctrl-C", "SIGTERM"])
-def test_top_leaves_the_terminal_as_it_was(screen, end):
-    screen.wait_for("\033[?1049h")
-    screen.wait_for("in the last 0.")
-    assert not termios.tcgetattr(screen._theirs)[3] & termios.ECHO
-    if end == "SIGTERM":
-        screen.process.send_signal(signal.SIGTERM)
-    else:
-        screen.press(b"x" + {"q": b"q", "Ctrl-C": b"\x03"}[end])
-    assert screen.ends_well()
-
-
-def test_top_waits_for_a_server_that_comes_back(build_dir, kv):
-    if not (build_dir / "bin" / "oscarkvd").exists():
-        pytest.skip("oscarkvd is not built")
-    server = ServerProcess(build_dir, "unix")
-    screen = Screen(build_dir, server.endpoint)
-    screen.wait_for("in the last ")
-    Cli(build_dir, server.endpoint)("put", kv, "--model", "shown", *PUT)
-    screen.wait_for("  shown ")
-    server.kill()
-    screen.wait_for("waiting: no answer from ")
-    server.start()
-    screen.wait_for("since its start")  # another server as far as the counters go
-    screen.wait_for("no namespaces")
-    screen.press(b"q")
-    assert screen.ends_well()
-    screen.close()
-    server.close()
