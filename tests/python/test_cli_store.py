@@ -10,7 +10,6 @@ from store_cli import DIM, HEADS, LAYERS, PAGE, PAGES, PUT, TOKENS, WHOLE, Cli, 
 from support.server_process import ServerProcess
 
 
-
 @pytest.fixture(scope="module")
 def store(build_dir):
     """A server that the tests of this file share; each has namespaces of its own."""
