@@ -2,7 +2,8 @@
 #ifndef OSCARKV_TESTS_RPC_RPC_TEST_H_
 #define OSCARKV_TESTS_RPC_RPC_TEST_H_
 
-#include <functional>
+#include <algorithm>
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
