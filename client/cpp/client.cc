@@ -180,6 +180,8 @@ absl::Status Client::Verify(uint64_t bytes_per_second,
   });
 }
 
+void Client::Close() { connection_->Close(); }
+
 ClientCounters Client::counters() const { return connection_->counters(); }
 
 }  // namespace oscarkv::client

@@ -204,6 +204,9 @@ class Client {
   absl::Status Verify(uint64_t bytes_per_second,
                       absl::AnyInvocable<void(uint64_t, uint64_t, uint64_t)> progress);
   ClientCounters counters() const;
+  // Ends the session, and with it the leases. Calls from now on are misses, those of its namespaces
+  // too. Nobody has to call it.
+  void Close();
 
  private:
   explicit Client(std::shared_ptr<Connection> connection);

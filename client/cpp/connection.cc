@@ -31,6 +31,8 @@ absl::Status RefusedError() {
   return absl::UnavailableError("the store did not answer lately; it is asked again after a pause");
 }
 
+absl::Status ClosedError() { return absl::CancelledError("the client is closed"); }
+
 absl::Duration RetryWait(int attempt) {
   absl::BitGen random;
   return kRetryWait * (1 << std::min(attempt, 10)) * absl::Uniform(random, 0.5, 1.5);
@@ -99,7 +101,8 @@ const WireStubs& Connection::stubs() {
   return *stubs_;
 }
 
-absl::Status Connection::CheckBreaker() const {
+absl::Status Connection::CheckCallable() const {
+  if (closed_) return ClosedError();
   return breaker_.Refuses(absl::Now()) ? RefusedError() : absl::OkStatus();
 }
 
@@ -111,6 +114,7 @@ absl::Status Connection::Call(absl::Duration timeout,
 
 absl::Status Connection::Call(CallGroup& group, absl::Time deadline,
                               absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt) {
+  if (closed_) return ClosedError();
   calls_.fetch_add(1, std::memory_order_relaxed);
   if (!breaker_.Allow(absl::Now())) {
     refused_.fetch_add(1, std::memory_order_relaxed);
@@ -148,12 +152,20 @@ absl::Status Connection::Call(CallGroup& group, absl::Time deadline,
   return status;
 }
 
+void Connection::Close() {
+  std::shared_ptr<SessionStream> session;  // destroyed without the lock
+  const absl::MutexLock lock(&mutex_);
+  closed_ = true;
+  session.swap(session_);
+}
+
 uint64_t Connection::Session(absl::Time deadline) {
   const WireStubs& wire = stubs();
   std::shared_ptr<SessionStream> stream;
   std::shared_ptr<SessionStream> ended;  // destroyed, and so joined, without the lock
   {
     const absl::MutexLock lock(&mutex_);
+    if (closed_) return 0;
     if (session_ != nullptr && session_->ended()) ended = std::move(session_);
     if (session_ == nullptr) session_ = std::make_shared<SessionStream>(wire, options_.name);
     stream = session_;

@@ -45,8 +45,12 @@ class Connection {
   absl::Status Call(absl::Duration timeout,
                     absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt);
 
-  // UNAVAILABLE while the breaker would refuse a call.
-  absl::Status CheckBreaker() const;
+  // What a call would be told at once: CANCELLED after Close, UNAVAILABLE while the breaker is
+  // open.
+  absl::Status CheckCallable() const;
+
+  // Ends the session. Calls from now on are CANCELLED.
+  void Close();
 
   // The stubs; made by the first call.
   const WireStubs& stubs();
@@ -77,6 +81,7 @@ class Connection {
   std::atomic<uint64_t> reopens_ = 0;
   std::atomic<uint64_t> refused_ = 0;
   std::atomic<uint64_t> corrupt_pages_ = 0;
+  std::atomic<bool> closed_ = false;
   TaskQueue tasks_;  // last: its threads use what is above
 };
 

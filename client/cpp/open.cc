@@ -141,7 +141,7 @@ absl::Status Namespace::Impl::WithOpen(Needs needs, absl::Time deadline,
 
 absl::Status Namespace::Impl::CheckCallable() const {
   if (group_.cancelled()) return absl::CancelledError("the namespace is being destroyed");
-  return connection_->CheckBreaker();
+  return connection_->CheckCallable();
 }
 
 void Namespace::Impl::RunAsync(absl::AnyInvocable<void() &&> task) {

@@ -66,19 +66,20 @@ Hit Lookup(const Namespace& self, const std::vector<std::string>& keys, bool lea
   return ValueOrThrow(WithoutGil([&] { return self.Lookup(keys, options); }));
 }
 
-PushReport Push(const Namespace& self, const PagedKv& kv, const SlotArray& slots,
+PushReport Push(const Namespace& self, const PagedKv& kv, const py::object& slots,
                 const std::vector<std::string>& keys, const std::string& parent,
                 uint64_t first_position, std::optional<uint64_t> end_position) {
+  const SlotArray places = SlotsOf(slots);
   const client::PushRequest request{.keys = keys,
                                     .parent = parent,
                                     .first_position = first_position,
                                     .end_position = end_position.value_or(0),
-                                    .slots = SlotSpan(slots)};
+                                    .slots = SlotSpan(places)};
   const EngineView view = kv.view(self.spec().geometry);
   return ValueOrThrow(WithoutGil([&] { return self.Push(view, request); }));
 }
 
-FetchReport Fetch(const Namespace& self, const PagedKv& kv, const SlotArray& slots,
+FetchReport Fetch(const Namespace& self, const PagedKv& kv, const py::object& slots,
                   const std::vector<std::string>& keys, const Hit* hit,
                   const std::optional<std::pair<uint32_t, uint32_t>>& layers,
                   const std::optional<std::pair<uint32_t, uint32_t>>& heads,
@@ -86,8 +87,9 @@ FetchReport Fetch(const Namespace& self, const PagedKv& kv, const SlotArray& slo
   if (form != "stored" && form != "decoded") {
     throw py::value_error(absl::StrCat("form must be stored or decoded, found '", form, "'"));
   }
+  const SlotArray places = SlotsOf(slots);
   const client::FetchRequest request{.keys = keys,
-                                     .slots = SlotSpan(slots),
+                                     .slots = SlotSpan(places),
                                      .lease_id = hit == nullptr ? 0 : hit->lease.id(),
                                      .layers = RangeOf(layers, "layers"),
                                      .heads = RangeOf(heads, "heads"),
@@ -243,8 +245,11 @@ void BindClient(py::module_& module) {
                                result["corrupt_pages"] = counters.corrupt_pages;
                                return result;
                              })
+      .def(
+          "close", [](Client& c) { WithoutGil([&] { c.Close(); }); },
+          "Ends the session, and with it the leases; calls from now on are misses.")
       .def("__enter__", [](py::object self) { return self; })
-      .def("__exit__", [](py::object, const py::args&) {});
+      .def("__exit__", [](Client& c, const py::args&) { WithoutGil([&] { c.Close(); }); });
 }
 
 }  // namespace oscarkv::python

@@ -98,7 +98,9 @@ void BindSettings(py::module_& module) {
   py::class_<NamespaceSpec>(module, "NamespaceSpec", "Everything that makes page bytes comparable.")
       .def(py::init([](const std::string& model, const Geometry& geometry, const CodecSpec& codec,
                        const std::string& model_revision, const std::string& tenant,
-                       const std::string& adapter, const std::string& salt) {
+                       const std::string& adapter, const std::string& salt,
+                       const std::string& hash_scheme, uint32_t tp_rank, uint32_t tp_size,
+                       uint32_t pp_rank, uint32_t pp_size) {
              NamespaceSpec spec;
              spec.model = model;
              spec.geometry = geometry;
@@ -107,11 +109,15 @@ void BindSettings(py::module_& module) {
              spec.tenant = tenant;
              spec.adapter = adapter;
              spec.salt = salt;
+             spec.hash_scheme = hash_scheme;
+             spec.shard = {tp_rank, tp_size, pp_rank, pp_size};
              ThrowIfError(ValidateNamespaceSpec(spec));
              return spec;
            }),
            arg("model"), arg("geometry"), arg("codec"), arg("model_revision") = "",
-           arg("tenant") = "default", arg("adapter") = "", arg("salt") = "")
+           arg("tenant") = "default", arg("adapter") = "", arg("salt") = "", py::kw_only(),
+           arg("hash_scheme") = NamespaceSpec().hash_scheme, arg("tp_rank") = 0, arg("tp_size") = 1,
+           arg("pp_rank") = 0, arg("pp_size") = 1)
       .def_readonly("model", &NamespaceSpec::model)
       .def_readonly("geometry", &NamespaceSpec::geometry)
       .def_readonly("codec", &NamespaceSpec::codec)
@@ -170,7 +176,7 @@ struct CodecHandle {
   EncodeReport report;
 };
 
-py::tuple EncodePage(CodecHandle& self, const PagedKv& kv, const SlotArray& slots,
+py::tuple EncodePage(CodecHandle& self, const PagedKv& kv, const py::object& slots,
                      const std::string& encoding) {
   const Encoding form = EncodingOf(encoding);
   const EngineView view = kv.view(self.codec->geometry());
@@ -178,7 +184,8 @@ py::tuple EncodePage(CodecHandle& self, const PagedKv& kv, const SlotArray& slot
   py::array_t<uint32_t> crcs(static_cast<py::ssize_t>(self.codec->geometry().blocks()));
   EncodeItem item;
   item.encoding = form;
-  item.slots = SlotSpan(slots);
+  const SlotArray places = SlotsOf(slots);
+  item.slots = SlotSpan(places);
   item.page =
       std::as_writable_bytes(std::span(page.mutable_data(), static_cast<size_t>(page.size())));
   item.block_crc32c = {crcs.mutable_data(), static_cast<size_t>(crcs.size())};
@@ -198,12 +205,13 @@ py::tuple EncodePage(CodecHandle& self, const PagedKv& kv, const SlotArray& slot
 
 void DecodePage(const CodecHandle& self, const py::array_t<uint8_t, py::array::c_style>& page,
                 const py::array_t<uint32_t, py::array::c_style>& crcs, const PagedKv& kv,
-                const SlotArray& slots, const std::string& encoding, const std::string& basis) {
+                const py::object& slots, const std::string& encoding, const std::string& basis) {
   DecodeItem item;
   item.encoding = EncodingOf(encoding);
   item.layers = {0, self.codec->geometry().layers};
   item.heads = {0, self.codec->geometry().kv_heads};
-  item.slots = SlotSpan(slots);
+  const SlotArray places = SlotsOf(slots);
+  item.slots = SlotSpan(places);
   item.bytes = std::as_bytes(std::span(page.data(), static_cast<size_t>(page.size())));
   item.block_crc32c = {crcs.data(), static_cast<size_t>(crcs.size())};
   const DecodeBasis form = BasisOf(basis);

@@ -19,6 +19,17 @@ void ThrowIfError(const absl::Status& status) {
   throw std::runtime_error(absl::StrCat(absl::StatusCodeToString(status.code()), ": ", message));
 }
 
+SlotArray SlotsOf(const py::object& slots) {
+  const py::array array = py::array::ensure(slots);
+  if (!array) throw py::value_error("slots must be an array of integers");
+  const char kind = array.dtype().kind();
+  if (kind != 'i' && kind != 'u' && array.size() > 0) {
+    throw py::value_error(
+        absl::StrCat("slots must be integers, found ", std::string(py::str(array.dtype()))));
+  }
+  return SlotArray(array);
+}
+
 PagedKv::Side PagedKv::ViewOf(py::array array, const char* name) {
   Side side;
   if (array.ndim() != 4 && array.ndim() != 5) {

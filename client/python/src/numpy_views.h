@@ -52,6 +52,10 @@ class PagedKv {
 };
 
 using SlotArray = pybind11::array_t<int64_t, pybind11::array::c_style | pybind11::array::forcecast>;
+// Slots as Python gives them: an array or a sequence of integers. Raises ValueError for anything
+// else.
+SlotArray SlotsOf(const pybind11::object& slots);
+// Borrows the array.
 inline std::span<const int64_t> SlotSpan(const SlotArray& slots) {
   return {slots.data(), static_cast<size_t>(slots.size())};
 }
