@@ -111,6 +111,23 @@ TEST(OpenNamespace, AServerThatIsNotThereIsOpenedLater) {
   EXPECT_OK(f.space->Lookup(f.keys)->store);
 }
 
+TEST(InspectNamespace, NeedsNoTransformSetAndPushesNothing) {
+  Fixture f({}, ::oscarkv::testing::SmallTransformFile());
+  ASSERT_OK(f.Push());
+  const int puts = f.store.calls("Put");
+  f.space = f.client->InspectNamespace(f.spec).value();
+  EXPECT_EQ(f.space->Lookup(f.keys)->pages, f.keys.size());
+  EXPECT_THAT(f.Push(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("transform set")));
+  EXPECT_EQ(f.store.calls("Put"), puts);
+}
+
+TEST(InspectNamespace, ErrorsOfTheStoreAreTheCallersToSee) {
+  Fixture f;
+  f.store.fail = [](const std::string&) { return grpc::Status(grpc::INTERNAL, "not now"); };
+  EXPECT_THAT(f.client->InspectNamespace(f.spec), StatusIs(absl::StatusCode::kInternal));
+}
+
 class ArgumentsTest : public ::testing::Test {
  protected:
   absl::Status Push() {
