@@ -21,10 +21,11 @@ from oscarkv._native import (
     PagedKv,
     PushReport,
     TransformSet,
+    __version__,
     chain_keys,
 )
 
 __all__ = [
     "Client", "CodecSpec", "FetchReport", "Geometry", "Hit", "Namespace", "NamespaceSpec", "PageCodec", "PagedKv",
-    "PushReport", "TransformSet", "chain_keys",
+    "PushReport", "TransformSet", "__version__", "chain_keys",
 ]

@@ -7,6 +7,8 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+__version__: str
+
 _Encoding = Literal["wide", "packed"]
 _Slots = npt.NDArray[np.integer[Any]] | Sequence[int]
 # OK, MISS, EVICTED, CORRUPT, BUSY, NO_SPACE, QUOTA, FENCED, EXISTS, CONFLICT, SKIPPED, INVALID

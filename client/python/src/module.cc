@@ -4,6 +4,7 @@
 
 PYBIND11_MODULE(_native, module) {
   module.doc() = "The C++ core of oscarkv.";
+  module.attr("__version__") = OSCARKV_VERSION;
   oscarkv::python::BindCodec(module);
   oscarkv::python::BindClient(module);
 }
