@@ -1,8 +1,9 @@
 """Runs the benchmarks and prints their tables: what was measured, what it is compared with in the same run, the floor.
 
-    run.py --build-dir build/release [codec store ...]     (default: all)
+    run.py --build-dir build/release [codec store service ...]     (default: all)
 
-Writes BUILD_DIR/bench/NAME.json, Google Benchmark's own form, for every program that ran.
+Writes BUILD_DIR/bench/NAME.json for every program that ran: Google Benchmark's own form; for the service, what
+`oscarkv bench --json` prints for each form of pages.
 """
 
 import argparse
@@ -14,8 +15,11 @@ import sys
 
 import tables
 
-PROGRAMS = {"codec": "codec_bench", "store": "store_bench"}
-TABLES = {"codec": tables.codec, "store": tables.store}
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from support.server_process import ServerProcess  # noqa: E402
+
+PROGRAMS = {"codec": "codec_bench", "store": "store_bench", "service": "oscarkv"}
+TABLES = {"codec": tables.codec, "store": tables.store, "service": tables.service}
 
 
 def machine():
@@ -42,10 +46,27 @@ def run_program(program, build_dir, out, arguments):
     return tables.Medians(json.loads(out.read_text()))
 
 
+def run_service(program, build_dir, out, arguments):
+    """`oscarkv bench` against an oscarkvd on this machine, with PACKED pages and the same pages WIDE."""
+    server = ServerProcess(build_dir, "unix", capacity="1GiB")
+    command = [build_dir / "bin" / program, "bench", "--server", server.endpoint, "--json", "--sequences", "2",
+               "--seconds", str(arguments.min_time * arguments.repetitions)]
+    reports = {}
+    for form, flags in (("packed", []), ("wide", ["--wide"])):
+        done = subprocess.run([*command, *flags], stdout=subprocess.PIPE, text=True)
+        if done.returncode != 0:
+            server.close()
+            sys.exit(f"run bench: {program} bench failed")
+        reports[form] = json.loads(done.stdout)
+    server.close()
+    out.write_text(json.dumps(reports, indent=2))
+    return reports
+
+
 def main():
     parser = argparse.ArgumentParser(prog="run bench", description="Runs the benchmarks and prints their tables.")
     parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], metavar="NAME",
-                        help="codec, store; all of them by default")
+                        help="codec, store, service; all of them by default")
     parser.add_argument("--build-dir", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--repetitions", type=int, default=5, help="of each benchmark; medians are shown (%(default)s)")
     parser.add_argument("--min-time", type=float, default=0.2, help="seconds of each repetition (%(default)s)")
@@ -56,8 +77,9 @@ def main():
     print(f"machine: {machine()}")
     for name in arguments.names or PROGRAMS:
         print(f"run bench: {name} ...", file=sys.stderr, flush=True)
-        medians = run_program(PROGRAMS[name], arguments.build_dir, folder / f"{name}.json", arguments)
-        print(f"\n{TABLES[name](medians)}\n", flush=True)
+        run = run_service if name == "service" else run_program
+        figures = run(PROGRAMS[name], arguments.build_dir, folder / f"{name}.json", arguments)
+        print(f"\n{TABLES[name](figures)}\n", flush=True)
     print(f"figures: {folder}/*.json")
 
 

@@ -104,3 +104,21 @@ def store(medians):
         each = medians.counter("BM_Lookup128/pages:1048576", "index_bytes_per_page")
         lines.append(f"memory that describes a page: {each:.0f} bytes")
     return "\n".join(lines)
+
+
+def service(reports):
+    """What a worker sees: 2-bit pages beside the same pages in the model's dtype, through one server."""
+    packed, wide = reports["packed"], reports["wide"]
+    rows = []
+    for ours, beside in zip(packed["phases"], wide["phases"]):
+        wire, rate, other = ours["wire_gb_per_s"], ours["pages_per_s"], beside["pages_per_s"]
+        rows.append([ours["phase"], f"{ours['p50_ms']:.2f}", f"{ours['p99_ms']:.2f}", f"{wire:.2f}" if wire else "",
+                     f"{rate:.0f}", f"{other:.0f}", f"{rate / other:.2f}x"])
+    shape, calls = packed["geometry"], f"{packed['concurrency']} workers, {packed['pages_a_call']} pages a call"
+    return f"""\
+service: oscarkvd on this machine, through a Unix socket; {calls}
+  pages:  {shape["page_tokens"]} tokens, {shape["layers"]} layers, {shape["kv_heads"]} KV heads, D = \
+{shape["head_dim"]}: {packed["page_bytes"] / 1e6:.2f} MB packed, {packed["page_model_bytes"] / 1e6:.2f} MB wide
+  calls:  encoding and decoding are part of them; get-decoded: the server decodes
+  beside: the same pages, wide
+{layout(["call", "p50 ms", "p99 ms", "wire GB/s", "pages/s", "beside", "ratio"], rows)}"""
