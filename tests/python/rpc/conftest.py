@@ -12,8 +12,13 @@ from .store import Space, held
 
 
 @pytest.fixture(scope="session")
-def v1(tmp_path_factory):
-    return stubs.generate(tmp_path_factory.mktemp("stubs"))
+def stubs_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("stubs")
+
+
+@pytest.fixture(scope="session")
+def v1(stubs_folder):
+    return stubs.generate(stubs_folder)
 
 
 @pytest.fixture(scope="module")

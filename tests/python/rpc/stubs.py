@@ -13,12 +13,17 @@ MODULES = ("types", "kv_cache", "admin", "server_config")
 
 
 def generate(folder):
-    """Generates the modules under `folder` and returns all messages, enums, their values and both stubs by name."""
+    """Generates the modules under `folder` and loads them."""
     files = [f"oscarkv/v1/{name}.proto" for name in MODULES]
     google = pathlib.Path(grpc_tools.__file__).parent / "_proto"
     out = [f"--python_out={folder}", f"--grpc_python_out={folder}"]
     if protoc.main(["protoc", f"-I{PROTO}", f"-I{google}", *out, *files]):
         raise RuntimeError("protoc failed; its words are above")
+    return load(folder)
+
+
+def load(folder):
+    """All messages, enums, their values and both stubs by name, from modules that were generated under `folder`."""
     # The generated code says `from oscarkv.v1 import ...`, and `oscarkv` is also the client's package: a module of that
     # name that knows the way is enough for both to live in one process.
     package = types.ModuleType("oscarkv.v1")

@@ -100,6 +100,15 @@ def test_deleted_page_is_gone_and_its_memory_comes_back_with_the_lease(space, se
     eventually(lambda: space.stats().tiers[0].used_bytes, 0)
 
 
+def test_clear_keeps_what_is_leased(space, session):
+    put(space, 0)
+    put(space, 1)
+    lease(space, session.id, [1])
+    cleared = space.clear()
+    assert (cleared.removed, cleared.kept) == (1, 1)
+    assert space.each([key_of(0), key_of(1)]) == [space.v1.MISS, space.v1.OK]
+
+
 def test_no_lease_without_an_open_session(space):
     put(space, 0)
     for session_id in (0, 12345):
