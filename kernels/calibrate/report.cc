@@ -18,6 +18,8 @@ using nlohmann::ordered_json;
 constexpr double kLayerErrorMax = 0.10;
 // A balanced transform beyond this wants its half-precision products checked.
 constexpr double kConditionMax = 15.0;
+// Tokens fitted on for each channel of a head: below this, moments are noise in good part.
+constexpr uint64_t kSamplesPerChannel = 16;
 
 ordered_json ScoresJson(const std::vector<Score>& scores) {
   ordered_json list = ordered_json::array();
@@ -76,13 +78,17 @@ std::string ReportJson(const Calibration& calibration, const CalibrateOptions& o
 }
 
 std::vector<std::string> Warnings(const Calibration& calibration, const CalibrateOptions& options) {
-  std::vector<size_t> poor, no_better, ill_conditioned;
+  std::vector<size_t> poor, no_better, ill_conditioned, few_samples;
+  uint64_t recent = options.score.recent_tokens;
   for (size_t i = 0; i < calibration.layers.size(); ++i) {
     const LayerReport& layer = calibration.layers[i];
     if (!(layer.error <= kLayerErrorMax)) poor.push_back(i);
     if (!(layer.error < layer.naive_error)) no_better.push_back(i);
     if (std::max(layer.k_condition, layer.v_condition) > kConditionMax)
       ill_conditioned.push_back(i);
+    const size_t channels = std::max(layer.k_spectrum.size(), layer.v_spectrum.size());
+    if (layer.kv_samples < kSamplesPerChannel * channels) few_samples.push_back(i);
+    recent = std::min(recent, layer.scored_recent_tokens);
   }
   std::vector<std::string> warnings;
   if (!poor.empty()) {
@@ -102,6 +108,16 @@ std::vector<std::string> Warnings(const Calibration& calibration, const Calibrat
     warnings.push_back(absl::StrCat("condition numbers above ", kConditionMax, " in layers ",
                                     LayerList(ill_conditioned),
                                     ": compare half-precision decoding with fp32 before serving"));
+  }
+  if (!few_samples.empty()) {
+    warnings.push_back(absl::StrCat("fitted on fewer than ", kSamplesPerChannel,
+                                    " tokens a channel in layers ", LayerList(few_samples),
+                                    ": dump several thousand tokens behind the sinks"));
+  }
+  if (recent < options.score.recent_tokens) {
+    warnings.push_back(absl::StrCat("the held-back sequences are too short for a recent window of ",
+                                    options.score.recent_tokens, ": scored with ", recent,
+                                    "; dump longer sequences, or say --recent-tokens ", recent));
   }
   return warnings;
 }

@@ -220,6 +220,21 @@ TEST(WarningsTest, NameLayersAndWhatToDo) {
                           HasSubstr("condition numbers above 15 in layers 0")));
 }
 
+TEST(WarningsTest, NameWhatTheDumpLacks) {
+  CalibrateOptions options = Options(Method::kHadamard);
+  options.score.recent_tokens = 256;
+  Calibration calibration = Fitted(TwoLayers(), options);
+  for (LayerReport& layer : calibration.layers) layer.error = 0.01;
+  EXPECT_EQ(calibration.layers[0].scored_recent_tokens, 168u);
+  EXPECT_THAT(Warnings(calibration, options),
+              ElementsAre(AllOf(HasSubstr("too short for a recent window of 256"),
+                                HasSubstr("--recent-tokens 168"))));
+  calibration.layers[1].kv_samples = 16 * 32 - 1;
+  EXPECT_THAT(
+      Warnings(calibration, Options()),
+      ElementsAre(AllOf(HasSubstr("layers 1:"), HasSubstr("dump several thousand tokens"))));
+}
+
 TEST(ReportTest, IsJsonWithEveryScore) {
   CalibrateOptions options = Options(Method::kOscar);
   options.model = "a model";

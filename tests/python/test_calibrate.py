@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import resource
 import sys
 
 import numpy as np
@@ -211,6 +212,26 @@ def test_large_condition_numbers_are_named(calibrate, dump):
     assert "condition numbers above 15 in layers 0, 1" in done.stderr
     done, _ = calibrate(dump, "--condition-max", 5)
     assert "condition" not in done.stderr
+
+
+def test_short_sequences_and_few_tokens_are_named(calibrate, tmp_path):
+    done, _ = calibrate(synthetic_dump.write(tmp_path / "d", layers=1, tokens=190))
+    assert "16 tokens a channel in layers 0" in done.stderr
+    assert "--recent-tokens 63" in done.stderr
+
+
+def test_dumps_of_any_size_are_streamed(build_dir, tmp_path):
+    """Several files of a layer, larger together than the memory that may be had."""
+    rng = np.random.default_rng(1)
+    rows = {name: rng.normal(size=(30_000, heads, DIM)).astype(np.float32) for name, heads in zip("qkv", (4, 2, 2))}
+    rows["seq_lens"] = np.full(15, 2000, np.int64)
+    paths = [tensor_files.write(tmp_path / f"layer_0.{part}.safetensors", rows) for part in range(4)]
+    most = 64 << 20  # RLIMIT_DATA counts what is allocated, not the files that are mapped
+    assert sum(path.stat().st_size for path in paths) > 1.8 * most
+    done = tensor_files.run(build_dir, "calibrate", *paths, "-o", tmp_path / "set", "--method", "hadamard", "--threads",
+                            1, "--json", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (most, most)))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["layers"][0]["tokens"] == 116_000
 
 
 def test_progress_is_drawn_on_a_terminal_only(calibrate, dump):
