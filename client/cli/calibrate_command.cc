@@ -123,7 +123,8 @@ void AddCalibrateCommand(CLI::App& app) {
       ->check(CLI::IsMember({0, 16, 32, 64}))
       ->capture_default_str();
   command->add_option("--params", a->params, "Scale and zero as fp16 or fp32")
-      ->check(CLI::IsMember({"fp16", "fp32"}));
+      ->check(CLI::IsMember({"fp16", "fp32"}))
+      ->capture_default_str();
   command->add_option("--sink-tokens", a->options.score.sink_tokens, "First tokens that stay exact")
       ->capture_default_str();
   command

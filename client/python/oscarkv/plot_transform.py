@@ -62,8 +62,10 @@ def _layer_panel(axes, layers):
         chosen = [found.get(layer[f"{side}_method"], np.nan) for found, layer in zip(scores, layers)]
         axes.plot(numbers, chosen, "--", color=_COLOURS[side], linewidth=1, label=f"only {side.upper()}")
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.2)  # room for the legend
     axes.set_title("Error of attention's output on held-back tokens, relative", loc="left", fontsize=11)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper left")
 
 
 def _method_panel(axes, layers):
