@@ -40,9 +40,9 @@ def test_flags_override_the_file(oscarkvd):
     config = "{listen: [a:1, b:2], metrics_listen: off, host: {capacity: 1GiB}, log_level: error, log_format: text}"
     done = oscarkvd("--check-config", config=config)
     assert yaml.safe_load(done.stdout)["listen"] == ["a:1", "b:2"]
-    config = ("{listen: [a:1, b:2], metrics_listen: off, host: {capacity: 1GiB}, log_level: error,"
-              " log_format: text}")
-                    "debug", "--host-capacity", "2GiB", "--log-format", "json", config=config)
+    flags = ("--listen", "c:3", "--listen", "unix:/d", "--metrics-listen", "e:5", "--log-level", "debug",
+             "--host-capacity", "2GiB", "--log-format", "json")
+    done = oscarkvd("--check-config", *flags, config=config)
     printed = yaml.safe_load(done.stdout)
     assert printed["listen"] == ["c:3", "unix:/d"] and printed["host"] == {"capacity": "2GiB"}
     assert (printed["metrics_listen"], printed["log_level"], printed["log_format"]) == ("e:5", "debug", "json")
