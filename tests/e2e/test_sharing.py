@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 
-import pytest
 from support.server_process import DEADLINE_S
 from support.worker_process import WorkerProcess
 
@@ -51,19 +50,25 @@ def test_both_push_the_same_prefix_and_the_first_wins(server):
         assert other.ask("push", pages=4)["statuses"] == ["EXISTS"] * 4
 
 
-@pytest.fixture
-def readme_example(tmp_path):
+def test_readme_example_in_python_runs_as_it_stands(server, tmp_path):
     readme = pathlib.Path(__file__).parents[2] / "client" / "README.md"
     script = tmp_path / "share.py"
     script.write_text(re.search(r"```python\n(.*?)```", readme.read_text(), re.S)[1])
-    return script
 
-
-def test_readme_example_runs_as_it_stands(server, readme_example):
     def run(what):
-        return subprocess.run([sys.executable, readme_example, what, server.endpoint], check=True, timeout=DEADLINE_S,
+        return subprocess.run([sys.executable, script, what, server.endpoint], check=True, timeout=DEADLINE_S,
                               capture_output=True, text=True).stdout
 
     assert run("fetch") == "reuse 0 tokens, prefill 647\n"
     assert re.fullmatch(r"pushed 3 wide and 7 packed pages: \d+ bytes for \d+; no error\n", run("push"))
     assert run("fetch") == "reuse 640 tokens, prefill 7\n"
+
+
+def test_readme_example_in_cpp_runs_as_it_stands(server, build_dir):
+    def run(what):
+        return subprocess.run([build_dir / "bin" / "client_readme_example", what, server.endpoint], check=True,
+                              timeout=DEADLINE_S, capture_output=True, text=True).stdout
+
+    assert run("fetch") == "reuse 0 tokens\n"
+    assert run("push") == f"pushed {2 * 640 * 4 * 2 * 64 * 2} bytes: OK\n"
+    assert run("fetch") == "reuse 640 tokens\n"
