@@ -131,7 +131,7 @@ def test_serves_on_several_addresses(v1, build_dir):
 
 
 def test_address_in_use_is_said(build_dir):
-    with Oscarkvd(build_dir, flags=["--listen", "127.0.0.1:0"]) as running:
+    with Oscarkvd(build_dir, metrics_listen="127.0.0.1:0", flags=["--listen", "127.0.0.1:0"]) as running:
         with pytest.raises(RuntimeError, match="(?s)ended with 1: .*cannot listen on " + running.listening[1]):
             Oscarkvd(build_dir, flags=["--listen", running.listening[1]])
         metrics = "(?s)ended with 1: .*metrics cannot listen on " + running.metrics_address
