@@ -38,7 +38,7 @@ absl::StatusOr<std::unique_ptr<LiveScreen>> LiveScreen::Open() {
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   screen->signals_ = signalfd(-1, &set, SFD_CLOEXEC);
   if (screen->signals_ < 0) return absl::InternalError("no descriptor for signals");
-  if (termios state; isatty(STDIN_FILENO) == 1 && tcgetattr(STDIN_FILENO, &state) == 0) {
+  if (termios state = {}; isatty(STDIN_FILENO) == 1 && tcgetattr(STDIN_FILENO, &state) == 0) {
     screen->before_ = state;
     // Keys come one by one, and Ctrl-C is one of them.
     state.c_lflag &= ~static_cast<tcflag_t>(ICANON | ECHO | ISIG);
@@ -66,26 +66,31 @@ void LiveScreen::Draw(const std::vector<std::string>& lines) {
   std::cout << text << "\033[J" << std::flush;
 }
 
+LiveScreen::Event LiveScreen::TakeSignal() {
+  signalfd_siginfo signal = {};
+  const bool taken = read(signals_, &signal, sizeof(signal)) == sizeof(signal);
+  return taken && signal.ssi_signo == SIGWINCH ? Event::kResized : Event::kQuit;
+}
+
+bool LiveScreen::TakeKey() {
+  char key = 0;
+  if (read(STDIN_FILENO, &key, 1) != 1) return true;  // the terminal is gone
+  return key == 'q' || key == 'Q' || key == kCtrlC;
+}
+
 LiveScreen::Event LiveScreen::Wait(absl::Time deadline) {
+  // A descriptor below 0 is passed over: without a terminal there are no keys.
   pollfd sources[] = {{.fd = signals_, .events = POLLIN, .revents = 0},
-                      {.fd = STDIN_FILENO, .events = POLLIN, .revents = 0}};
+                      {.fd = before_ ? STDIN_FILENO : -1, .events = POLLIN, .revents = 0}};
   while (true) {
     const absl::Duration left = std::max(deadline - absl::Now(), absl::ZeroDuration());
-    const int ready =
-        poll(sources, before_ ? 2 : 1,
-             static_cast<int>(absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1)))));
+    const int64_t left_ms = absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1)));
+    const int ready = poll(sources, std::size(sources), static_cast<int>(left_ms));
     if (ready == 0) return Event::kTimeout;
-    if (ready < 0 && errno != EINTR) return Event::kQuit;
-    if (sources[0].revents != 0) {
-      signalfd_siginfo signal;
-      if (read(signals_, &signal, sizeof(signal)) != sizeof(signal)) return Event::kQuit;
-      return signal.ssi_signo == SIGWINCH ? Event::kResized : Event::kQuit;
-    }
-    if (before_ && sources[1].revents != 0) {
-      char key = 0;
-      if (read(STDIN_FILENO, &key, 1) != 1) return Event::kQuit;  // the terminal is gone
-      if (key == 'q' || key == 'Q' || key == kCtrlC) return Event::kQuit;
-    }
+    if (ready < 0 && errno == EINTR) continue;  // stopped and continued
+    if (ready < 0) return Event::kQuit;
+    if (sources[0].revents != 0) return TakeSignal();
+    if (TakeKey()) return Event::kQuit;
   }
 }
 

@@ -34,6 +34,9 @@ class LiveScreen {
 
  private:
   LiveScreen() = default;
+  Event TakeSignal();
+  bool TakeKey();  // whether it is one that ends the program
+
   std::optional<termios> before_;  // of the input stream, when that is a terminal
   int signals_ = -1;
 };

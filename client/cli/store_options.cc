@@ -72,9 +72,10 @@ absl::StatusOr<NamespaceUse> FindNamespace(const ServerStats& stats, const std::
     const std::string line =
         absl::StrCat("\n  ", ShortName(space.fingerprint), "  ", Printable(space.spec.model));
     there += line;
-    if (space.spec.model != name &&
-        !absl::StartsWith(Hex(space.fingerprint), absl::AsciiStrToLower(name)))
-      continue;
+    // An empty name means nothing: it is a script's variable that was never set.
+    const bool starts_so =
+        !name.empty() && absl::StartsWith(Hex(space.fingerprint), absl::AsciiStrToLower(name));
+    if (space.spec.model != name && !starts_so) continue;
     matching += line;
     found.push_back(&space);
   }

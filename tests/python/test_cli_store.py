@@ -289,6 +289,8 @@ def test_a_name_must_mean_one_namespace(cli, tmp_path, kv, model, verb):
         return cli.refusal(*({"NAME": name, "OUT": tmp_path / "out"}.get(word, word) for word in verb))
     several = refusal(model)
     assert "must name one namespace, found 2" in several and several.count(f"  {model}") == 2
+    if verb[0] != "ls":  # which lists the namespaces
+        assert "no namespace is called ''" in refusal("")
     none = refusal("nowhere")
     assert "no namespace is called 'nowhere'; the server has" in none and f"  {model}" in none
 
@@ -383,6 +385,30 @@ def test_put_refuses_tokens_that_do_not_fit(cli, tmp_path, kv, text, said):
     path = tmp_path / "tokens.json"
     path.write_text(text)
     assert said in cli.refusal("put", kv, "--model", "bad", "--tokens", path)
+
+
+def test_more_pages_than_one_call_takes(build_dir, tmp_path, kv, tokens):
+    if not (build_dir / "bin" / "oscarkvd").exists():
+        pytest.skip("oscarkvd is not built")
+    config = tmp_path / "config.yaml"
+    config.write_text("limits:\n  max_items: 4\n")
+    server = ServerProcess(build_dir, "unix", ["--config", config])
+    cli = Cli(build_dir, server.endpoint)
+    put = cli.json("put", kv, "--model", "m", "--tokens", tokens, *PUT)
+    assert [page["encoding"] for page in put["pages"]] == ["wide"] * PAGES
+    keys = [page["key"] for page in put["pages"]]
+    assert [page["key"] for page in cli.json("ls", "m")["pages"]] == keys
+    assert len(cli.json("ls", "m", "--max", 6)["pages"]) == 6
+    for words in (("--tokens", tokens), (keys[-1][:12],)):
+        cli("get", "m", *words, "-o", tmp_path / "out.safetensors")
+        assert np.array_equal(tensor_files.read(tmp_path / "out.safetensors")[0]["k"],
+                              tensor_files.read(kv)[0]["k"][:, :WHOLE])
+    assert {result["outcome"] for result in cli.json("rm", "m", *keys)["results"]} == {"OK"}
+    server.close()
+
+
+def test_addresses_that_are_none_are_refused(build_dir):
+    assert "'nowhere'" in Cli(build_dir, "nowhere").refusal("stat")
 
 
 def test_a_full_store_is_told(build_dir, tmp_path):
