@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include <algorithm>
 #include <thread>
 #include <utility>
 
@@ -31,6 +32,9 @@ namespace {
 
 constexpr absl::Duration kLeaseSweep = absl::Seconds(1);
 constexpr int kMessageBytesMax = 64 << 20;
+// After the last call: for answers on their way, and no longer, since a stream that watches the
+// health, or reflection, ends only when its client wants.
+constexpr absl::Duration kLastAnswers = absl::Seconds(1);
 
 // Calls a function every second on a thread of its own, until destroyed.
 class Ticker {
@@ -116,7 +120,7 @@ class Server::Impl {
     // closes the connections.
     const absl::Time deadline = absl::Now() + grace;
     context_->WaitForCalls(deadline);
-    grpc_->Shutdown(absl::ToChronoTime(deadline));
+    grpc_->Shutdown(absl::ToChronoTime(std::min(deadline, absl::Now() + kLastAnswers)));
     grpc_->Wait();
     grpc_.reset();
     ticker_.reset();

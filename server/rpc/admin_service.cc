@@ -16,7 +16,7 @@ namespace {
 
 constexpr uint64_t kVerifyStepBytes = 8 << 20;
 
-class VerifyReactor final : public grpc::ServerWriteReactor<v1::VerifyReply> {
+class VerifyReactor final : public grpc::ServerWriteReactor<v1::VerifyReply>, public Drainable {
  public:
   VerifyReactor(RpcContext& context, grpc::CallbackServerContext* call, uint64_t bytes_per_second)
       : context_(context),
@@ -27,6 +27,8 @@ class VerifyReactor final : public grpc::ServerWriteReactor<v1::VerifyReply> {
       Finish(scope_.End(status));
       return;
     }
+    context_.Register(this);
+    registered_ = true;
     reply_.set_pages_total(context.store().Stats().pages);
     context_.RunAsync([this] { Step(); });
   }
@@ -34,31 +36,40 @@ class VerifyReactor final : public grpc::ServerWriteReactor<v1::VerifyReply> {
   void OnWriteDone(bool ok) override {
     if (!ok || call_->IsCancelled())
       return Finish(scope_.End(absl::CancelledError("the client broke off")));
+    if (context_.draining())
+      return Finish(scope_.End(absl::UnavailableError("the server is draining")));
     if (progress_.cursor == 0) return Finish(scope_.End(absl::OkStatus()));
     if (bytes_per_second_ == 0) return context_.RunAsync([this] { Step(); });
     const double seconds =
         static_cast<double>(progress_.bytes_checked) / static_cast<double>(bytes_per_second_);
     {
       const absl::MutexLock lock(&mutex_);
-      if (!cancelled_) {
+      if (!hurried_) {
         alarm_.Set(absl::ToChronoTime(absl::Now() + absl::Seconds(seconds)),
                    [this](bool) { context_.RunAsync([this] { Step(); }); });
         return;
       }
     }
-    Finish(scope_.End(absl::CancelledError("the client broke off")));
+    context_.RunAsync([this] { Step(); });
   }
 
-  // A pause may be long: the call does not outlive its client, nor hold up the server's end.
-  void OnCancel() override {
+  void OnCancel() override { EndPause(); }
+  void OnDrain() override { EndPause(); }
+
+  void OnDone() override {
+    if (registered_) context_.Unregister(this);
+    delete this;
+  }
+
+ private:
+  // A pause may be long: the call does not outlive its client, nor hold up the server's end. The
+  // write after the next step sees why.
+  void EndPause() {
     const absl::MutexLock lock(&mutex_);
-    cancelled_ = true;
+    hurried_ = true;
     alarm_.Cancel();
   }
 
-  void OnDone() override { delete this; }
-
- private:
   void Step() {
     const uint64_t bytes =
         bytes_per_second_ == 0 ? kVerifyStepBytes : std::min(kVerifyStepBytes, bytes_per_second_);
@@ -73,10 +84,11 @@ class VerifyReactor final : public grpc::ServerWriteReactor<v1::VerifyReply> {
   CallScope scope_;
   grpc::CallbackServerContext* call_;
   const uint64_t bytes_per_second_;
+  bool registered_ = false;
   VerifyProgress progress_;
   v1::VerifyReply reply_;
   absl::Mutex mutex_;
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  bool hurried_ ABSL_GUARDED_BY(mutex_) = false;  // no more pauses
   grpc::Alarm alarm_ ABSL_GUARDED_BY(mutex_);
 };
 

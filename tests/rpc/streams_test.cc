@@ -88,6 +88,22 @@ TEST_F(StreamsTest, VerifyFindsAndDropsWhatRotted) {
   ExpectNothingHeld();
 }
 
+TEST_F(StreamsTest, VerifyInItsPauseEndsWithADrain) {
+  v1::VerifyRequest request;
+  request.set_bytes_per_second(1);
+  grpc::ClientContext call;
+  const auto stream = admin_->Verify(&call, request);
+  v1::VerifyReply reply;
+  ASSERT_TRUE(stream->Read(&reply));
+  context_->StartDrain();
+  while (stream->Read(&reply)) {
+  }
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  context_->WaitForCalls(absl::InfiniteFuture());
+  Stop();
+  ExpectNothingHeld();
+}
+
 TEST_F(StreamsTest, VerifyInItsPauseEndsWhenItIsCancelled) {
   v1::VerifyRequest request;
   request.set_bytes_per_second(1);  // a quarter of an hour until the next page

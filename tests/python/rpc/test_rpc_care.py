@@ -155,6 +155,15 @@ def test_metrics_have_help_types_and_counts(space, tree, server):
     assert {name: samples[name] for name in counters} == {name: float(count) for name, count in counters.items()}
 
 
+def test_metrics_can_be_read_whatever_a_namespace_is_called(open_space, server):
+    open_space('a "model"\nwith\\all, of {it} = 1 é')
+    samples, text = server.metrics()
+    label = r'[a-z_]+="(?:[^"\\\n]|\\["\\n])*"'
+    assert all(re.fullmatch(rf"[a-z_]+(?:\{{{label}(?:,{label})*\}})? \S+", line)
+               for line in text.splitlines() if line and line[0] != "#")
+    assert any(r'model="a \"model\"\nwith\\all, of {it} = 1 é"' in series for series in samples)
+
+
 def test_health_is_told_for_the_server_and_each_service(channel):
     health = health_pb2_grpc.HealthStub(channel)
     for service in ("", "oscarkv.v1.KvCache", "oscarkv.v1.Admin"):

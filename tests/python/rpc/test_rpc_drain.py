@@ -84,7 +84,7 @@ def test_grace_ends_calls_that_do_not(v1, build_dir, eventually, flags):
 
 
 def test_slow_verify_does_not_hold_up_the_end(v1, build_dir):
-    with Oscarkvd(build_dir, "drain_grace_ms: 1") as running, grpc.insecure_channel(running.endpoint) as channel:
+    with Oscarkvd(build_dir, "drain_grace_ms: 600000") as running, grpc.insecure_channel(running.endpoint) as channel:
         space = Space(v1, channel, "verified")
         for number in range(2):
             page = wide_page(SHAPE, number)
@@ -93,18 +93,18 @@ def test_slow_verify_does_not_hold_up_the_end(v1, build_dir):
         assert next(call).pages_checked == 1
         running.terminate()
         assert running.wait() == 0
+        assert error_of(lambda: call)[0] == "UNAVAILABLE"
 
 
-def test_health_turns_before_the_end(running, space, eventually):
-    with grpc.insecure_channel(running.endpoint) as channel:
+def test_health_turns_before_the_end_and_whoever_watches_it_does_not_hold_it_up(v1, build_dir, eventually):
+    with Oscarkvd(build_dir, "drain_grace_ms: 600000") as running, grpc.insecure_channel(running.endpoint) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        _, sent, _ = put_in_flight(space, eventually)
+        _, sent, _ = put_in_flight(Space(v1, channel, "drained"), eventually)
         running.terminate()
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        watch.cancel()
         sent.put(None)
-    assert running.wait() == 0
+        assert running.wait() == 0
 
 
 def test_server_that_died_is_unavailable_and_has_another_epoch_when_back(v1, build_dir, running, space):
