@@ -143,6 +143,13 @@ void AddCalibrateCommand(CLI::App& app) {
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   command->add_flag("--json", a->json, "Print the whole report as JSON");
+  command->footer(
+      "What a dump is, how to read the table and what to do on a warning: "
+      "kernels/calibrate/README.md\n"
+      "Example:\n"
+      "  oscarkv calibrate DUMP -o m.transform.safetensors --model m\n"
+      "  oscarkv calibrate DUMP -o p.safetensors --method oscar --clip-k 0.96 --clip-v 0.92   # as "
+      "published");
   command->callback([a] { Report(Run(*a)); });
 }
 

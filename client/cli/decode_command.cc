@@ -247,6 +247,11 @@ void AddDecodeCommand(CLI::App& app) {
       ->check(CLI::IsMember({"cpu", "reference"}))
       ->capture_default_str();
   command->add_option("-o,--output", a->output, "File to write")->required();
+  command->footer(
+      "Example:\n"
+      "  oscarkv decode codes.safetensors -o back.safetensors              # as it was encoded\n"
+      "  oscarkv decode mine.safetensors --transform hadamard --dtype fp32 --backend reference -o "
+      "back.safetensors");
   command->callback([a] { Report(Run(*a)); });
 }
 

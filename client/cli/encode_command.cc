@@ -191,6 +191,17 @@ void PrintSummary(const Arguments& arguments, const Rows& k, const Rows& v, uint
   }
 }
 
+// Clip ratios are fitted for codes of so many bits.
+void WarnOfOtherBits(const LayerSource& source, const Arguments& arguments) {
+  const auto warn = [](const char* side, uint64_t fitted, uint32_t bits) {
+    if (fitted == 0 || fitted == bits) return;
+    std::cerr << "oscarkv: warning: the transform was fitted for " << side << " in " << fitted
+              << " bits, codes have " << bits << "\n";
+  };
+  warn("K", source.fitted_k_bits, arguments.k_bits);
+  warn("V", source.fitted_v_bits, arguments.v_bits);
+}
+
 absl::Status Encode(const Arguments& arguments, const SafetensorsFile& file) {
   OSCARKV_ASSIGN_OR_RETURN(const Rows k, FindRows(file.contents, "k"));
   OSCARKV_ASSIGN_OR_RETURN(const Rows v, FindRows(file.contents, "v"));
@@ -237,6 +248,7 @@ absl::Status Encode(const Arguments& arguments, const SafetensorsFile& file) {
   }
   OSCARKV_RETURN_IF_ERROR(writer.Finish());
   bar.Finish();
+  WarnOfOtherBits(source, arguments);
   PrintSummary(arguments, k, v, k_encoder.OutputBytes() + v_encoder.OutputBytes(), report);
   return absl::OkStatus();
 }
@@ -296,6 +308,16 @@ void AddEncodeCommand(CLI::App& app) {
                    "zero)")
       ->required();
   command->add_flag("--json", a->json, "Print the summary as JSON");
+  command->footer(
+      "Arithmetic and packing of codes: kernels/codec/FORMAT.md, Quantising a row. A row with a "
+      "NaN "
+      "or an\ninfinity, or beyond the range of its params, is counted and decodes to NaN; it "
+      "touches "
+      "no other row.\n"
+      "Example:\n"
+      "  oscarkv encode kv.safetensors --transform m.transform.safetensors --layer 3 -o "
+      "codes.safetensors\n"
+      "  oscarkv decode codes.safetensors -o back.safetensors");
   command->callback([a] { Report(Run(*a)); });
 }
 

@@ -196,6 +196,7 @@ void AddShow(CLI::App& transform) {
                       "Also draw it as a PNG, by `python3 -m oscarkv.plot_transform FILE OUT.png`");
   command->add_option("--python", a->python, "The Python that has the package oscarkv")
       ->capture_default_str();
+  command->footer("Example:\n  oscarkv transform show m.transform.safetensors --plot m.png");
   command->callback([a] { Report(Show(*a)); });
 }
 
@@ -222,6 +223,10 @@ void AddImport(CLI::App& transform) {
       ->check(CLI::Range(0.0, 1.0));
   command->add_option("--python", a->python, "The Python that has the package oscarkv")
       ->capture_default_str();
+  command->footer(
+      "Example:\n"
+      "  oscarkv transform import k_rotation_qqt_r_h_pbr.pt v_rotation_sst_r_h_pbr.pt --kv-heads 8 "
+      "-o m.safetensors");
   command->callback([a] { Report(Import(*a)); });
 }
 

@@ -5,6 +5,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
+#include "client/cli/transform_report.h"
 #include "kernels/base/sha256.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/codec/transform_file.h"
@@ -34,7 +35,15 @@ absl::StatusOr<LayerSource> LoadLayer(const std::string& name, uint32_t layer,
                      " of K and ", set->v_head_dim(), " of V; the rows have ", geometry.kv_heads,
                      " KV heads, head dims ", geometry.k_head_dim, " and ", geometry.v_head_dim));
   }
-  return LayerSource{*std::move(set), layer, absl::BytesToHexString(Sha256Of(file->bytes()))};
+  LayerSource source{*std::move(set), layer, absl::BytesToHexString(Sha256Of(file->bytes()))};
+  // A report that cannot be read is no reason not to use the matrices.
+  if (const auto text = TransformFileReport(file->bytes()); text.ok()) {
+    if (const auto report = ParseTransformReport(*text); report.ok()) {
+      source.fitted_k_bits = report->k_bits;
+      source.fitted_v_bits = report->v_bits;
+    }
+  }
+  return source;
 }
 
 PreparedHeads::PreparedHeads(const RowKernels& kernels, const std::vector<SideTransform>& heads) {

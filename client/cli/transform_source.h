@@ -21,6 +21,8 @@ struct LayerSource {
   // What encoded files are held against: the SHA-256 of the transform file in hexadecimal, or
   // "identity" or "hadamard".
   std::string id;
+  uint64_t fitted_k_bits = 0;  // what the file's report says; 0: nothing
+  uint64_t fitted_v_bits = 0;
 };
 
 // `name` is "identity", "hadamard" (both the same for every layer, without clip) or a transform

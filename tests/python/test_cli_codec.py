@@ -176,6 +176,15 @@ def test_clip_options_replace_the_files_own(cli, rows, transform):
     assert metadata["k_clip"] == "0,0" and metadata["v_clip"] == "0.5,0.5"
 
 
+def test_bits_other_than_fitted_are_named(cli, rows, tmp_path):
+    eye = {side: np.eye(DIM)[None, None] for side in "kv"}
+    path = tensor_files.write_transform(tmp_path / "t.safetensors", eye, report={"k_bits": 4, "v_bits": 2})
+    _, _, done = cli("encode", rows, "--transform", path)
+    assert "fitted for K in 4 bits, codes have 2" in done.stderr and "for V" not in done.stderr
+    _, _, done = cli("encode", rows, "--transform", path, "--k-bits", 4)
+    assert done.stderr == ""
+
+
 def test_layer_zero_is_the_default(cli, rows, transform):
     default, _, _ = cli("encode", rows, "--transform", transform[0])
     chosen, _, _ = cli("encode", rows, "--transform", transform[0], "--layer", 0)
@@ -376,6 +385,22 @@ def test_bad_options(refusal, rows, option, value):
 def test_missing_files(refusal, rows, tmp_path):
     assert "nowhere" in refusal("encode", tmp_path / "nowhere", "--transform", "identity")
     assert "nowhere" in refusal("encode", rows, "--transform", tmp_path / "nowhere")
+
+
+def test_output_that_cannot_be_written(build_dir, rows, tmp_path):
+    source = tensor_files.write(tmp_path / "in.safetensors", rows)
+    out = tmp_path / "missing" / "out.safetensors"
+    done = tensor_files.run(build_dir, "encode", source, "--transform", "identity", "-o", out)
+    assert done.returncode == 1 and str(out) in done.stderr and "NOT_FOUND" in done.stderr
+
+
+def test_output_may_replace_the_input(build_dir, rows, tmp_path):
+    path = tensor_files.write(tmp_path / "same.safetensors", rows)
+    for verb in (["encode", path, "--transform", "identity"], ["decode", path]):
+        done = tensor_files.run(build_dir, *verb, "-o", path)
+        assert done.returncode == 0, done.stderr
+    found, _ = tensor_files.read(path)
+    assert found["k"].shape == rows["k"].shape and np.abs(found["v"] - rows["v"]).max() < 2
 
 
 def test_truncated_input(refusal, rows, tmp_path):
