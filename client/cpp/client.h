@@ -83,7 +83,8 @@ struct PushRequest {
 
 struct PushReport {
   absl::Status store;
-  std::vector<ItemStatus> statuses;   // [keys]
+  // [keys]; kSkipped also where the store could not be asked, or did not say what became of it.
+  std::vector<ItemStatus> statuses;
   std::vector<std::string> messages;  // [keys], empty where all is well
   uint32_t wide_pages = 0;            // sent in each form
   uint32_t packed_pages = 0;

@@ -127,7 +127,7 @@ absl::Status Namespace::Impl::Prepare(Needs needs, absl::Time deadline) {
 absl::Status Namespace::Impl::WithOpen(Needs needs, absl::Time deadline,
                                        absl::FunctionRef<absl::Status()> call) {
   OSCARKV_RETURN_IF_ERROR(Prepare(needs, deadline));
-  const absl::Status status = call();
+  absl::Status status = call();
   // ABORTED: another epoch. FAILED_PRECONDITION: the fingerprint is not known (any more).
   if (!absl::IsAborted(status) && !absl::IsFailedPrecondition(status)) return status;
   connection_->CountReopen();

@@ -119,7 +119,7 @@ TEST(Breaker, AProbeClosesIt) {
 
 // A server that takes a call and is silent, until the test ends.
 struct Silence {
-  explicit Silence(Fixture* fixture, std::string method = "") : f(fixture) {
+  explicit Silence(Fixture* fixture, const std::string& method = "") : f(fixture) {
     f->store.enter = [this, method](const std::string& called) {
       if (method.empty() || called == method) over.WaitForNotification();
     };
