@@ -94,6 +94,7 @@ absl::Status RemoveKeys(Client& client, const Arguments& arguments, const Namesp
   }
   const std::vector<size_t> order = DeepestFirst(keys, *listed);
   std::vector<std::string> ordered;
+  ordered.reserve(keys.size());
   for (const size_t i : order) ordered.push_back(keys[i]);
   const uint64_t failures = client.counters().failures;
   OSCARKV_ASSIGN_OR_RETURN(const std::vector<ItemStatus> statuses, space.Delete(ordered));

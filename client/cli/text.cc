@@ -11,9 +11,13 @@
 #include "absl/strings/str_format.h"
 
 namespace oscarkv::cli {
+namespace {
+
+constexpr const char* kUnits[] = {"KB", "MB", "GB", "TB"};
+
+}  // namespace
 
 std::string BytesText(double bytes) {
-  constexpr const char* kUnits[] = {"KB", "MB", "GB", "TB"};
   if (bytes < 1000.0) return absl::StrFormat("%.0f B", bytes);
   size_t unit = 0;
   for (bytes /= 1000.0; bytes >= 1000.0 && unit + 1 < std::size(kUnits); bytes /= 1000.0) ++unit;

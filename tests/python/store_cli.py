@@ -33,7 +33,7 @@ class Cli:
         """The message of a run that must fail and print no data."""
         done = self.run(*arguments, **options)
         assert done.returncode == code and done.stdout == "", (done.returncode, done.stdout)
-        assert re.match(r"oscarkv: .* \([A-Z_]+\)\n$", done.stderr, re.S), done.stderr
+        assert re.search(r"(^|\] )oscarkv: .* \([A-Z_]+\)\n$", done.stderr, re.S), done.stderr
         return done.stderr
 
 

@@ -1,6 +1,8 @@
 """The commands of `oscarkv` that hold and give pages: what they print, their JSON, their exit codes and their refusals."""
 
 import json
+import os
+import pty
 import re
 
 import numpy as np
@@ -200,6 +202,19 @@ def test_rm_all_asks(cli, kv, model):
     assert cli("rm", model, "--all", "--yes") == f"removed {PAGES} pages\n"
     assert cli("ls", model) == "no pages\n"
     assert cli.json("rm", model, "--all", "-y")["removed"] == 0
+
+
+def test_rm_all_takes_the_answer_of_a_person(cli, kv, model):
+    cli("put", kv, "--model", model, *PUT)
+    ours, theirs = pty.openpty()
+    os.write(ours, b"no\n")
+    said = cli.refusal("rm", model, "--all", stdin=theirs)
+    assert f"Remove all {PAGES} pages (" in said and f"model {model}? [y/N] " in said and "nothing was removed" in said
+    assert len(cli.json("ls", model)["pages"]) == PAGES
+    os.write(ours, b"y\n")
+    assert cli("rm", model, "--all", stdin=theirs) == f"removed {PAGES} pages\n"
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_stat_says_what_is_there(build_dir, server, kv, tokens, tmp_path):
