@@ -1,5 +1,9 @@
 #include "client/cli/calibrate_command.h"
 
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -49,10 +53,18 @@ absl::Status Resolve(Arguments* arguments) {
   return absl::OkStatus();
 }
 
+// Said before the work, not after it.
+absl::Status CheckWritable(const std::string& path) {
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  if (access(folder.empty() ? "." : folder.c_str(), W_OK) == 0) return absl::OkStatus();
+  return absl::ErrnoToStatus(errno, absl::StrCat("cannot write ", path));
+}
+
 absl::Status Run(Arguments arguments) {
   OSCARKV_RETURN_IF_ERROR(Resolve(&arguments));
   OSCARKV_ASSIGN_OR_RETURN(const std::vector<calibrate::LayerDump> dump,
                            calibrate::OpenDump(arguments.dump));
+  OSCARKV_RETURN_IF_ERROR(CheckWritable(arguments.output));
   ProgressBar bar("calibrating", "layers");
   OSCARKV_ASSIGN_OR_RETURN(
       const Calibration calibration,

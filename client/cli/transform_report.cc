@@ -1,6 +1,7 @@
 #include "client/cli/transform_report.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -27,7 +28,11 @@ class Fields {
       value->is_string() ? void(*text = value->get<std::string>()) : Fail(name, "a text");
     }
   }
+  // JSON has no infinity: null stands for it.
   void Get(const char* name, double* number) {
+    if (object_.is_object() && object_.contains(name) && object_[name].is_null()) {
+      *number = std::numeric_limits<double>::infinity();
+    }
     if (const json* value = Find(name)) {
       value->is_number() ? void(*number = value->get<double>()) : Fail(name, "a number");
     }

@@ -39,6 +39,11 @@ const SideTransform& Pick(const std::vector<SideTransform>& heads, uint32_t head
   return heads.size() == 1 ? heads[0] : heads[head];
 }
 
+// Rows beyond the range of their params read back as NaN: no error is greater.
+double OrInfinite(double error) {
+  return std::isfinite(error) ? error : std::numeric_limits<double>::infinity();
+}
+
 // Logits of queries over transformed keys: q . (y T^-1 + m) = (q T^-T) . y + q . m.
 struct TransformedQueries {
   RowMatrix rows;             // q T^-T
@@ -237,7 +242,7 @@ std::vector<double> LayerScorer::KErrors(uint32_t head, const SideTransform& tra
     const TransformedQueries queries(window.q, transform);
     for (size_t i = 0; i < clip_ratios.size(); ++i) {
       const RowMatrix logits = queries.Logits(Quantized(keys, clip_ratios[i], bits));
-      errors[i] += KeyError(window, logits, window.packed_v) / norm_;
+      errors[i] += OrInfinite(KeyError(window, logits, window.packed_v) / norm_);
     }
   }
   return errors;
@@ -255,7 +260,7 @@ std::vector<double> LayerScorer::VErrors(uint32_t head, const SideTransform& tra
     for (size_t i = 0; i < clip_ratios.size(); ++i) {
       const RowMatrix read = window.packed_weights * Quantized(values, clip_ratios[i], bits);
       const RowMatrix difference = read * MapOf(transform.inverse, transform.dim) + constant;
-      errors[i] += static_cast<double>(difference.squaredNorm()) / norm_;
+      errors[i] += OrInfinite(static_cast<double>(difference.squaredNorm()) / norm_);
     }
   }
   return errors;
@@ -273,7 +278,7 @@ double LayerScorer::BothError(const std::vector<SideTransform>& k, uint32_t k_bi
     values.rowwise() += MapOf(of_v.offset);
     error += KeyError(window, TransformedQueries(window.q, of_k).Logits(keys), values);
   }
-  return error / norm_;
+  return OrInfinite(error / norm_);
 }
 
 }  // namespace oscarkv::calibrate

@@ -39,7 +39,7 @@ class LayerScorer {
                                             const ScoreOptions& options);
 
   // The error with only K, or only V, through the codec, at each of `clip_ratios` (the transform's
-  // own is not used).
+  // own is not used). Infinite when a row is beyond the range of its params.
   std::vector<double> KErrors(uint32_t head, const SideTransform& transform, uint32_t bits,
                               std::span<const float> clip_ratios) const;
   std::vector<double> VErrors(uint32_t head, const SideTransform& transform, uint32_t bits,

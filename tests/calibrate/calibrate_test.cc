@@ -2,8 +2,10 @@
 #include "kernels/calibrate/calibrate.h"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <limits>
+#include <optional>
 #include <set>
 
 #include "gmock/gmock.h"
@@ -148,6 +150,24 @@ TEST(CalibrateTest, TellsItsProgress) {
               seen.insert(done);
             }).status());
   EXPECT_THAT(seen, ElementsAre(1, 2));
+}
+
+// With a mean beyond what fp16 scales reach only the candidates that subtract it can be read back.
+TEST(CalibrateTest, CandidatesThatCannotBeHeldAreNeverChosen) {
+  Activations layer = MakeActivations(800, 1, 1, 16, 16, 30);
+  layer.k[0].col(3).array() += 1e6f;
+  layer.q[0].col(3).setZero();
+  const std::vector<LayerDump> dump = OpenAll({WriteLayer("layer_0_range", layer, {400, 400})});
+  for (const std::optional<float> clip : {std::optional<float>(), std::optional<float>(0.0f)}) {
+    CalibrateOptions options = Options();
+    options.k_clip = clip;
+    const LayerReport report = Fitted(dump, options).layers[0];
+    EXPECT_TRUE(std::isinf(ScoreOf(report.k, "naive").error));
+    EXPECT_TRUE(std::isinf(ScoreOf(report.k, "hadamard").error));
+    EXPECT_THAT(report.k_method, HasSubstr("+offset"));
+    EXPECT_LT(report.error, 1.0);
+    EXPECT_TRUE(std::isinf(report.naive_error));
+  }
 }
 
 TEST(CalibrateTest, HeadDimsOfKAndVMayDiffer) {

@@ -327,6 +327,27 @@ def test_missing_layers_names_and_files(refusal, dump, tmp_path):
     assert "opening" in refusal(tmp_path / "layer_0.safetensors")
 
 
+def test_a_folder_that_is_not_there_is_said_before_the_work(build_dir, dump, tmp_path):
+    out = tmp_path / "missing" / "set.safetensors"
+    done = tensor_files.run(build_dir, "calibrate", dump, "-o", out)
+    assert done.returncode == 1 and f"cannot write {out}" in done.stderr and done.stdout == ""
+
+
+def test_scores_beyond_all_bounds_are_shown(build_dir, tmp_path):
+    """JSON has no infinity; a transform whose rows cannot be held must not look perfect."""
+    layer = {"k_method": "x", "v_method": "x", "error": None, "naive_error": 0.5,
+             **{f"{side}_scores": [{"method": "naive", "error": 0.25, "clip_ratios": [0]},
+                                   {"method": "x", "error": None, "clip_ratios": [0]}] for side in "kv"}}
+    path = tensor_files.write_transform(tmp_path / "t", {side: np.eye(32)[None, None] for side in "kv"},
+                                        report={"method": "x", "layers": [layer]})
+    done = tensor_files.run(build_dir, "transform", "show", path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^   x +inf +none +1$", done.stdout, re.M) and "K and V together: inf chosen" in done.stdout
+    done = tensor_files.run(build_dir, "transform", "show", path, "--plot", tmp_path / "t.png", "--python",
+                            sys.executable)
+    assert done.returncode == 0 and (tmp_path / "t.png").exists(), done.stderr
+
+
 def test_group_that_does_not_divide(refusal, dump):
     assert "64" in refusal(dump, "--group", 64)
 

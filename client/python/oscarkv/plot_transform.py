@@ -35,7 +35,9 @@ def read(path):
             begin, end = header[name]["data_offsets"]
             values = np.frombuffer(data[8 + length + begin:8 + length + end], "<f4")
             arrays[name] = values.reshape(header[name]["shape"])
-        report = json.loads(metadata.get("report", "{}"))
+        # JSON has no infinity: null stands for an error beyond all bounds, which a plot leaves out.
+        report = json.loads(metadata.get("report", "{}"), object_hook=lambda found: {
+            name: float("nan") if value is None else value for name, value in found.items()})
     except (struct.error, ValueError, KeyError, TypeError) as error:
         raise NotATransformFile(f"{path} is no transform file: {error}") from None
     return (report, {side: arrays[f"{side}.clip_ratio"] for side in "kv"},
@@ -48,7 +50,7 @@ def _medians(layers, side):
     for layer in layers:
         for score in layer[f"{side}_scores"]:
             errors.setdefault(score["method"], []).append(score["error"])
-    return {method: float(np.median(found)) for method, found in errors.items()}
+    return {method: float(np.nanmedian(found)) if np.isfinite(found).any() else float("nan") for method, found in errors.items()}
 
 
 def _layer_panel(axes, layers):
