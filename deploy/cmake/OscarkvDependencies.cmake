@@ -63,7 +63,9 @@ if(OSCARKV_NCCL_INCLUDE_DIR AND OSCARKV_NCCL_LIBRARY)
   message(STATUS "NCCL found: ${OSCARKV_NCCL_LIBRARY}")
 endif()
 if(OSCARKV_CUDA)
-  set(CMAKE_CUDA_ARCHITECTURES 90 CACHE STRING "CUDA architectures")
+  # Hopper, with the instructions that only its own target has; named by hand, because CMake 3.25 does not know 90a.
+  set(CMAKE_CUDA_ARCHITECTURES OFF)
+  set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -gencode=arch=compute_90a,code=sm_90a")
   enable_language(CUDA)
   # CMake 3.25.1 does not know nvcc's C++20 switch.
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)

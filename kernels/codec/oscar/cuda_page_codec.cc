@@ -1,0 +1,236 @@
+#include "kernels/codec/oscar/cuda_page_codec.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
+#include "kernels/base/status_macros.h"
+#include "kernels/codec/oscar/cuda_decode.h"
+#include "kernels/codec/oscar/cuda_transforms.h"
+#include "kernels/device/buffer.h"
+
+namespace oscarkv::cuda {
+namespace {
+
+using device::DeviceBuffer;
+
+constexpr uint32_t kBlockBytesMax = 24 << 10;  // eight of them stand in shared memory
+
+CrcTables MakeCrcTables() {
+  CrcTables tables;
+  const uint32_t step = CrcPower(kCrcLanes);
+  for (uint32_t byte = 0; byte < 4; ++byte) {
+    for (uint32_t value = 0; value < 256; ++value)
+      tables.step[byte][value] = CrcMultiply(step, value << (8 * byte));
+  }
+  for (uint32_t n = 0; n < kCrcLanes; ++n) tables.power[n] = CrcPower(n + 1);
+  return tables;
+}
+
+// The tasks that one kernel does: rows of one shape.
+struct TaskList {
+  RowShape shape;
+  std::vector<DecodeTask> tasks;  // by layer
+  DeviceBuffer on_device;
+};
+
+class Codec final : public CudaPageCodec {
+ public:
+  Codec(PageLayout wide, PageLayout packed) : wide_(std::move(wide)), packed_(std::move(packed)) {}
+
+  const PageLayout& layout(Encoding encoding) const override {
+    return encoding == Encoding::kWide ? wide_ : packed_;
+  }
+
+  absl::Status Prepare(const TransformSet& transforms);
+  absl::Status Decode(const DeviceDecodeBatch& batch, DecodeBasis basis,
+                      const DeviceEngineView& destination, cudaStream_t stream) const override;
+
+ private:
+  absl::StatusOr<DeviceSide> PrepareSide(const SideLayout& place,
+                                         const std::vector<SideTransform>& heads);
+  void AddTask(uint32_t layer, uint32_t first_side, const RowShape& shape);
+  void AddTasks(uint32_t layer, const BlockLayout& block);
+  absl::Status Check(const DeviceDecodeBatch& batch, const DeviceEngineView& destination) const;
+
+  PageLayout wide_;
+  PageLayout packed_;
+  std::vector<DeviceLayer> layers_;
+  std::vector<TaskList> lists_;
+  std::vector<DeviceBuffer> transforms_;  // what DeviceSide points to
+  DeviceBuffer layers_on_device_;
+  DeviceBuffer crc_;
+};
+
+absl::StatusOr<DeviceSide> Codec::PrepareSide(const SideLayout& place,
+                                              const std::vector<SideTransform>& heads) {
+  const PreparedInverse prepared = PrepareInverse(heads, place.bits, place.group);
+  OSCARKV_ASSIGN_OR_RETURN(DeviceBuffer fragments,
+                           DeviceBuffer::CopyOf(std::span(prepared.fragments)));
+  OSCARKV_ASSIGN_OR_RETURN(DeviceBuffer columns, DeviceBuffer::CopyOf(std::span(prepared.columns)));
+  OSCARKV_ASSIGN_OR_RETURN(DeviceBuffer scales, DeviceBuffer::CopyOf(std::span(prepared.scales)));
+  const DeviceSide side = {.rows_offset = static_cast<uint32_t>(place.rows_offset),
+                           .params_offset = static_cast<uint32_t>(place.params_offset),
+                           .group = place.group,
+                           .per_head = heads.size() > 1 ? 1u : 0u,
+                           .fragments = fragments.as<uint2>(),
+                           .columns = columns.as<float>(),
+                           .scales = scales.as<float>()};
+  transforms_.push_back(std::move(fragments));
+  transforms_.push_back(std::move(columns));
+  transforms_.push_back(std::move(scales));
+  return side;
+}
+
+void Codec::AddTask(uint32_t layer, uint32_t first_side, const RowShape& shape) {
+  auto list = std::find_if(lists_.begin(), lists_.end(),
+                           [&](const TaskList& it) { return it.shape == shape; });
+  if (list == lists_.end()) {
+    lists_.push_back({.shape = shape, .tasks = {}, .on_device = {}});
+    list = lists_.end() - 1;
+  }
+  list->tasks.push_back({static_cast<uint16_t>(layer), static_cast<uint16_t>(first_side)});
+}
+
+void Codec::AddTasks(uint32_t layer, const BlockLayout& block) {
+  RowShape k{block.k.dim, block.k.bits, block.k.group, 1};
+  const RowShape v{block.v.dim, block.v.bits, block.v.group, 1};
+  if (k == v && TakesBothSides(k.dim)) {
+    k.sides = 2;
+    AddTask(layer, 0, k);
+  } else {
+    AddTask(layer, 0, k);
+    AddTask(layer, 1, v);
+  }
+}
+
+absl::Status Codec::Prepare(const TransformSet& transforms) {
+  uint64_t strides = 0;
+  for (uint32_t layer = 0; layer < packed_.geometry().layers; ++layer) {
+    const BlockLayout& block = packed_.block(layer);
+    for (const SideLayout* side : {&block.k, &block.v}) {
+      if (HasDecodeKernel(side->dim, side->bits)) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "layer ", layer, ": no device kernel for rows of ", side->dim, " elements of ",
+          side->bits, " bits; there are 64, 128 and 256 elements of ", "2 and 4 bits"));
+    }
+    if (block.stride > kBlockBytesMax) {
+      return absl::InvalidArgumentError(absl::StrCat("layer ", layer, ": a block has ",
+                                                     block.stride, " bytes, device kernels take ",
+                                                     kBlockBytesMax, " at most"));
+    }
+    DeviceLayer device_layer = {
+        .strides_before = strides,
+        .stride = static_cast<uint32_t>(block.stride),
+        .content_words = static_cast<uint32_t>(block.bytes / 4),
+        .crc_start = CrcMultiply(0xffffffffu, CrcPower(block.bytes / 4)),
+        .side = {},
+    };
+    OSCARKV_ASSIGN_OR_RETURN(device_layer.side[0], PrepareSide(block.k, transforms.layer(layer).k));
+    OSCARKV_ASSIGN_OR_RETURN(device_layer.side[1], PrepareSide(block.v, transforms.layer(layer).v));
+    layers_.push_back(device_layer);
+    AddTasks(layer, block);
+    strides += block.stride;
+  }
+  for (TaskList& list : lists_) {
+    OSCARKV_ASSIGN_OR_RETURN(list.on_device, DeviceBuffer::CopyOf(std::span(list.tasks)));
+  }
+  OSCARKV_ASSIGN_OR_RETURN(layers_on_device_, DeviceBuffer::CopyOf(std::span(layers_)));
+  const CrcTables tables = MakeCrcTables();
+  OSCARKV_ASSIGN_OR_RETURN(crc_, DeviceBuffer::CopyOf(std::span(&tables, 1)));
+  return absl::OkStatus();
+}
+
+absl::Status CheckRange(std::string_view what, BlockRange range, uint32_t count) {
+  if (range.count > 0 && range.first < count && range.count <= count - range.first)
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(absl::string_view(what.data(), what.size()),
+                                                 " from ", range.first, ", ", range.count,
+                                                 " of them, do not lie within 0..", count - 1));
+}
+
+absl::Status CheckSide(const DeviceEngineSide& side, std::string_view name) {
+  const absl::string_view which(name.data(), name.size());
+  if (side.layer_base == nullptr)
+    return absl::InvalidArgumentError(absl::StrCat(which, ": no layer base pointers"));
+  if (side.dtype != DType::kBf16 && side.dtype != DType::kFp16) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        which, ": dtype must be bf16 or fp16, found ",
+        absl::string_view(DTypeName(side.dtype).data(), DTypeName(side.dtype).size())));
+  }
+  if (((side.block_stride | side.token_stride | side.head_stride) & 15) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(which, ": strides must be multiples of 16 bytes, found ", side.block_stride,
+                     ", ", side.token_stride, ", ", side.head_stride));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Codec::Check(const DeviceDecodeBatch& batch,
+                          const DeviceEngineView& destination) const {
+  const Geometry& geometry = packed_.geometry();
+  if (batch.encoding != Encoding::kPacked) {
+    return absl::InvalidArgumentError("device kernels decode PACKED pages");
+  }
+  OSCARKV_RETURN_IF_ERROR(CheckRange("layers", batch.layers, geometry.layers));
+  OSCARKV_RETURN_IF_ERROR(CheckRange("heads", batch.heads, geometry.kv_heads));
+  OSCARKV_RETURN_IF_ERROR(CheckSide(destination.k, "K"));
+  OSCARKV_RETURN_IF_ERROR(CheckSide(destination.v, "V"));
+  if (destination.k.dtype != destination.v.dtype)
+    return absl::InvalidArgumentError("K and V of an engine must have one dtype");
+  if (destination.block_tokens == 0)
+    return absl::InvalidArgumentError("block_tokens must be positive");
+  if (batch.page_bytes == nullptr || batch.slots == nullptr || batch.block_crc32c == nullptr ||
+      batch.status == nullptr) {
+    return absl::InvalidArgumentError("a pointer of the batch is null");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Codec::Decode(const DeviceDecodeBatch& batch, DecodeBasis basis,
+                           const DeviceEngineView& destination, cudaStream_t stream) const {
+  OSCARKV_RETURN_IF_ERROR(Check(batch, destination));
+  if (batch.pages == 0) return absl::OkStatus();
+  const uint32_t end = batch.layers.first + batch.layers.count;
+  for (const TaskList& list : lists_) {
+    const auto before = [](const DecodeTask& task, uint32_t layer) { return task.layer < layer; };
+    const auto first =
+        std::lower_bound(list.tasks.begin(), list.tasks.end(), batch.layers.first, before);
+    const auto last = std::lower_bound(first, list.tasks.end(), end, before);
+    if (first == last) continue;
+    uint32_t block_bytes = 0;
+    for (auto task = first; task != last; ++task)
+      block_bytes = std::max(block_bytes, layers_[task->layer].stride);
+    const DecodeArguments arguments = {
+        .layers = layers_on_device_.as<DeviceLayer>(),
+        .tasks = list.on_device.as<DecodeTask>() + (first - list.tasks.begin()),
+        .crc = crc_.as<CrcTables>(),
+        .batch = batch,
+        .strides_before_range = layers_[batch.layers.first].strides_before,
+        .side = {destination.k, destination.v},
+        .page_tokens = packed_.geometry().page_tokens,
+        .block_tokens = destination.block_tokens,
+        .slots = destination.slots,
+        .fp32_params = packed_.spec().params == ParamsDType::kFp32,
+        .transform = basis == DecodeBasis::kModel};
+    OSCARKV_RETURN_IF_ERROR(LaunchDecode(arguments, list.shape, destination.k.dtype == DType::kBf16,
+                                         static_cast<uint32_t>(last - first), block_bytes, stream));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CudaPageCodec>> CudaPageCodec::Create(
+    const Geometry& geometry, const CodecSpec& spec, const TransformSet& transforms) {
+  OSCARKV_ASSIGN_OR_RETURN(PageLayout wide, PageLayout::Create(geometry, spec, Encoding::kWide));
+  OSCARKV_ASSIGN_OR_RETURN(PageLayout packed,
+                           PageLayout::Create(geometry, spec, Encoding::kPacked));
+  OSCARKV_RETURN_IF_ERROR(transforms.CheckFits(geometry));
+  auto codec = std::make_unique<Codec>(std::move(wide), std::move(packed));
+  OSCARKV_RETURN_IF_ERROR(codec->Prepare(transforms));
+  return codec;
+}
+
+}  // namespace oscarkv::cuda

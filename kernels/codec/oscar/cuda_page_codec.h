@@ -1,0 +1,80 @@
+// Pages between an engine's paged KV cache in GPU memory and page bytes in memory that the GPU
+// reaches: the device's counterpart of PageCodec (kernels/codec/page_codec.h). Calls only enqueue
+// work on the caller's stream: they allocate nothing, wait for nothing, and can be captured into a
+// CUDA graph.
+#ifndef OSCARKV_KERNELS_CODEC_OSCAR_CUDA_PAGE_CODEC_H_
+#define OSCARKV_KERNELS_CODEC_OSCAR_CUDA_PAGE_CODEC_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "cuda_runtime_api.h"
+#include "kernels/codec/page_codec.h"
+#include "kernels/codec/page_layout.h"
+#include "kernels/codec/transform_set.h"
+
+namespace oscarkv::cuda {
+
+// EngineSide with what it points to in device memory. Rows are 16-byte aligned: so are
+// `layer_base`'s pointers and all strides.
+struct DeviceEngineSide {
+  std::byte* const* layer_base =
+      nullptr;               // [layers]; the array and what it points to: device memory
+  int64_t block_stride = 0;  // bytes
+  int64_t token_stride = 0;
+  int64_t head_stride = 0;
+  DType dtype = DType::kBf16;  // bf16 or fp16
+};
+
+// A worker's cache on the device; the same for all layers.
+struct DeviceEngineView {
+  DeviceEngineSide k;
+  DeviceEngineSide v;
+  uint32_t block_tokens = 1;
+  uint32_t slots = 0;
+};
+
+// What a status word holds, bits. A block with kBadChecksum was not written.
+inline constexpr uint32_t kBadChecksum = 1;
+inline constexpr uint32_t kNonFiniteRows = 2;  // rows that read back as NaN, as FORMAT.md says
+inline constexpr uint32_t kBadSlot = 4;        // a slot beyond the cache: that token was left out
+
+// Pages of one encoding to decode; all pointers are device memory (or pinned host memory that the
+// device reaches), and stay until the stream has passed.
+struct DeviceDecodeBatch {
+  Encoding encoding = Encoding::kPacked;
+  BlockRange layers;  // the part of each page that its bytes hold
+  BlockRange heads;
+  uint32_t pages = 0;
+  const std::byte* const* page_bytes = nullptr;  // [pages], 16-byte aligned
+  const int64_t* slots = nullptr;          // [pages][page_tokens]; negative: leave the token out
+  const uint32_t* block_crc32c = nullptr;  // [pages][layers.count][heads.count]
+  uint32_t* status = nullptr;              // [pages][layers.count][heads.count]; bits are added
+};
+
+// Immutable and thread-safe. Works on the device that was current when it was made.
+class CudaPageCodec {
+ public:
+  // Copies the transforms to the device. kInvalidArgument: head dims, bits or groups for which no
+  // kernel was built (the message lists those that exist), or a page with too large a block;
+  // kFailedPrecondition: transforms that do not fit; otherwise the device's errors.
+  static absl::StatusOr<std::unique_ptr<CudaPageCodec>> Create(const Geometry& geometry,
+                                                               const CodecSpec& spec,
+                                                               const TransformSet& transforms);
+  virtual ~CudaPageCodec() = default;
+
+  virtual const PageLayout& layout(Encoding encoding) const = 0;
+
+  // Verifies each block's checksum, then writes its tokens where the engine keeps them, in the
+  // model's basis or as stored. kInvalidArgument: ranges, strides or dtypes that do not fit;
+  // nothing was enqueued then. Errors of the launch otherwise.
+  virtual absl::Status Decode(const DeviceDecodeBatch& batch, DecodeBasis basis,
+                              const DeviceEngineView& destination, cudaStream_t stream) const = 0;
+};
+
+}  // namespace oscarkv::cuda
+
+#endif  // OSCARKV_KERNELS_CODEC_OSCAR_CUDA_PAGE_CODEC_H_

@@ -1,0 +1,34 @@
+// Transforms as the device's kernels want them.
+#ifndef OSCARKV_KERNELS_CODEC_OSCAR_CUDA_TRANSFORMS_H_
+#define OSCARKV_KERNELS_CODEC_OSCAR_CUDA_TRANSFORMS_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/codec/transform_set.h"
+
+namespace oscarkv::cuda {
+
+// T^-1 as right-hand operands of m16n8k16 products, one head after the other, and what is applied
+// to the sums.
+//
+// A warp takes 32 columns in 4 tiles of 8, and 16 rows (dims) a step. Column n of tile j is
+// 8 (n / 2) + 2 j + n % 2, so that a thread's sums are 8 columns that follow each other. Dims 4 t +
+// {0, 2, 1, 3} of a step are the operand's rows 2 t, 2 t + 1, 2 t + 8 and 2 t + 9, because a thread
+// finds those codes in bytes 0 and 2, and 1 and 3, of one word.
+//
+// Codes come as code * 2^(bits * field) * 2^-24; each entry is therefore divided by 2^(bits *
+// field), and by a power of two for its column, and rounded to fp16.
+struct PreparedInverse {
+  std::vector<uint16_t> fragments;  // [heads][dim / 32][dim / 16][4 tiles][32 lanes][4]
+  // [heads][1 + groups][dim]: the offset, sums of the operand over each group's rows.
+  std::vector<float> columns;
+  std::vector<float> scales;  // [heads]: what sums of products are multiplied by
+};
+
+PreparedInverse PrepareInverse(const std::vector<SideTransform>& heads, uint32_t bits,
+                               uint32_t group);
+
+}  // namespace oscarkv::cuda
+
+#endif  // OSCARKV_KERNELS_CODEC_OSCAR_CUDA_TRANSFORMS_H_

@@ -1,0 +1,336 @@
+// The device's decode kernels beside the page codec on the CPU, on the same page bytes.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "kernels/codec/oscar/cuda_page_codec.h"
+#include "kernels/device/status.h"
+#include "kernels/device/stream.h"
+#include "tests/codec/page_testing.h"
+#include "tests/gpu/gpu_cache.h"
+#include "tests/support/status_matchers.h"
+
+namespace oscarkv::testing {
+namespace {
+
+using ::testing::Each;
+using ::testing::HasSubstr;
+
+constexpr uint32_t kSlots = 512;
+
+struct Case {
+  uint32_t k_dim;
+  uint32_t v_dim;
+  LayerBits bits;
+  uint32_t group;
+  ParamsDType params;
+  DType dtype;
+  EngineLayout layout;
+  uint32_t page_tokens;
+};
+
+std::string Describe(const Case& c) {
+  return std::string("K") + std::to_string(c.k_dim) + "x" + std::to_string(c.bits.k) + " V" +
+         std::to_string(c.v_dim) + "x" + std::to_string(c.bits.v) + " group " +
+         std::to_string(c.group) + (c.params == ParamsDType::kFp16 ? " fp16" : " fp32") + " " +
+         std::string(DTypeName(c.dtype)) + " " + LayoutName(c.layout) + " page " +
+         std::to_string(c.page_tokens);
+}
+
+// A few pages, encoded on the CPU, at random slots of a cache.
+struct World {
+  Geometry geometry;
+  CodecSpec spec;
+  std::shared_ptr<const TransformSet> transforms;
+  std::unique_ptr<PageCodec> cpu;
+  std::unique_ptr<cuda::CudaPageCodec> gpu;
+  std::vector<EncodedPage> pages;
+  std::vector<std::vector<int64_t>> slots;
+  EngineCache source;
+
+  explicit World(const Case& c, uint32_t page_count = 5)
+      : geometry{.layers = 3,
+                 .kv_heads = 2,
+                 .k_head_dim = c.k_dim,
+                 .v_head_dim = c.v_dim,
+                 .page_tokens = c.page_tokens,
+                 .dtype = c.dtype},
+        source(c.layout, geometry, c.dtype, kSlots) {
+    spec.bits = {c.bits};
+    spec.group = c.group;
+    spec.params = c.params;
+    spec.transform_hash = std::string(32, 't');
+    transforms = RotationSet(geometry, 0.9f);
+    cpu = OrDie(MakePageCodec(CodecBackend::kReference, geometry, spec, transforms));
+    gpu = OrDie(cuda::CudaPageCodec::Create(geometry, spec, *transforms));
+    source.FillGaussian(7);
+    std::vector<int64_t> free(kSlots);
+    std::iota(free.begin(), free.end(), 0);
+    std::shuffle(free.begin(), free.end(), std::mt19937(3));
+    for (uint32_t page = 0; page < page_count; ++page) {
+      const auto first = free.begin() + page * c.page_tokens;
+      slots.emplace_back(first, first + c.page_tokens);
+    }
+    Encode();
+  }
+
+  void Encode() {
+    pages.clear();
+    for (const auto& page_slots : slots)
+      pages.push_back(EncodePage(*cpu, Encoding::kPacked, source, page_slots));
+  }
+
+  BlockRange all_layers() const { return {0, geometry.layers}; }
+  BlockRange all_heads() const { return {0, geometry.kv_heads}; }
+};
+
+// Decodes on the device into a fresh cache, which comes back; status words too.
+std::vector<uint32_t> GpuDecode(const World& world, const std::vector<EncodedPage>& pages,
+                                BlockRange layers, BlockRange heads, DecodeBasis basis,
+                                EngineCache& into) {
+  const GpuCache cache(into);
+  const GpuBatch batch(pages, world.slots, layers, heads);
+  const auto stream = OrDie(device::Stream::Create());
+  EXPECT_OK(world.gpu->Decode(batch.batch(), basis, cache.View(), stream.get()));
+  EXPECT_OK(stream.Synchronize());
+  cache.CopyTo(into);
+  return batch.Status();
+}
+
+void CpuDecode(const World& world, const std::vector<EncodedPage>& pages, BlockRange layers,
+               BlockRange heads, DecodeBasis basis, EngineCache& into) {
+  for (size_t i = 0; i < pages.size(); ++i) {
+    DecodeItem item{.encoding = Encoding::kPacked,
+                    .layers = layers,
+                    .heads = heads,
+                    .slots = world.slots[i],
+                    .bytes = pages[i].bytes,
+                    .block_crc32c = pages[i].crcs,
+                    .result = {}};
+    ASSERT_OK(world.cpu->Decode({&item, 1}, basis, into.View()));
+    ASSERT_OK(item.result);
+  }
+}
+
+// The greatest difference of a row, in parts of its greatest magnitude.
+double WorstDifference(const World& world, EngineCache& one, EngineCache& other) {
+  double worst = 0.0;
+  for (uint32_t layer = 0; layer < world.geometry.layers; ++layer) {
+    for (uint32_t head = 0; head < world.geometry.kv_heads; ++head) {
+      for (int64_t slot = 0; slot < kSlots; ++slot) {
+        for (KvSide side : {KvSide::kK, KvSide::kV}) {
+          const auto left = one.Read(side, layer, head, slot);
+          const auto right = other.Read(side, layer, head, slot);
+          double most = 0.0;
+          double difference = 0.0;
+          for (size_t i = 0; i < left.size(); ++i) {
+            if (std::isnan(left[i]) != std::isnan(right[i])) return HUGE_VAL;
+            if (std::isnan(left[i])) continue;
+            most = std::max(most, std::fabs(double{right[i]}));
+            difference = std::max(difference, std::fabs(double{left[i]} - double{right[i]}));
+          }
+          if (most > 0.0) worst = std::max(worst, difference / most);
+        }
+      }
+    }
+  }
+  return worst;
+}
+
+std::vector<Case> Cases() {
+  std::vector<Case> cases;
+  for (uint32_t dim : {64u, 128u, 256u}) {
+    for (LayerBits bits : {LayerBits{2, 2}, LayerBits{4, 2}, LayerBits{2, 4}, LayerBits{4, 4}}) {
+      for (uint32_t group : {16u, 32u, 64u, 0u}) {
+        for (ParamsDType params : {ParamsDType::kFp16, ParamsDType::kFp32}) {
+          cases.push_back(
+              {dim, dim, bits, group, params, DType::kBf16, EngineLayout::kTokenMajor, 64});
+        }
+      }
+    }
+  }
+  for (DType dtype : {DType::kBf16, DType::kFp16}) {
+    for (EngineLayout layout :
+         {EngineLayout::kTokenMajor, EngineLayout::kNhd, EngineLayout::kHnd}) {
+      for (uint32_t tokens : {1u, 5u, 16u, 24u, 100u}) {
+        cases.push_back({128, 128, {2, 2}, 0, ParamsDType::kFp16, dtype, layout, tokens});
+      }
+    }
+  }
+  cases.push_back({128, 64, {2, 2}, 0, ParamsDType::kFp16, DType::kBf16, EngineLayout::kHnd, 32});
+  cases.push_back({64, 256, {4, 2}, 32, ParamsDType::kFp32, DType::kFp16, EngineLayout::kNhd, 32});
+  return cases;
+}
+
+class GpuDecodeTest : public ::testing::TestWithParam<Case> {};
+
+TEST_P(GpuDecodeTest, WritesTheBytesThatTheReferenceWritesInTheTransformedBasis) {
+  const World world(GetParam(), GetParam().page_tokens > 64 ? 3 : 5);
+  EngineCache found(GetParam().layout, world.geometry, GetParam().dtype, kSlots);
+  EngineCache expected(GetParam().layout, world.geometry, GetParam().dtype, kSlots);
+  const auto status = GpuDecode(world, world.pages, world.all_layers(), world.all_heads(),
+                                DecodeBasis::kTransformed, found);
+  CpuDecode(world, world.pages, world.all_layers(), world.all_heads(), DecodeBasis::kTransformed,
+            expected);
+  EXPECT_THAT(status, Each(0u)) << Describe(GetParam());
+  EXPECT_TRUE(found.memory() == expected.memory()) << Describe(GetParam());
+}
+
+TEST_P(GpuDecodeTest, GoesBackToTheModelsBasisWithinTheBound) {
+  const World world(GetParam(), GetParam().page_tokens > 64 ? 3 : 5);
+  EngineCache found(GetParam().layout, world.geometry, GetParam().dtype, kSlots);
+  EngineCache expected(GetParam().layout, world.geometry, GetParam().dtype, kSlots);
+  const auto status = GpuDecode(world, world.pages, world.all_layers(), world.all_heads(),
+                                DecodeBasis::kModel, found);
+  CpuDecode(world, world.pages, world.all_layers(), world.all_heads(), DecodeBasis::kModel,
+            expected);
+  EXPECT_THAT(status, Each(0u)) << Describe(GetParam());
+  // One rounding to bf16 each way, and the fp16 operands.
+  EXPECT_LE(WorstDifference(world, found, expected),
+            GetParam().dtype == DType::kBf16 ? 0x1p-7 : 0x1p-9)
+      << Describe(GetParam());
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, GpuDecodeTest, ::testing::ValuesIn(Cases()),
+                         [](const auto& instance) { return std::to_string(instance.index); });
+
+const Case kPlain = {128, 128, {2, 2}, 0, ParamsDType::kFp16, DType::kBf16, EngineLayout::kNhd, 64};
+
+TEST(GpuDecodeTest, TakesARangeOfLayersAndHeads) {
+  const World world(kPlain);
+  const BlockRange layers{1, 2};
+  const BlockRange heads{1, 1};
+  std::vector<EncodedPage> parts;
+  for (const EncodedPage& page : world.pages)
+    parts.push_back(CutPart(world.cpu->layout(Encoding::kPacked), page, layers, heads));
+  EngineCache found(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
+  EngineCache expected(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
+  GpuDecode(world, parts, layers, heads, DecodeBasis::kTransformed, found);
+  CpuDecode(world, parts, layers, heads, DecodeBasis::kTransformed, expected);
+  EXPECT_TRUE(found.memory() == expected.memory());
+}
+
+TEST(GpuDecodeTest, LeavesTokensWithoutASlotAlone) {
+  World world(kPlain);
+  for (auto& slots : world.slots) {
+    for (size_t i = 0; i < slots.size(); i += 3) slots[i] = -1;
+  }
+  EngineCache found(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
+  EngineCache expected(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
+  GpuDecode(world, world.pages, world.all_layers(), world.all_heads(), DecodeBasis::kTransformed,
+            found);
+  CpuDecode(world, world.pages, world.all_layers(), world.all_heads(), DecodeBasis::kTransformed,
+            expected);
+  EXPECT_TRUE(found.memory() == expected.memory());
+}
+
+TEST(GpuDecodeTest, ASlotBeyondTheCacheIsReportedAndNotWritten) {
+  World world(kPlain);
+  EngineCache expected(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
+  world.slots[2][7] = -1;
+  CpuDecode(world, world.pages, world.all_layers(), world.all_heads(), DecodeBasis::kTransformed,
+            expected);
+  world.slots[2][7] = int64_t{1} << 40;
+  EngineCache found(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
+  const auto status = GpuDecode(world, world.pages, world.all_layers(), world.all_heads(),
+                                DecodeBasis::kTransformed, found);
+  EXPECT_TRUE(found.memory() == expected.memory());
+  for (size_t i = 0; i < status.size(); ++i)
+    EXPECT_EQ(status[i], i / world.geometry.blocks() == 2 ? cuda::kBadSlot : 0u);
+}
+
+TEST(GpuDecodeTest, ABlockWithAWrongByteIsReportedAndNotWritten) {
+  for (DecodeBasis basis : {DecodeBasis::kModel, DecodeBasis::kTransformed}) {
+    World world(kPlain);
+    EngineCache before(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
+    EngineCache found(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
+    const PageLayout& layout = world.cpu->layout(Encoding::kPacked);
+    // One bit in block (layer 1, head 0) of page 3, the last byte that the checksum covers.
+    world.pages[3].bytes[layout.block_offset(1, 0) + layout.block(1).bytes - 1] ^= std::byte{0x10};
+    const auto status =
+        GpuDecode(world, world.pages, world.all_layers(), world.all_heads(), basis, found);
+    for (size_t i = 0; i < status.size(); ++i)
+      EXPECT_EQ(status[i], i == 3 * world.geometry.blocks() + 2 ? cuda::kBadChecksum : 0u);
+    for (int64_t slot : world.slots[3]) {
+      for (KvSide side : {KvSide::kK, KvSide::kV}) {
+        EXPECT_EQ(found.Read(side, 1, 0, slot), before.Read(side, 1, 0, slot));
+        EXPECT_NE(found.Read(side, 1, 1, slot), before.Read(side, 1, 1, slot));
+      }
+    }
+  }
+}
+
+TEST(GpuDecodeTest, RowsThatCouldNotBeEncodedReadBackAsNanAndAreReported) {
+  World world(kPlain);
+  std::vector<float> row = world.source.Read(KvSide::kV, 2, 1, world.slots[1][9]);
+  row[5] = std::numeric_limits<float>::quiet_NaN();
+  world.source.Write(KvSide::kV, 2, 1, world.slots[1][9], row);
+  world.Encode();
+  EngineCache found(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
+  EngineCache expected(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
+  const auto status = GpuDecode(world, world.pages, world.all_layers(), world.all_heads(),
+                                DecodeBasis::kModel, found);
+  CpuDecode(world, world.pages, world.all_layers(), world.all_heads(), DecodeBasis::kModel,
+            expected);
+  EXPECT_LE(WorstDifference(world, found, expected), 0x1p-7);
+  EXPECT_TRUE(std::isnan(found.Read(KvSide::kV, 2, 1, world.slots[1][9])[64]));
+  for (size_t i = 0; i < status.size(); ++i)
+    EXPECT_EQ(status[i], i == 2 * world.geometry.blocks() - 1 ? cuda::kNonFiniteRows : 0u);
+}
+
+TEST(GpuDecodeTest, CanBeCapturedAndReplayed) {
+  const World world(kPlain);
+  EngineCache found(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
+  EngineCache expected(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
+  const GpuCache cache(found);
+  const GpuBatch batch(world.pages, world.slots, world.all_layers(), world.all_heads());
+  const auto stream = OrDie(device::Stream::Create());
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  ASSERT_EQ(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeGlobal), cudaSuccess);
+  ASSERT_OK(
+      world.gpu->Decode(batch.batch(), DecodeBasis::kTransformed, cache.View(), stream.get()));
+  ASSERT_EQ(cudaStreamEndCapture(stream.get(), &graph), cudaSuccess);
+  ASSERT_EQ(cudaGraphInstantiate(&executable, graph, 0), cudaSuccess);
+  for (int replay = 0; replay < 3; ++replay)
+    ASSERT_EQ(cudaGraphLaunch(executable, stream.get()), cudaSuccess);
+  ASSERT_OK(stream.Synchronize());
+  cudaGraphExecDestroy(executable);
+  cudaGraphDestroy(graph);
+  cache.CopyTo(found);
+  CpuDecode(world, world.pages, world.all_layers(), world.all_heads(), DecodeBasis::kTransformed,
+            expected);
+  EXPECT_TRUE(found.memory() == expected.memory());
+}
+
+TEST(GpuDecodeTest, RefusesWhatNoKernelWasBuiltFor) {
+  const Geometry geometry{
+      .layers = 1, .kv_heads = 1, .k_head_dim = 96, .v_head_dim = 128, .page_tokens = 16};
+  CodecSpec spec;
+  spec.transform_hash = std::string(32, 't');
+  const auto codec = cuda::CudaPageCodec::Create(geometry, spec, *RotationSet(geometry, 0.9f));
+  EXPECT_EQ(codec.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(codec.status().message()), HasSubstr("64, 128 and 256"));
+}
+
+TEST(GpuDecodeTest, RefusesMisalignedStrides) {
+  World world(kPlain);
+  EngineCache found(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
+  const GpuCache cache(found);
+  const GpuBatch batch(world.pages, world.slots, world.all_layers(), world.all_heads());
+  cuda::DeviceEngineView view = cache.View();
+  view.v.token_stride += 8;
+  const absl::Status status = world.gpu->Decode(batch.batch(), DecodeBasis::kModel, view, nullptr);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("multiples of 16"));
+}
+
+}  // namespace
+}  // namespace oscarkv::testing

@@ -1,0 +1,82 @@
+#include "tests/gpu/gpu_cache.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+
+namespace oscarkv::testing {
+
+using device::DeviceBuffer;
+
+void OrDie(const absl::Status& status) {
+  if (status.ok()) return;
+  std::fprintf(stderr, "%s\n", status.ToString().c_str());
+  std::abort();
+}
+
+GpuCache::GpuCache(EngineCache& cache) {
+  const EngineView host = cache.View();
+  std::vector<std::byte*> k_base;
+  std::vector<std::byte*> v_base;
+  for (size_t layer = 0; layer < cache.memory().size(); ++layer) {
+    const Bytes& memory = cache.memory()[layer];
+    layers_.push_back(OrDie(DeviceBuffer::CopyOf(std::span(memory))));
+    std::byte* start = layers_.back().data();
+    k_base.push_back(start + (host.k.layer_base[layer] - memory.data()));
+    v_base.push_back(start + (host.v.layer_base[layer] - memory.data()));
+  }
+  k_base_ = OrDie(DeviceBuffer::CopyOf(std::span(k_base)));
+  v_base_ = OrDie(DeviceBuffer::CopyOf(std::span(v_base)));
+  const auto side = [](const EngineSide& from, const DeviceBuffer& base) {
+    return cuda::DeviceEngineSide{.layer_base = base.as<std::byte*>(),
+                                  .block_stride = from.block_stride,
+                                  .token_stride = from.token_stride,
+                                  .head_stride = from.head_stride,
+                                  .dtype = from.dtype};
+  };
+  view_ = {.k = side(host.k, k_base_),
+           .v = side(host.v, v_base_),
+           .block_tokens = host.block_tokens,
+           .slots = static_cast<uint32_t>(host.slots)};
+}
+
+void GpuCache::CopyTo(EngineCache& cache) const {
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    // The first row of K is where the layer's memory starts.
+    OrDie(layers_[layer].CopyTo({cache.View().k.layer_base[layer], cache.memory()[layer].size()}));
+  }
+}
+
+GpuBatch::GpuBatch(std::vector<EncodedPage> pages, const std::vector<std::vector<int64_t>>& slots,
+                   BlockRange layers, BlockRange heads) {
+  std::vector<const std::byte*> page_bytes;
+  std::vector<int64_t> all_slots;
+  std::vector<uint32_t> crcs;
+  for (size_t i = 0; i < pages.size(); ++i) {
+    pages_.push_back(OrDie(DeviceBuffer::CopyOf(std::span(pages[i].bytes))));
+    page_bytes.push_back(pages_.back().data());
+    all_slots.insert(all_slots.end(), slots[i].begin(), slots[i].end());
+    crcs.insert(crcs.end(), pages[i].crcs.begin(), pages[i].crcs.end());
+  }
+  page_bytes_ = OrDie(DeviceBuffer::CopyOf(std::span(page_bytes)));
+  slots_ = OrDie(DeviceBuffer::CopyOf(std::span(all_slots)));
+  crcs_ = OrDie(DeviceBuffer::CopyOf(std::span(crcs)));
+  const std::vector<uint32_t> none(crcs.size(), 0);
+  status_ = OrDie(DeviceBuffer::CopyOf(std::span(none)));
+  batch_ = {.encoding = Encoding::kPacked,
+            .layers = layers,
+            .heads = heads,
+            .pages = static_cast<uint32_t>(pages.size()),
+            .page_bytes = page_bytes_.as<const std::byte*>(),
+            .slots = slots_.as<int64_t>(),
+            .block_crc32c = crcs_.as<uint32_t>(),
+            .status = status_.as<uint32_t>()};
+}
+
+std::vector<uint32_t> GpuBatch::Status() const {
+  std::vector<uint32_t> status(status_.size() / sizeof(uint32_t));
+  OrDie(status_.CopyTo(std::as_writable_bytes(std::span(status))));
+  return status;
+}
+
+}  // namespace oscarkv::testing
