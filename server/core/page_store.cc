@@ -134,6 +134,10 @@ LookupResult PageStore::Lookup(const Namespace& space, const LookupRequest& requ
   return result;
 }
 
+bool PageStore::Holds(const Namespace& space, std::string_view key) const {
+  return index_.Read(index_.Probe(space, key), [](PageRecord&) {});
+}
+
 FoundPage PageStore::LookUpOne(const Namespace& space, std::string_view key,
                                std::vector<LeasedPage>* held) {
   FoundPage page;

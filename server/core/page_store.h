@@ -82,6 +82,9 @@ class PageStore {
   // --- Pages. `space` is of this store. Keys that are not 16..64 bytes are kMiss, or kInvalid in a
   // put. A key twice in one batch is looked at, or acted on, twice; for puts see BeginPut. ---
 
+  // Whether the page is there: counts as nothing, changes nothing.
+  bool Holds(const Namespace& space, std::string_view key) const;
+
   // Which pages are there. Does not refresh recency. A lease that is granted covers exactly the
   // pages found kOk: nothing can go between the look and the lease. O(keys).
   LookupResult Lookup(const Namespace& space, const LookupRequest& request);

@@ -102,7 +102,12 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
     }
     while (next_item_ <= chunk.item()) {
       CloseItem();
-      BeginItem(next_item_++);
+      const uint32_t index = next_item_++;
+      if (index == chunk.item()) {
+        BeginItem(index);
+      } else {
+        PassItem(index);
+      }
     }
     if (!slot_) return absl::OkStatus();  // the item was refused: its bytes are let go by
     const MutableByteView bytes = slot_.bytes();
@@ -161,14 +166,23 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
     inflight_.Release();
   }
 
-  // Items of which no byte came: a page that is there already needs none.
+  // An item of which no byte comes: a page that is there already needs none. For another no room is
+  // made, which would cost pages that are there.
+  void PassItem(uint32_t index) {
+    const v1::PutItem& item = header_.items(static_cast<int>(index));
+    if (context_.store().Holds(*space_, item.key())) {
+      BeginItem(index);
+      CloseItem();
+    } else {
+      SetResult(index, ItemStatus::kInvalid,
+                absl::StrCat("expected ", item.bytes(), " bytes, 0 came"));
+    }
+  }
+
   void FinishItems() {
     if (space_ == nullptr) return;
     CloseItem();
-    while (next_item_ < static_cast<uint32_t>(header_.items_size())) {
-      BeginItem(next_item_++);
-      CloseItem();
-    }
+    while (next_item_ < static_cast<uint32_t>(header_.items_size())) PassItem(next_item_++);
   }
 
   void SetResult(uint32_t index, ItemStatus status, std::string message) {

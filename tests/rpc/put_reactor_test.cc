@@ -77,9 +77,31 @@ TEST_F(PutReactorTest, EndedEarlyNamesWhatIsMissing) {
   EXPECT_EQ(reply_.results(0).status(), v1::OK);
   EXPECT_EQ(reply_.results(1).status(), v1::INVALID);
   EXPECT_THAT(reply_.results(1).message(), HasSubstr("expected 1024 bytes, 512 came"));
-  EXPECT_EQ(reply_.results(2).status(), v1::SKIPPED);  // its parent is not stored
+  EXPECT_EQ(reply_.results(2).status(), v1::INVALID);
+  EXPECT_THAT(reply_.results(2).message(), HasSubstr("expected 1024 bytes, 0 came"));
   Stop();
   ExpectNothingHeld();
+}
+
+TEST_F(PutReactorTest, ItemsWithoutBytesCostNoPageThatIsThere) {
+  const std::vector<TestItem> items = Chain(space(), 500, 20);
+  TestItem last = items.back();
+  last.parent.clear();
+  last.first_position = 0;
+  for (const TestItem& item : Chain(space(), 100, 64)) ASSERT_EQ(Put(item), ItemStatus::kOk);
+  ASSERT_EQ(UsedBytes(), 64 * kWideSlotBytes);  // all there is
+  grpc::ClientContext call;
+  const auto stream = cache_->Put(&call, &reply_);
+  std::vector<TestItem> put(items.begin(), items.end() - 1);
+  put.insert(put.begin() + 10, last);  // the only one whose bytes come
+  ASSERT_TRUE(stream->Write(PutHeaderFor(put)));
+  ASSERT_TRUE(stream->Write(ChunkOf(10, last, 0, kPageBytes)));
+  stream->WritesDone();
+  ASSERT_TRUE(stream->Finish().ok());
+  for (int i = 0; i < reply_.results_size(); ++i)
+    EXPECT_EQ(reply_.results(i).status(), i == 10 ? v1::OK : v1::INVALID) << i;
+  EXPECT_EQ(UsedBytes(), 64 * kWideSlotBytes);
+  EXPECT_EQ(store().Stats().counters.evicted_bytes, kPageBytes);
 }
 
 TEST_F(PutReactorTest, ChunksOfRefusedItemsAreLetGoBy) {
