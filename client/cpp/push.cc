@@ -129,7 +129,7 @@ class Pusher {
 
   absl::Status SendBatch(size_t first, size_t count) {
     v1::PutReply reply;
-    const absl::Status status = space_.Call(deadline_, [&](grpc::ClientContext* context) {
+    absl::Status status = space_.Call(deadline_, [&](grpc::ClientContext* context) {
       reply.Clear();
       const auto writer = space_.connection()->stubs().cache->Put(context, &reply);
       if (writer->Write(MakeHeader(first))) SendChunks(*writer);

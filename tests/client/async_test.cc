@@ -36,19 +36,20 @@ FetchRequest FetchOf(const Fixture& f) {
 TEST(Async, FormsDoWhatTheSynchronousOnesDo) {
   Fixture f;
   absl::Notification pushed, looked, fetched;
-  f.space->PushAsync(f.source.view(), PushOf(f), [&](absl::StatusOr<PushReport> report) {
+  f.space->PushAsync(f.source.view(), PushOf(f), [&](const absl::StatusOr<PushReport>& report) {
     EXPECT_THAT(report->statuses, Each(ItemStatus::kOk));
     pushed.Notify();
   });
   pushed.WaitForNotification();
-  f.space->LookupAsync(f.keys, {}, [&](absl::StatusOr<Hit> hit) {
+  f.space->LookupAsync(f.keys, {}, [&](const absl::StatusOr<Hit>& hit) {
     EXPECT_EQ(hit->pages, 3u);
     looked.Notify();
   });
-  f.space->FetchAsync(f.destination.view(), FetchOf(f), [&](absl::StatusOr<FetchReport> report) {
-    EXPECT_EQ(report->pages, 3u);
-    fetched.Notify();
-  });
+  f.space->FetchAsync(f.destination.view(), FetchOf(f),
+                      [&](const absl::StatusOr<FetchReport>& report) {
+                        EXPECT_EQ(report->pages, 3u);
+                        fetched.Notify();
+                      });
   looked.WaitForNotification();
   fetched.WaitForNotification();
   EXPECT_TRUE(f.destination.SameRows(f.source, 0, 12));
@@ -58,10 +59,11 @@ TEST(Async, MisuseArrivesThere) {
   Fixture f;
   f.slots.pop_back();
   absl::Notification done;
-  f.space->FetchAsync(f.destination.view(), FetchOf(f), [&](absl::StatusOr<FetchReport> report) {
-    EXPECT_THAT(report, StatusIs(absl::StatusCode::kInvalidArgument));
-    done.Notify();
-  });
+  f.space->FetchAsync(f.destination.view(), FetchOf(f),
+                      [&](const absl::StatusOr<FetchReport>& report) {
+                        EXPECT_THAT(report, StatusIs(absl::StatusCode::kInvalidArgument));
+                        done.Notify();
+                      });
   done.WaitForNotification();
 }
 
@@ -75,10 +77,11 @@ TEST(Async, TheEndOfANamespaceCancelsWhatIsUnderWayAndRunsEveryDone) {
   std::vector<absl::Status> ends;
   absl::Mutex mutex;
   for (int i = 0; i < 5; ++i) {  // two of them are under way, three wait
-    f.space->FetchAsync(f.destination.view(), FetchOf(f), [&](absl::StatusOr<FetchReport> report) {
-      const absl::MutexLock lock(&mutex);
-      ends.push_back(report->store);
-    });
+    f.space->FetchAsync(f.destination.view(), FetchOf(f),
+                        [&](const absl::StatusOr<FetchReport>& report) {
+                          const absl::MutexLock lock(&mutex);
+                          ends.push_back(report->store);
+                        });
   }
   f.store.AwaitCalls("Get", 2);
   f.space.reset();
@@ -99,10 +102,11 @@ TEST(Async, OtherNamespacesOfTheClientGoOn) {
     if (method == "Get") over.WaitForNotification();
   };
   absl::Notification done;
-  f.space->FetchAsync(f.destination.view(), FetchOf(f), [&](absl::StatusOr<FetchReport> report) {
-    EXPECT_EQ(report->pages, 3u);
-    done.Notify();
-  });
+  f.space->FetchAsync(f.destination.view(), FetchOf(f),
+                      [&](const absl::StatusOr<FetchReport>& report) {
+                        EXPECT_EQ(report->pages, 3u);
+                        done.Notify();
+                      });
   f.store.AwaitCalls("Get", 1);
   other.reset();
   over.Notify();
@@ -113,7 +117,7 @@ TEST(Async, ANamespaceOutlivesItsClient) {
   Fixture f;
   f.client.reset();
   absl::Notification pushed;
-  f.space->PushAsync(f.source.view(), PushOf(f), [&](absl::StatusOr<PushReport> report) {
+  f.space->PushAsync(f.source.view(), PushOf(f), [&](const absl::StatusOr<PushReport>& report) {
     EXPECT_OK(report->store);
     pushed.Notify();
   });
@@ -126,26 +130,26 @@ TEST(Async, ManyCallsFromManyThreadsAtOnce) {
              .fetch_timeout = absl::Seconds(60),
              .async_threads = 4});
   ASSERT_OK(f.Push());
-  constexpr int kCalls = 100;
-  absl::BlockingCounter left(2 * kCalls);
+  const int calls = 100;
+  absl::BlockingCounter left(2 * calls);
   std::atomic<int> found = 0;
   // All fetches write the same, so they may not write to one place: they leave every token out.
   const std::vector<int64_t> none(f.slots.size(), -1);
   FetchRequest request = FetchOf(f);
   request.slots = none;
   const EngineView view = f.destination.view();
-  for (int i = 0; i < kCalls; ++i) {
-    f.space->LookupAsync(f.keys, {.lease = i % 2 == 0}, [&](absl::StatusOr<Hit> hit) {
+  for (int i = 0; i < calls; ++i) {
+    f.space->LookupAsync(f.keys, {.lease = i % 2 == 0}, [&](const absl::StatusOr<Hit>& hit) {
       found += static_cast<int>(hit->pages);
       left.DecrementCount();
     });
-    f.space->FetchAsync(view, request, [&](absl::StatusOr<FetchReport> report) {
+    f.space->FetchAsync(view, request, [&](const absl::StatusOr<FetchReport>& report) {
       found += static_cast<int>(report->pages);
       left.DecrementCount();
     });
   }
   left.Wait();
-  EXPECT_EQ(found, 2 * kCalls * 3);
+  EXPECT_EQ(found, 2 * calls * 3);
 }
 
 }  // namespace

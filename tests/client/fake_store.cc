@@ -117,7 +117,7 @@ grpc::Status FakeStore::CheckScope(const v1::Scope& scope) const {
 
 grpc::Status FakeStore::OpenNamespace(grpc::ServerContext*, const v1::OpenNamespaceRequest* request,
                                       v1::OpenNamespaceReply* reply) {
-  if (const grpc::Status status = Begin("OpenNamespace"); !status.ok()) return status;
+  if (grpc::Status status = Begin("OpenNamespace"); !status.ok()) return status;
   const absl::StatusOr<NamespaceSpec> spec = FromProto(request->spec());
   if (!spec.ok()) return ToGrpcStatus(spec.status());
   reply->set_fingerprint(Fingerprint(*spec));
@@ -139,7 +139,7 @@ grpc::Status FakeStore::OpenNamespace(grpc::ServerContext*, const v1::OpenNamesp
 grpc::Status FakeStore::PutTransformSet(grpc::ServerContext*,
                                         grpc::ServerReader<v1::PutTransformSetRequest>* reader,
                                         v1::PutTransformSetReply*) {
-  if (const grpc::Status status = Begin("PutTransformSet"); !status.ok()) return status;
+  if (grpc::Status status = Begin("PutTransformSet"); !status.ok()) return status;
   std::string file;
   for (v1::PutTransformSetRequest request; reader->Read(&request);) file += request.data();
   const absl::MutexLock lock(&mutex_);
@@ -149,7 +149,7 @@ grpc::Status FakeStore::PutTransformSet(grpc::ServerContext*,
 
 grpc::Status FakeStore::Session(
     grpc::ServerContext*, grpc::ServerReaderWriter<v1::SessionReply, v1::SessionRequest>* stream) {
-  if (const grpc::Status status = Begin("Session"); !status.ok()) return status;
+  if (grpc::Status status = Begin("Session"); !status.ok()) return status;
   v1::SessionRequest request;
   if (!stream->Read(&request)) return grpc::Status::OK;
   v1::SessionReply reply;
@@ -161,8 +161,8 @@ grpc::Status FakeStore::Session(
 
 grpc::Status FakeStore::Lookup(grpc::ServerContext*, const v1::LookupRequest* request,
                                v1::LookupReply* reply) {
-  if (const grpc::Status status = Begin("Lookup"); !status.ok()) return status;
-  if (const grpc::Status status = CheckScope(request->scope()); !status.ok()) return status;
+  if (grpc::Status status = Begin("Lookup"); !status.ok()) return status;
+  if (grpc::Status status = CheckScope(request->scope()); !status.ok()) return status;
   {
     const absl::MutexLock lock(&mutex_);
     last_lookup_ = *request;
@@ -182,7 +182,7 @@ grpc::Status FakeStore::Lookup(grpc::ServerContext*, const v1::LookupRequest* re
 
 grpc::Status FakeStore::ReleaseLease(grpc::ServerContext*, const v1::ReleaseLeaseRequest* request,
                                      v1::ReleaseLeaseReply*) {
-  if (const grpc::Status status = Begin("ReleaseLease"); !status.ok()) return status;
+  if (grpc::Status status = Begin("ReleaseLease"); !status.ok()) return status;
   const absl::MutexLock lock(&mutex_);
   released_leases_.push_back(request->lease_id());
   return grpc::Status::OK;
@@ -190,11 +190,11 @@ grpc::Status FakeStore::ReleaseLease(grpc::ServerContext*, const v1::ReleaseLeas
 
 grpc::Status FakeStore::Put(grpc::ServerContext*, grpc::ServerReader<v1::PutRequest>* reader,
                             v1::PutReply* reply) {
-  if (const grpc::Status status = Begin("Put"); !status.ok()) return status;
+  if (grpc::Status status = Begin("Put"); !status.ok()) return status;
   v1::PutRequest request;
   if (!reader->Read(&request)) return grpc::Status::OK;
   const v1::PutHeader header = request.header();
-  if (const grpc::Status status = CheckScope(header.scope()); !status.ok()) return status;
+  if (grpc::Status status = CheckScope(header.scope()); !status.ok()) return status;
   std::vector<std::string> bytes(static_cast<size_t>(header.items_size()));
   while (reader->Read(&request)) bytes.at(request.chunk().item()) += request.chunk().data();
   {
@@ -234,8 +234,8 @@ std::vector<v1::GetReply> FakeStore::HonestGet(const v1::GetRequest& request) co
 
 grpc::Status FakeStore::Get(grpc::ServerContext*, const v1::GetRequest* request,
                             grpc::ServerWriter<v1::GetReply>* writer) {
-  if (const grpc::Status status = Begin("Get"); !status.ok()) return status;
-  if (const grpc::Status status = CheckScope(request->scope()); !status.ok()) return status;
+  if (grpc::Status status = Begin("Get"); !status.ok()) return status;
+  if (grpc::Status status = CheckScope(request->scope()); !status.ok()) return status;
   std::vector<v1::GetReply> replies = HonestGet(*request);
   edit_get(&replies);
   for (const v1::GetReply& reply : replies) {
@@ -246,8 +246,8 @@ grpc::Status FakeStore::Get(grpc::ServerContext*, const v1::GetRequest* request,
 
 grpc::Status FakeStore::Delete(grpc::ServerContext*, const v1::KeysRequest* request,
                                v1::KeysReply* reply) {
-  if (const grpc::Status status = Begin("Delete"); !status.ok()) return status;
-  if (const grpc::Status status = CheckScope(request->scope()); !status.ok()) return status;
+  if (grpc::Status status = Begin("Delete"); !status.ok()) return status;
+  if (grpc::Status status = CheckScope(request->scope()); !status.ok()) return status;
   for (int i = 0; i < request->keys_size(); ++i) reply->add_results()->set_status(v1::OK);
   edit_keys(reply);
   return grpc::Status::OK;
@@ -255,8 +255,8 @@ grpc::Status FakeStore::Delete(grpc::ServerContext*, const v1::KeysRequest* requ
 
 grpc::Status FakeStore::List(grpc::ServerContext*, const v1::ListRequest* request,
                              v1::ListReply* reply) {
-  if (const grpc::Status status = Begin("List"); !status.ok()) return status;
-  if (const grpc::Status status = CheckScope(request->scope()); !status.ok()) return status;
+  if (grpc::Status status = Begin("List"); !status.ok()) return status;
+  if (grpc::Status status = CheckScope(request->scope()); !status.ok()) return status;
   edit_list(reply);
   return grpc::Status::OK;
 }
