@@ -28,6 +28,13 @@ sigset_t Signals() {
   return set;
 }
 
+// Whether the next key is one that ends the program.
+bool TakeQuitKey() {
+  char key = 0;
+  if (read(STDIN_FILENO, &key, 1) != 1) return true;  // the terminal is gone
+  return key == 'q' || key == 'Q' || key == kCtrlC;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LiveScreen>> LiveScreen::Open() {
@@ -61,21 +68,17 @@ void LiveScreen::Draw(const std::vector<std::string>& lines) {
   if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_row == 0)
     size = {.ws_row = 24, .ws_col = 80, .ws_xpixel = 0, .ws_ypixel = 0};
   std::string text = "\033[H";
+  // Each line is cleared before it is written: at the last column, clearing what follows would take
+  // its last letter.
   for (size_t i = 0; i < std::min<size_t>(lines.size(), size.ws_row); ++i)
-    absl::StrAppend(&text, i > 0 ? "\r\n" : "", lines[i].substr(0, size.ws_col), "\033[K");
+    absl::StrAppend(&text, i > 0 ? "\n" : "", "\033[K", lines[i].substr(0, size.ws_col));
   std::cout << text << "\033[J" << std::flush;
 }
 
-LiveScreen::Event LiveScreen::TakeSignal() {
+LiveScreen::Event LiveScreen::TakeSignal() const {
   signalfd_siginfo signal = {};
   const bool taken = read(signals_, &signal, sizeof(signal)) == sizeof(signal);
   return taken && signal.ssi_signo == SIGWINCH ? Event::kResized : Event::kQuit;
-}
-
-bool LiveScreen::TakeKey() {
-  char key = 0;
-  if (read(STDIN_FILENO, &key, 1) != 1) return true;  // the terminal is gone
-  return key == 'q' || key == 'Q' || key == kCtrlC;
 }
 
 LiveScreen::Event LiveScreen::Wait(absl::Time deadline) {
@@ -90,7 +93,7 @@ LiveScreen::Event LiveScreen::Wait(absl::Time deadline) {
     if (ready < 0 && errno == EINTR) continue;  // stopped and continued
     if (ready < 0) return Event::kQuit;
     if (sources[0].revents != 0) return TakeSignal();
-    if (TakeKey()) return Event::kQuit;
+    if (TakeQuitKey()) return Event::kQuit;
   }
 }
 

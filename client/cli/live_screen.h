@@ -34,8 +34,7 @@ class LiveScreen {
 
  private:
   LiveScreen() = default;
-  Event TakeSignal();
-  bool TakeKey();  // whether it is one that ends the program
+  Event TakeSignal() const;
 
   std::optional<termios> before_;  // of the input stream, when that is a terminal
   int signals_ = -1;

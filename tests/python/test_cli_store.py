@@ -1,4 +1,4 @@
-"""The commands of `oscarkv` that hold and give pages: what they print, their JSON, their exit codes and their refusals."""
+"""The commands of `oscarkv` that store, give and remove pages: output, JSON, exit codes, refusals."""
 
 import json
 import os
@@ -182,6 +182,19 @@ def test_ls_lists_namespaces_and_pages(cli, kv, model):
     assert not cli.json("ls", model, "--max", PAGES)["more"]
 
 
+def test_put_options_reach_the_namespace(cli, kv, model):
+    put = cli.json("put", kv, "--model", model, "--transform", "identity", "--k-bits", 4, "--group", 32,
+                   "--params", "fp32", "--tenant", "t", "--revision", "r", *PUT)
+    space, = [space for space in cli.json("ls")["namespaces"] if space["model"] == model]
+    assert (space["tenant"], space["model_revision"], space["hash_scheme"]) == ("t", "r", "sha256-content-v1")
+    assert space["codec"]["bits"] == [{"k": 4, "v": 2}] and space["codec"]["group"] == 32
+    assert space["codec"]["sink_tokens"] == space["codec"]["recent_tokens"] == PAGE
+    assert len(space["codec"]["transform_hash"]) == 64
+    # 4 and 2 bits an element, and a scale and a zero of 4 bytes for every 32.
+    block = PAGE * (DIM // 2 + DIM // 4 + 2 * DIM // 32 * 8)
+    assert put["pages"][1]["encoding"] == "packed" and put["pages"][1]["bytes"] == LAYERS * HEADS * block
+
+
 def test_rm_tells_each_key_its_outcome(cli, kv, model):
     keys = [page["key"] for page in cli.json("put", kv, "--model", model, *PUT)["pages"]]
     removed = cli.json("rm", model, keys[5], keys[7][:10])  # one extends the other
@@ -294,8 +307,8 @@ def test_a_server_that_stops_answering_is_given_up(build_dir, tmp_path, kv, verb
     server.close()
 
 
-@pytest.mark.parametrize("verb", [("ls", "NAME"), ("rm", "NAME", "--all", "--yes"), ("get", "NAME", "1234", "-o", "OUT")],
-                         ids=" ".join)
+@pytest.mark.parametrize("verb", [("ls", "NAME"), ("rm", "NAME", "--all", "--yes"),
+                                  ("get", "NAME", "1234", "-o", "OUT")], ids=" ".join)
 def test_a_name_must_mean_one_namespace(cli, tmp_path, kv, model, verb):
     for salt in ("a", "b"):
         cli("put", kv, "--model", model, "--salt", salt, *PUT)

@@ -1,11 +1,13 @@
 """`oscarkv top` and `oscarkv bench`: what they measure, how they end, and what they leave behind."""
 
+import fcntl
 import json
 import os
 import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import termios
 
@@ -45,12 +47,12 @@ def test_top_wants_a_terminal(build_dir, server):
 class Screen:
     """`oscarkv top` on a terminal of its own."""
 
-    def __init__(self, build_dir, address):
+    def __init__(self, build_dir, address, interval="0.1"):
         self._ours, theirs = pty.openpty()
         self._before = termios.tcgetattr(theirs)
         self._theirs = theirs
-        self.process = subprocess.Popen([build_dir / "bin" / "oscarkv", "top", "--server", address, "--interval", "0.1"],
-                                        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+        command = [build_dir / "bin" / "oscarkv", "top", "--server", address, "--interval", interval]
+        self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
         self.seen = ""
 
     def wait_for(self, text):
@@ -90,6 +92,20 @@ def test_top_leaves_the_terminal_as_it_was(screen, end):
     else:
         screen.press(b"x" + {"q": b"q", "Ctrl-C": b"\x03"}[end])
     assert screen.ends_well()
+
+
+def test_top_fits_its_window(build_dir, server):
+    screen = Screen(build_dir, server.endpoint, interval="3600")
+    screen.wait_for("\033[J")
+    assert len(screen.seen.splitlines()) > 3 and "no namespaces" in screen.seen
+    fcntl.ioctl(screen._theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 3, 20, 0, 0))
+    screen.process.send_signal(signal.SIGWINCH)
+    screen.wait_for("\033[J")
+    frame = re.search(r"\033\[H(.*)\033\[J", screen.seen, re.S)[1].replace("\033[K", "").split("\r\n")
+    assert len(frame) == 3 and [len(line) for line in frame] == [20, 20, len("q quits")]
+    screen.press(b"q")
+    assert screen.ends_well()
+    screen.close()
 
 
 def test_top_waits_for_a_server_that_comes_back(build_dir, kv):
