@@ -68,11 +68,14 @@ void LiveScreen::Draw(const std::vector<std::string>& lines) {
   if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_row == 0)
     size = {.ws_row = 24, .ws_col = 80, .ws_xpixel = 0, .ws_ypixel = 0};
   std::string text = "\033[H";
-  // Each line is cleared before it is written: at the last column, clearing what follows would take
-  // its last letter.
-  for (size_t i = 0; i < std::min<size_t>(lines.size(), size.ws_row); ++i)
-    absl::StrAppend(&text, i > 0 ? "\n" : "", "\033[K", lines[i].substr(0, size.ws_col));
-  std::cout << text << "\033[J" << std::flush;
+  const size_t count = std::min<size_t>(lines.size(), size.ws_row);
+  // Each line is cleared before it is written, the last one with all that is below: at the last
+  // column, clearing what follows would take its last letter.
+  for (size_t i = 0; i < count; ++i) {
+    absl::StrAppend(&text, i > 0 ? "\n" : "", i + 1 < count ? "\033[K" : "\033[J",
+                    lines[i].substr(0, size.ws_col));
+  }
+  std::cout << text << std::flush;
 }
 
 LiveScreen::Event LiveScreen::TakeSignal() const {
