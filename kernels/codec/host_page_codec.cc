@@ -37,7 +37,7 @@ void CopyElements(const std::byte* source, DType from, std::byte* destination, D
     std::memcpy(destination, source, size_t{dim} * DTypeBytes(from));
     return;
   }
-  for (uint32_t i = 0; i < dim; ++i) {
+  for (size_t i = 0; i < dim; ++i) {
     StoreElement(destination + i * DTypeBytes(to), to,
                  LoadElement(source + i * DTypeBytes(from), from));
   }
@@ -86,6 +86,8 @@ class HostPageCodec final : public PageCodec {
         kernels_(kernels),
         transforms_(std::move(transforms)) {
     if (transforms_ == nullptr) return;
+    k_.reserve(geometry().layers);
+    v_.reserve(geometry().layers);
     for (uint32_t layer = 0; layer < geometry().layers; ++layer) {
       k_.push_back(PrepareHeads(transforms_->layer(layer).k));
       v_.push_back(PrepareHeads(transforms_->layer(layer).v));

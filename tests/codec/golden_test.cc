@@ -54,42 +54,51 @@ std::vector<GoldenCase> Cases() {
                         .v_head_dim = 16,
                         .page_tokens = 3,
                         .dtype = DType::kFp32};
-  constexpr auto kPacked = Encoding::kPacked;
+  constexpr auto packed = Encoding::kPacked;
   return {
-      {"int2_fp16_clip", kPacked, plain, {{2, 2}}, 0, ParamsDType::kFp16, 0.96f, 0.92f},
-      {"int2_fp32", kPacked, plain, {{2, 2}}, 0, ParamsDType::kFp32, 0.0f, 0.0f},
-      {"int2_fp16_group32", kPacked, plain, {{2, 2}}, 32, ParamsDType::kFp16, 0.9f, 0.9f},
-      {"layers_differ_group16", kPacked, mixed, {{4, 2}, {2, 4}}, 16, ParamsDType::kFp16, 0.85f, 0},
-      {"int4_fp32_narrow", kPacked, narrow, {{4, 4}}, 0, ParamsDType::kFp32, 0.95f, 0.0f},
+      {"int2_fp16_clip", packed, plain, {{2, 2}}, 0, ParamsDType::kFp16, 0.96f, 0.92f},
+      {"int2_fp32", packed, plain, {{2, 2}}, 0, ParamsDType::kFp32, 0.0f, 0.0f},
+      {"int2_fp16_group32", packed, plain, {{2, 2}}, 32, ParamsDType::kFp16, 0.9f, 0.9f},
+      {"layers_differ_group16", packed, mixed, {{4, 2}, {2, 4}}, 16, ParamsDType::kFp16, 0.85f, 0},
+      {"int4_fp32_narrow", packed, narrow, {{4, 4}}, 0, ParamsDType::kFp32, 0.95f, 0.0f},
       {"wide_fp16", Encoding::kWide, mixed, {{2, 2}}, 0, ParamsDType::kFp16, 0.0f, 0.0f},
   };
 }
 
 // Multiples of 1/64 in -16..16 with now and then something special, from a 64-bit generator written
 // out here.
-void FillExactly(EngineCache& cache, const GoldenCase& golden) {
-  uint64_t state = 0x9e3779b97f4a7c15u;
-  const auto next = [&] {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state;
-  };
-  uint64_t rows = 0;
-  for (uint32_t layer = 0; layer < golden.geometry.layers; ++layer) {
-    for (uint32_t head = 0; head < golden.geometry.kv_heads; ++head) {
-      for (KvSide side : {KvSide::kK, KvSide::kV}) {
-        for (int64_t slot = 0; slot < golden.geometry.page_tokens; ++slot, ++rows) {
-          std::vector<float> row(side == KvSide::kK ? golden.geometry.k_head_dim
-                                                    : golden.geometry.v_head_dim);
-          for (float& value : row)
-            value = static_cast<float>(static_cast<int64_t>(next() % 2048) - 1024) / 64.0f;
-          if (rows % 7 == 3) row.assign(row.size(), 0.75f);                    // constant
-          if (rows % 7 == 4) row[next() % row.size()] = 0x1p15f;               // an outlier
-          if (rows % 7 == 5) row[5] = std::numeric_limits<float>::infinity();  // not finite
-          cache.Write(side, layer, head, slot, row);
-        }
-      }
+class ExactRows {
+ public:
+  std::vector<float> Next(uint32_t dim) {
+    std::vector<float> row(dim);
+    for (float& value : row)
+      value = static_cast<float>(static_cast<int64_t>(Random() % 2048) - 1024) / 64.0f;
+    const uint64_t kind = rows_++ % 7;
+    if (kind == 3) row.assign(dim, 0.75f);                           // constant
+    if (kind == 4) row[Random() % dim] = 0x1p15f;                    // an outlier
+    if (kind == 5) row[5] = std::numeric_limits<float>::infinity();  // not finite
+    return row;
+  }
+
+ private:
+  uint64_t Random() {
+    state_ ^= state_ << 13;
+    state_ ^= state_ >> 7;
+    state_ ^= state_ << 17;
+    return state_;
+  }
+  uint64_t state_ = 0x9e3779b97f4a7c15u;
+  uint64_t rows_ = 0;
+};
+
+void FillExactly(EngineCache& cache, const Geometry& geometry) {
+  ExactRows rows;
+  for (uint32_t block = 0; block < geometry.blocks(); ++block) {
+    for (KvSide side : {KvSide::kK, KvSide::kV}) {
+      const uint32_t dim = side == KvSide::kK ? geometry.k_head_dim : geometry.v_head_dim;
+      for (int64_t slot = 0; slot < geometry.page_tokens; ++slot)
+        cache.Write(side, block / geometry.kv_heads, block % geometry.kv_heads, slot,
+                    rows.Next(dim));
     }
   }
 }
@@ -114,7 +123,7 @@ std::vector<int64_t> AllSlots(const GoldenCase& golden) {
 EncodedPage MakePage(const GoldenCase& golden, CodecBackend backend) {
   EngineCache cache(EngineLayout::kTokenMajor, golden.geometry, golden.geometry.dtype,
                     golden.geometry.page_tokens);
-  FillExactly(cache, golden);
+  FillExactly(cache, golden.geometry);
   return EncodePage(*Codec(golden, backend), golden.encoding, cache, AllSlots(golden));
 }
 
@@ -150,7 +159,7 @@ TEST_P(GoldenTest, EveryImplementationReadsThisPageToTheSameValues) {
   const Bytes file = ReadGolden(golden);
   const auto reference = Codec(golden, CodecBackend::kReference);
   const uint64_t page_bytes = reference->layout(golden.encoding).page_bytes();
-  ASSERT_EQ(file.size(), page_bytes + 4 * golden.geometry.blocks());
+  ASSERT_EQ(file.size(), page_bytes + uint64_t{4} * golden.geometry.blocks());
   EncodedPage page{{file.begin(), file.begin() + static_cast<std::ptrdiff_t>(page_bytes)}, {}, {}};
   for (uint32_t block = 0; block < golden.geometry.blocks(); ++block)
     page.crcs.push_back(LoadLe<uint32_t>(file.data() + page_bytes + 4 * size_t{block}));

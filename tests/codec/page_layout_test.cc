@@ -67,12 +67,12 @@ double BitsPerElement(uint64_t context, uint64_t wide_tokens, ParamsDType params
 }
 
 TEST(PageLayoutTest, BitsPerElementOfLongContexts) {
-  constexpr uint64_t kK = 1024;
-  EXPECT_NEAR(BitsPerElement(128 * kK, 320, ParamsDType::kFp16), 2.284, 0.0005);
-  EXPECT_NEAR(BitsPerElement(128 * kK, 320, ParamsDType::kFp32), 2.533, 0.0005);
-  EXPECT_NEAR(BitsPerElement(32 * kK, 320, ParamsDType::kFp16), 2.384, 0.0005);
-  EXPECT_NEAR(BitsPerElement(32 * kK, 320, ParamsDType::kFp32), 2.63, 0.005);
-  EXPECT_NEAR(BitsPerElement(4 * kK, 320, ParamsDType::kFp16), 3.32, 0.005);
+  constexpr uint64_t k = 1024;
+  EXPECT_NEAR(BitsPerElement(128 * k, 320, ParamsDType::kFp16), 2.284, 0.0005);
+  EXPECT_NEAR(BitsPerElement(128 * k, 320, ParamsDType::kFp32), 2.533, 0.0005);
+  EXPECT_NEAR(BitsPerElement(32 * k, 320, ParamsDType::kFp16), 2.384, 0.0005);
+  EXPECT_NEAR(BitsPerElement(32 * k, 320, ParamsDType::kFp32), 2.63, 0.005);
+  EXPECT_NEAR(BitsPerElement(4 * k, 320, ParamsDType::kFp16), 3.32, 0.005);
 }
 
 TEST(PageLayoutTest, PartsFollowEachOtherWithoutGaps) {
@@ -103,8 +103,8 @@ TEST(PageLayoutTest, BitsThatDifferByLayerMoveTheLayersBehind) {
   Geometry geometry = EightHeads(16);
   geometry.layers = 3;
   const PageLayout layout = Layout(geometry, spec, Encoding::kPacked);
-  const uint64_t two = 16 * (32 + 4);  // of one side
-  const uint64_t four = 16 * (64 + 4);
+  const uint64_t two = uint64_t{16} * (32 + 4);  // of one side
+  const uint64_t four = uint64_t{16} * (64 + 4);
   EXPECT_EQ(layout.block(0).bytes, two + two);
   EXPECT_EQ(layout.block(1).bytes, four + two);
   EXPECT_EQ(layout.block(2).bytes, four + four);

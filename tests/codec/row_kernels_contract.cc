@@ -147,7 +147,7 @@ TEST_P(RowKernelsContract, ARowsBytesDoNotDependOnItsCompany) {
   const SideTransform transform = RandomRotation(dim, 5);
   const RowFormat format = Format(dim, 2, 32, ParamsDType::kFp16, 0.9f);
   const Bytes all = ToBytes(KeyLikeRows(dim, 9, 6), DType::kBf16);
-  const size_t row_bytes = dim * 2;
+  const size_t row_bytes = size_t{dim} * 2;
   for (const SideTransform* t : {static_cast<const SideTransform*>(nullptr), &transform}) {
     const Encoded whole = Encode(kernels(), format, t, DType::kBf16, all);
     for (size_t count = 1; count <= 9; ++count) {
@@ -179,9 +179,9 @@ TEST_P(RowKernelsContract, RowsLeftOutAreNotWrittenAndOthersAreTheSame) {
     for (DType dtype : kDTypes) {
       const Bytes whole =
           Decode(kernels(), format, t == nullptr ? nullptr : &transform, dtype, encoded);
-      const size_t row_bytes = dim * DTypeBytes(dtype);
+      const size_t row_bytes = size_t{dim} * DTypeBytes(dtype);
       // Every row in a buffer of its own with a margin, each second one left out.
-      Bytes buffer(9 * 2 * row_bytes, std::byte{0xee});
+      Bytes buffer(size_t{9} * 2 * row_bytes, std::byte{0xee});
       std::vector<std::byte*> rows(9);
       for (size_t i = 0; i < 9; i += 2) rows[i] = buffer.data() + i * 2 * row_bytes;
       kernels().Decode(format, t, encoded.codes.data(), encoded.params.data(), dtype, rows);

@@ -97,15 +97,20 @@ inline void StoreCode(std::byte* row, uint32_t dim_index, uint32_t dim, uint32_t
 
 constexpr size_t ParamBytes(ParamsDType dtype) { return dtype == ParamsDType::kFp16 ? 2 : 4; }
 
-// (scale, zero) pair number `group` of a row's params.
+// Where pair number `group` of a row's params starts: scale, then zero.
+constexpr size_t PairOffset(uint32_t group, ParamsDType dtype) {
+  return size_t{group} * 2 * ParamBytes(dtype);
+}
+
 inline void StoreParams(std::byte* row_params, uint32_t group, ParamsDType dtype, float scale,
                         float zero) {
+  std::byte* pair = row_params + PairOffset(group, dtype);
   if (dtype == ParamsDType::kFp16) {
-    StoreLe(row_params + group * 4u, FloatToFp16(scale));
-    StoreLe(row_params + group * 4u + 2, FloatToFp16(zero));
+    StoreLe(pair, FloatToFp16(scale));
+    StoreLe(pair + 2, FloatToFp16(zero));
   } else {
-    StoreLe(row_params + group * 8u, scale);
-    StoreLe(row_params + group * 8u + 4, zero);
+    StoreLe(pair, scale);
+    StoreLe(pair + 4, zero);
   }
 }
 
@@ -115,11 +120,11 @@ struct ScaleZero {
 };
 
 inline ScaleZero LoadParams(const std::byte* row_params, uint32_t group, ParamsDType dtype) {
+  const std::byte* pair = row_params + PairOffset(group, dtype);
   if (dtype == ParamsDType::kFp16) {
-    return {Fp16ToFloat(LoadLe<uint16_t>(row_params + group * 4u)),
-            Fp16ToFloat(LoadLe<uint16_t>(row_params + group * 4u + 2))};
+    return {Fp16ToFloat(LoadLe<uint16_t>(pair)), Fp16ToFloat(LoadLe<uint16_t>(pair + 2))};
   }
-  return {LoadLe<float>(row_params + group * 8u), LoadLe<float>(row_params + group * 8u + 4)};
+  return {LoadLe<float>(pair), LoadLe<float>(pair + 4)};
 }
 
 // One element of `dtype` at `source`, as float, and back (round to nearest even).
