@@ -35,14 +35,15 @@ Rates RatesBetween(const std::optional<ServerStats>& before, const ServerStats& 
 
 namespace {
 
+constexpr size_t kBarWidth = 30;
+
 std::string TierLine(const TierUse& tier) {
-  constexpr size_t kWidth = 30;
   const auto used = static_cast<double>(tier.used_bytes);
   const auto capacity = static_cast<double>(tier.capacity_bytes);
   const double share = capacity > 0.0 ? std::clamp(used / capacity, 0.0, 1.0) : 0.0;
-  const auto filled = static_cast<size_t>(share * static_cast<double>(kWidth));
+  const auto filled = static_cast<size_t>(share * static_cast<double>(kBarWidth));
   return absl::StrFormat("%-5s [%s%s] %7s  %s of %s, leased %s", tier.tier,
-                         std::string(filled, '#'), std::string(kWidth - filled, '.'),
+                         std::string(filled, '#'), std::string(kBarWidth - filled, '.'),
                          PercentText(used, capacity), BytesText(used), BytesText(capacity),
                          BytesText(static_cast<double>(tier.leased_bytes)));
 }
