@@ -2,11 +2,9 @@
 
 import importlib
 import pathlib
+import subprocess
 import sys
 import types
-
-import grpc_tools
-from grpc_tools import protoc
 
 PROTO = pathlib.Path(__file__).parents[3] / "proto"
 MODULES = ("types", "kv_cache", "admin", "server_config")
@@ -15,10 +13,10 @@ MODULES = ("types", "kv_cache", "admin", "server_config")
 def generate(folder):
     """Generates the modules under `folder` and loads them."""
     files = [f"oscarkv/v1/{name}.proto" for name in MODULES]
-    google = pathlib.Path(grpc_tools.__file__).parent / "_proto"
     out = [f"--python_out={folder}", f"--grpc_python_out={folder}"]
-    if protoc.main(["protoc", f"-I{PROTO}", f"-I{google}", *out, *files]):
-        raise RuntimeError("protoc failed; its words are above")
+    # In a process of its own: protoc's library and the client's binding are built with two versions of protobuf's C++
+    # code, whose symbols meet when both are loaded.
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}", *out, *files], check=True)
     return load(folder)
 
 
