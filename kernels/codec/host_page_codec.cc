@@ -99,6 +99,7 @@ class HostPageCodec final : public PageCodec {
  private:
   std::vector<PreparedSide> PrepareHeads(const std::vector<SideTransform>& heads) const {
     std::vector<PreparedSide> prepared;
+    prepared.reserve(heads.size());
     for (const SideTransform& head : heads) {
       prepared.push_back({ClipIndex(head.clip_ratio, head.dim), kernels_.Prepare(head)});
     }

@@ -3,8 +3,8 @@
 // nothing, nothing outside the slots is ever written, and in the transformed basis both back ends
 // read the same numbers.
 //
-// Input: a header of 24 bytes (kHeader names them), page_tokens slots of one signed byte, then the
-// page's bytes.
+// Input: a header of 24 bytes (kHeader names them), page_tokens slots of one byte (the slot + 2),
+// then the page's bytes.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -111,8 +111,8 @@ std::shared_ptr<const TransformSet> IdentitySet(const Geometry& geometry) {
 }
 
 DType PickDType(uint8_t byte) {
-  constexpr DType kAll[] = {DType::kBf16, DType::kFp16, DType::kFp32};
-  return kAll[byte % 3];
+  constexpr DType all[] = {DType::kBf16, DType::kFp16, DType::kFp32};
+  return all[byte % 3];
 }
 
 bool SameNumbers(const Cache& a, const Cache& b) {
@@ -129,9 +129,22 @@ bool SameNumbers(const Cache& a, const Cache& b) {
   return true;
 }
 
-int Run(const uint8_t* data, size_t size) {
-  if (size < kHeader) return 0;
-  TryLayout(data);
+void RequireOnlySlotsWritten(const Cache& cache, const DecodeItem& item) {
+  for (size_t layer = 0; layer < cache.memory.size(); ++layer) {
+    const auto& memory = cache.memory[layer];
+    Require(cache.Untouched(memory, 0, kMargin));
+    Require(cache.Untouched(memory, memory.size() - kMargin, memory.size()));
+    const bool selected =
+        layer >= item.layers.first && layer - item.layers.first < item.layers.count;
+    for (uint32_t slot = 0; slot < kSlots; ++slot) {
+      if (selected && std::count(item.slots.begin(), item.slots.end(), slot) != 0) continue;
+      Require(cache.Untouched(memory, kMargin + slot * cache.token,
+                              kMargin + (slot + 1) * cache.token));
+    }
+  }
+}
+
+std::pair<Geometry, CodecSpec> ReadSettings(const uint8_t* data) {
   const Geometry geometry{.layers = 1u + data[0] % 3,
                           .kv_heads = 1u + data[1] % 3,
                           .k_head_dim = kDims[data[2] % 4],
@@ -143,10 +156,17 @@ int Run(const uint8_t* data, size_t size) {
   for (uint32_t layer = 0; layer < geometry.layers; ++layer)
     spec.bits[layer] = {.k = static_cast<uint8_t>((data[6] >> layer) % 2 == 0 ? 2 : 4),
                         .v = static_cast<uint8_t>((data[7] >> layer) % 2 == 0 ? 2 : 4)};
-  constexpr uint32_t kGroups[] = {0, 16, 32, 64};
-  spec.group = kGroups[data[8] % 4];
+  constexpr uint32_t groups[] = {0, 16, 32, 64};
+  spec.group = groups[data[8] % 4];
   spec.params = data[9] % 2 == 0 ? ParamsDType::kFp16 : ParamsDType::kFp32;
   spec.wide_basis = data[10] % 2 == 0 ? WideBasis::kModel : WideBasis::kTransformed;
+  return {geometry, spec};
+}
+
+int Run(const uint8_t* data, size_t size) {
+  if (size < kHeader) return 0;
+  TryLayout(data);
+  const auto [geometry, spec] = ReadSettings(data);
   const Encoding encoding = data[11] % 2 == 0 ? Encoding::kPacked : Encoding::kWide;
   const DecodeBasis basis = data[12] % 2 == 0 ? DecodeBasis::kModel : DecodeBasis::kTransformed;
   const DType engine_dtype = PickDType(data[13]);
@@ -161,7 +181,8 @@ int Run(const uint8_t* data, size_t size) {
   const uint8_t* rest = data + kHeader;
   size_t left = size - kHeader;
   std::vector<int64_t> slots(std::min<size_t>(left, geometry.page_tokens));
-  for (int64_t& slot : slots) slot = static_cast<int8_t>(*rest++);
+  for (int64_t& slot : slots)
+    slot = int64_t{*rest++} - 2;  // some before the first and behind the last
   left -= slots.size();
   const std::vector<std::byte> bytes(reinterpret_cast<const std::byte*>(rest),
                                      reinterpret_cast<const std::byte*>(rest) + left);
@@ -190,18 +211,7 @@ int Run(const uint8_t* data, size_t size) {
     Require(cache.Untouched());
     return 0;
   }
-  for (size_t layer = 0; layer < cache.memory.size(); ++layer) {
-    const auto& memory = cache.memory[layer];
-    Require(cache.Untouched(memory, 0, kMargin));
-    Require(cache.Untouched(memory, memory.size() - kMargin, memory.size()));
-    const bool selected =
-        layer >= item.layers.first && layer - item.layers.first < item.layers.count;
-    for (uint32_t slot = 0; slot < kSlots; ++slot) {
-      if (selected && std::count(slots.begin(), slots.end(), slot) != 0) continue;
-      Require(cache.Untouched(memory, kMargin + slot * cache.token,
-                              kMargin + (slot + 1) * cache.token));
-    }
-  }
+  RequireOnlySlotsWritten(cache, item);
   if (encoding == Encoding::kPacked && basis == DecodeBasis::kTransformed) {
     const auto reference = MakePageCodec(CodecBackend::kReference, geometry, spec, transforms);
     Require(reference.ok());

@@ -104,7 +104,7 @@ class ReferenceKernels final : public RowKernels {
     const size_t param_bytes = size_t{format.dim / format.group} * 2 * ParamBytes(format.params);
     for (const std::byte* source : rows) {
       Row x = {};
-      for (uint32_t i = 0; i < format.dim; ++i)
+      for (size_t i = 0; i < format.dim; ++i)
         x[i] = LoadElement(source + i * DTypeBytes(dtype), dtype);
       Row y = x;
       if (transform != nullptr) static_cast<const ReferenceTransform*>(transform)->Forward(x, y);
@@ -131,7 +131,7 @@ class ReferenceKernels final : public RowKernels {
       }
       Row x = y;
       if (transform != nullptr) static_cast<const ReferenceTransform*>(transform)->Inverse(y, x);
-      for (uint32_t i = 0; i < format.dim; ++i)
+      for (size_t i = 0; i < format.dim; ++i)
         StoreElement(rows[row] + i * DTypeBytes(dtype), dtype, x[i]);
     }
   }
