@@ -1,4 +1,4 @@
-"""What each way of holding a prefix does to the text that follows it: OSCAR.md's setting of a store.
+"""What each way of holding a prefix does to the text that follows it.
 
 A prefix is computed exactly, encoded into pages and decoded again by each method; then the tokens that
 follow run exactly over it, and their next-token distributions are compared with those over the exact
