@@ -11,17 +11,12 @@
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/status_macros.h"
+#include "kernels/codec/oscar/format.h"
 
 namespace oscarkv::calibrate {
 namespace {
 
 constexpr const char* kNames[] = {"q", "k", "v"};
-
-float LoadFloat(const std::byte* source, DType dtype) {
-  if (dtype == DType::kFp32) return LoadLe<float>(source);
-  const uint16_t bits = LoadLe<uint16_t>(source);
-  return dtype == DType::kBf16 ? Bf16ToFloat(bits) : Fp16ToFloat(bits);
-}
 
 absl::StatusOr<DumpShape> ShapeOf(const Tensor* tensors) {
   const std::optional<DType> dtype = FloatTensorDType(tensors[0].dtype);
@@ -135,7 +130,7 @@ absl::StatusOr<RowMatrix> LayerDump::Read(Tensor3 which, uint32_t head, const Se
     float* row = rows.data() + i * dim;
     float finite = 0.0f;  // stays 0 unless a value is NaN or infinite
     for (uint64_t j = 0; j < dim; ++j) {
-      row[j] = LoadFloat(source + j * element_bytes, shape_.dtype);
+      row[j] = LoadElement(source + j * element_bytes, shape_.dtype);
       finite += row[j] * 0.0f;
     }
     if (finite != 0.0f) {
