@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -18,7 +19,34 @@
 
 namespace oscarkv::testing {
 
-// Listens on a port of its own. The hooks are set before calls come, and may run on any thread.
+// What a test may change while calls are under way.
+template <typename Signature>
+class Hook;
+template <typename Result, typename... Args>
+class Hook<Result(Args...)> {
+ public:
+  template <typename Function>
+  Hook(Function function)
+      : function_(std::move(function)) {}  // NOLINT(google-explicit-constructor)
+  template <typename Function>
+  Hook& operator=(Function function) ABSL_LOCKS_EXCLUDED(mutex_) {
+    const absl::MutexLock lock(&mutex_);
+    function_ = std::move(function);
+    return *this;
+  }
+  Result operator()(Args... args) const ABSL_LOCKS_EXCLUDED(mutex_) {
+    mutex_.Lock();
+    const std::function<Result(Args...)> function = function_;  // may block: not under the lock
+    mutex_.Unlock();
+    return function(args...);
+  }
+
+ private:
+  mutable absl::Mutex mutex_;
+  std::function<Result(Args...)> function_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Listens on a port of its own. The hooks may run on any thread.
 class FakeStore final : public v1::KvCache::Service {
  public:
   FakeStore();
@@ -27,19 +55,19 @@ class FakeStore final : public v1::KvCache::Service {
   std::string endpoint() const;
 
   // What a method returns instead of doing its work; OK lets it go on. Gets the method's name.
-  std::function<grpc::Status(const std::string& method)> fail = [](const std::string&) {
+  Hook<grpc::Status(const std::string& method)> fail = [](const std::string&) {
     return grpc::Status::OK;
   };
   // Called at the start of each method, before `fail`: may block.
-  std::function<void(const std::string& method)> enter = [](const std::string&) {};
+  Hook<void(const std::string& method)> enter = [](const std::string&) {};
   // Changes of honest replies. A Get is a list of messages, [item, chunk, chunk, ..., end].
-  std::function<void(v1::OpenNamespaceReply*)> edit_open = [](auto*) {};
-  std::function<void(v1::LookupReply*)> edit_lookup = [](auto*) {};
-  std::function<void(v1::PutReply*)> edit_put = [](auto*) {};
-  std::function<void(std::vector<v1::GetReply>*)> edit_get = [](auto*) {};
-  std::function<grpc::Status()> end_get = [] { return grpc::Status::OK; };
-  std::function<void(v1::KeysReply*)> edit_keys = [](auto*) {};
-  std::function<void(v1::ListReply*)> edit_list = [](auto*) {};
+  Hook<void(v1::OpenNamespaceReply*)> edit_open = [](auto*) {};
+  Hook<void(v1::LookupReply*)> edit_lookup = [](auto*) {};
+  Hook<void(v1::PutReply*)> edit_put = [](auto*) {};
+  Hook<void(std::vector<v1::GetReply>*)> edit_get = [](auto*) {};
+  Hook<grpc::Status()> end_get = [] { return grpc::Status::OK; };
+  Hook<void(v1::KeysReply*)> edit_keys = [](auto*) {};
+  Hook<void(v1::ListReply*)> edit_list = [](auto*) {};
 
   void SetEpoch(uint64_t epoch) ABSL_LOCKS_EXCLUDED(mutex_);  // forgets everything: a restart
   int calls(const std::string& method) const ABSL_LOCKS_EXCLUDED(mutex_);
