@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import pty
 import re
 import resource
 import sys
@@ -13,6 +12,7 @@ import pytest
 import synthetic_dump
 import tensor_files
 from synthetic_dump import DIM, KV_HEADS, Q_HEADS
+from support.terminal import open_terminal
 
 METHODS = ["naive", "hadamard", "hadamard+offset", "oscar", "oscar+offset", "oscar-head", "oscar-head+offset",
            "balanced", "balanced+offset"]
@@ -237,7 +237,7 @@ def test_dumps_of_any_size_are_streamed(build_dir, tmp_path):
 def test_progress_is_drawn_on_a_terminal_only(calibrate, dump):
     done, _ = calibrate(dump)
     assert "[" not in done.stderr
-    master, slave = pty.openpty()
+    master, slave = open_terminal()
     try:
         done, _ = calibrate(dump, stderr=slave)
         os.close(slave)

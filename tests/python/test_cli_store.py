@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import tensor_files
 from store_cli import DIM, HEADS, LAYERS, PAGE, PAGES, PUT, TOKENS, WHOLE, Cli, make_kv
 from support.server_process import ServerProcess
+from support.terminal import open_terminal
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_rm_all_asks(cli, kv, model):
 
 def test_rm_all_takes_the_answer_of_a_person(cli, kv, model):
     cli("put", kv, "--model", model, *PUT)
-    ours, theirs = pty.openpty()
+    ours, theirs = open_terminal()
     os.write(ours, b"no\n")
     said = cli.refusal("rm", model, "--all", stdin=theirs)
     assert f"Remove all {PAGES} pages (" in said and f"model {model}? [y/N] " in said and "nothing was removed" in said

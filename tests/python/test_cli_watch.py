@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import pty
 import re
 import select
 import signal
@@ -15,6 +14,7 @@ import pytest
 import tensor_files
 from store_cli import PAGES, PUT, TOKENS, Cli, make_kv
 from support.server_process import DEADLINE_S, ServerProcess
+from support.terminal import open_terminal
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ class Screen:
     """`oscarkv top` on a terminal of its own."""
 
     def __init__(self, build_dir, address, interval="0.1"):
-        self._ours, theirs = pty.openpty()
+        self._ours, theirs = open_terminal()
         self._before = termios.tcgetattr(theirs)
         self._theirs = theirs
         command = [build_dir / "bin" / "oscarkv", "top", "--server", address, "--interval", interval]
