@@ -150,8 +150,8 @@ std::vector<Case> Cases() {
     for (LayerBits bits : {LayerBits{2, 2}, LayerBits{4, 2}, LayerBits{2, 4}, LayerBits{4, 4}}) {
       for (uint32_t group : {16u, 32u, 64u, 0u}) {
         for (ParamsDType params : {ParamsDType::kFp16, ParamsDType::kFp32}) {
-          cases.push_back(
-              {dim, dim, bits, group, params, DType::kBf16, EngineLayout::kTokenMajor, 64});
+          cases.push_back({dim, dim, bits, group, params, DType::kBf16, EngineLayout::kTokenMajor,
+                           dim < 256 ? 64u : 32u});
         }
       }
     }

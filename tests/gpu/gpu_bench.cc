@@ -107,6 +107,25 @@ void Decode(const Workload& workload, uint32_t tokens, double copy, cudaStream_t
   }
 }
 
+void Encode(const Workload& workload, uint32_t tokens, double copy, cudaStream_t stream) {
+  EngineCache host(EngineLayout::kTokenMajor, kQwen3, DType::kBf16, tokens);
+  host.FillGaussian(2);
+  const GpuCache cache(host);
+  std::vector<std::vector<int64_t>> slots(tokens / 64, std::vector<int64_t>(64));
+  for (size_t page = 0; page < slots.size(); ++page)
+    std::iota(slots[page].begin(), slots[page].end(), static_cast<int64_t>(page) * 64);
+  std::shuffle(slots.begin(), slots.end(), std::mt19937(1));
+  const PageLayout& layout = workload.gpu->layout(Encoding::kPacked);
+  const GpuEncodeBatch batch(layout, slots);
+  const double bytes = static_cast<double>(layout.page_bytes()) * tokens / 64 +
+                       static_cast<double>(tokens) * 8 * 2 * 128 * 2;
+  const double microseconds = Median(
+      stream, [&](int) { OrDie(workload.gpu->Encode(cache.View(), batch.batch(), stream)); });
+  const double rate = bytes / microseconds * 1e-6;
+  std::printf("%-38s %8u %10.1f %8.2f %8.0f %% %10.1f\n", "transform, clip, quantise, checksum",
+              tokens, microseconds, rate, 100.0 * rate / copy, bytes / copy * 1e-6);
+}
+
 void Run() {
   cudaDeviceProp device;
   OrDie(device::ToStatus(cudaGetDeviceProperties(&device, 0), "asking for device 0"));
@@ -117,6 +136,7 @@ void Run() {
   std::printf("%-38s %8s %10s %8s %10s %10s\n", "one layer", "tokens", "us", "TB/s", "of copy",
               "floor us");
   const Workload workload;
+  for (uint32_t tokens : {8192u, 65536u, 262144u}) Encode(workload, tokens, copy, stream.get());
   for (uint32_t tokens : {8192u, 65536u, 262144u}) Decode(workload, tokens, copy, stream.get());
 }
 

@@ -73,6 +73,64 @@ GpuBatch::GpuBatch(std::vector<EncodedPage> pages, const std::vector<std::vector
             .status = status_.as<uint32_t>()};
 }
 
+GpuEncodeBatch::GpuEncodeBatch(const PageLayout& layout,
+                               const std::vector<std::vector<int64_t>>& slots)
+    : page_bytes_each_(layout.page_bytes()) {
+  const Geometry& geometry = layout.geometry();
+  const std::vector<std::byte> pattern(page_bytes_each_ * slots.size(), std::byte{0x3c});
+  pages_ = OrDie(DeviceBuffer::CopyOf(std::span(pattern)));
+  std::vector<std::byte*> page_bytes;
+  std::vector<int64_t> all_slots;
+  for (size_t i = 0; i < slots.size(); ++i) {
+    page_bytes.push_back(pages_.data() + i * page_bytes_each_);
+    all_slots.insert(all_slots.end(), slots[i].begin(), slots[i].end());
+  }
+  page_bytes_ = OrDie(DeviceBuffer::CopyOf(std::span(page_bytes)));
+  slots_ = OrDie(DeviceBuffer::CopyOf(std::span(all_slots)));
+  const std::vector<uint32_t> words(slots.size() * geometry.blocks(), 0);
+  crcs_ = OrDie(DeviceBuffer::CopyOf(std::span(words)));
+  status_ = OrDie(DeviceBuffer::CopyOf(std::span(words)));
+  const cuda::DeviceEncodeCounts none;
+  counts_ = OrDie(DeviceBuffer::CopyOf(std::span(&none, 1)));
+  batch_ = {.encoding = Encoding::kPacked,
+            .layers = {0, geometry.layers},
+            .heads = {0, geometry.kv_heads},
+            .pages = static_cast<uint32_t>(slots.size()),
+            .page_bytes = page_bytes_.as<std::byte*>(),
+            .slots = slots_.as<int64_t>(),
+            .block_crc32c = crcs_.as<uint32_t>(),
+            .status = status_.as<uint32_t>(),
+            .counts = counts_.as<cuda::DeviceEncodeCounts>()};
+}
+
+std::vector<EncodedPage> GpuEncodeBatch::Pages() const {
+  std::vector<std::byte> bytes(pages_.size());
+  OrDie(pages_.CopyTo(bytes));
+  std::vector<uint32_t> crcs(crcs_.size() / sizeof(uint32_t));
+  OrDie(crcs_.CopyTo(std::as_writable_bytes(std::span(crcs))));
+  const size_t blocks = crcs.size() / batch_.pages;
+  std::vector<EncodedPage> pages(batch_.pages);
+  for (size_t i = 0; i < pages.size(); ++i) {
+    const auto page = std::span(bytes).subspan(i * page_bytes_each_, page_bytes_each_);
+    const auto of_page = std::span(crcs).subspan(i * blocks, blocks);
+    pages[i].bytes.assign(page.begin(), page.end());
+    pages[i].crcs.assign(of_page.begin(), of_page.end());
+  }
+  return pages;
+}
+
+std::vector<uint32_t> GpuEncodeBatch::Status() const {
+  std::vector<uint32_t> status(status_.size() / sizeof(uint32_t));
+  OrDie(status_.CopyTo(std::as_writable_bytes(std::span(status))));
+  return status;
+}
+
+cuda::DeviceEncodeCounts GpuEncodeBatch::Counts() const {
+  cuda::DeviceEncodeCounts counts;
+  OrDie(counts_.CopyTo(std::as_writable_bytes(std::span(&counts, 1))));
+  return counts;
+}
+
 std::vector<uint32_t> GpuBatch::Status() const {
   std::vector<uint32_t> status(status_.size() / sizeof(uint32_t));
   OrDie(status_.CopyTo(std::as_writable_bytes(std::span(status))));

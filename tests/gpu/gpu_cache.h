@@ -49,6 +49,26 @@ class GpuBatch {
   cuda::DeviceDecodeBatch batch_;
 };
 
+// Whole pages to be written in device memory, filled with a pattern first.
+class GpuEncodeBatch {
+ public:
+  GpuEncodeBatch(const PageLayout& layout, const std::vector<std::vector<int64_t>>& slots);
+  const cuda::DeviceEncodeBatch& batch() const { return batch_; }
+  std::vector<EncodedPage> Pages() const;
+  std::vector<uint32_t> Status() const;
+  cuda::DeviceEncodeCounts Counts() const;
+
+ private:
+  size_t page_bytes_each_;
+  device::DeviceBuffer pages_;
+  device::DeviceBuffer page_bytes_;
+  device::DeviceBuffer slots_;
+  device::DeviceBuffer crcs_;
+  device::DeviceBuffer status_;
+  device::DeviceBuffer counts_;
+  cuda::DeviceEncodeBatch batch_;
+};
+
 template <typename T>
 T OrDie(absl::StatusOr<T> value) {
   OrDie(value.status());

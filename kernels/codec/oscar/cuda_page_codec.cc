@@ -1,14 +1,17 @@
 #include "kernels/codec/oscar/cuda_page_codec.h"
 
 #include <algorithm>
+#include <span>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/status_macros.h"
 #include "kernels/codec/oscar/cuda_decode.h"
+#include "kernels/codec/oscar/cuda_encode.h"
 #include "kernels/codec/oscar/cuda_transforms.h"
 #include "kernels/device/buffer.h"
+#include "kernels/device/status.h"
 
 namespace oscarkv::cuda {
 namespace {
@@ -28,12 +31,45 @@ CrcTables MakeCrcTables() {
   return tables;
 }
 
+std::vector<uint32_t> MakeCrcPowers(uint32_t count) {
+  std::vector<uint32_t> powers;
+  const uint32_t word = CrcPower(1);
+  for (uint32_t power = word; powers.size() < count; power = CrcMultiply(power, word))
+    powers.push_back(power);
+  return powers;
+}
+
 // The tasks that one kernel does: rows of one shape.
 struct TaskList {
   RowShape shape;
   std::vector<DecodeTask> tasks;  // by layer
   DeviceBuffer on_device;
 };
+
+using TaskLists = std::vector<TaskList>;
+
+void AddTask(TaskLists& lists, uint32_t layer, uint32_t first_side, const RowShape& shape) {
+  auto list = std::find_if(lists.begin(), lists.end(),
+                           [&](const TaskList& it) { return it.shape == shape; });
+  if (list == lists.end()) {
+    lists.push_back({.shape = shape, .tasks = {}, .on_device = {}});
+    list = lists.end() - 1;
+  }
+  list->tasks.push_back({static_cast<uint16_t>(layer), static_cast<uint16_t>(first_side)});
+}
+
+// A list's tasks of a range of layers.
+struct TaskRange {
+  const DecodeTask* on_device;
+  std::span<const DecodeTask> tasks;
+};
+
+TaskRange TasksOf(const TaskList& list, BlockRange layers) {
+  const auto before = [](const DecodeTask& task, uint32_t layer) { return task.layer < layer; };
+  const auto first = std::lower_bound(list.tasks.begin(), list.tasks.end(), layers.first, before);
+  const auto last = std::lower_bound(first, list.tasks.end(), layers.first + layers.count, before);
+  return {list.on_device.as<DecodeTask>() + (first - list.tasks.begin()), {first, last}};
+}
 
 class Codec final : public CudaPageCodec {
  public:
@@ -46,21 +82,33 @@ class Codec final : public CudaPageCodec {
   absl::Status Prepare(const TransformSet& transforms);
   absl::Status Decode(const DeviceDecodeBatch& batch, DecodeBasis basis,
                       const DeviceEngineView& destination, cudaStream_t stream) const override;
+  absl::Status Encode(const DeviceEngineView& source, const DeviceEncodeBatch& batch,
+                      cudaStream_t stream) const override;
 
  private:
   absl::StatusOr<DeviceSide> PrepareSide(const SideLayout& place,
                                          const std::vector<SideTransform>& heads);
-  void AddTask(uint32_t layer, uint32_t first_side, const RowShape& shape);
+  absl::StatusOr<EncodeSide> PrepareForwardSide(const SideLayout& place,
+                                                const std::vector<SideTransform>& heads);
   void AddTasks(uint32_t layer, const BlockLayout& block);
-  absl::Status Check(const DeviceDecodeBatch& batch, const DeviceEngineView& destination) const;
+  template <typename Batch>
+  absl::Status Check(const Batch& batch, const DeviceEngineView& engine) const;
+  // Of rows that the encode kernels transform.
+  DType forward_dtype() const {
+    return packed_.geometry().dtype == DType::kFp16 ? DType::kFp16 : DType::kBf16;
+  }
 
   PageLayout wide_;
   PageLayout packed_;
   std::vector<DeviceLayer> layers_;
-  std::vector<TaskList> lists_;
-  std::vector<DeviceBuffer> transforms_;  // what DeviceSide points to
+  std::vector<EncodeLayer> encode_layers_;
+  TaskLists decode_lists_;
+  TaskLists encode_lists_;
+  std::vector<DeviceBuffer> transforms_;  // what DeviceSide and EncodeSide point to
   DeviceBuffer layers_on_device_;
+  DeviceBuffer encode_layers_on_device_;
   DeviceBuffer crc_;
+  DeviceBuffer crc_powers_;
 };
 
 absl::StatusOr<DeviceSide> Codec::PrepareSide(const SideLayout& place,
@@ -83,30 +131,41 @@ absl::StatusOr<DeviceSide> Codec::PrepareSide(const SideLayout& place,
   return side;
 }
 
-void Codec::AddTask(uint32_t layer, uint32_t first_side, const RowShape& shape) {
-  auto list = std::find_if(lists_.begin(), lists_.end(),
-                           [&](const TaskList& it) { return it.shape == shape; });
-  if (list == lists_.end()) {
-    lists_.push_back({.shape = shape, .tasks = {}, .on_device = {}});
-    list = lists_.end() - 1;
-  }
-  list->tasks.push_back({static_cast<uint16_t>(layer), static_cast<uint16_t>(first_side)});
+absl::StatusOr<EncodeSide> Codec::PrepareForwardSide(const SideLayout& place,
+                                                     const std::vector<SideTransform>& heads) {
+  const PreparedForward prepared =
+      PrepareForward(heads, place.bits, forward_dtype() == DType::kBf16);
+  OSCARKV_ASSIGN_OR_RETURN(DeviceBuffer matrices,
+                           DeviceBuffer::CopyOf(std::span(prepared.matrices)));
+  OSCARKV_ASSIGN_OR_RETURN(DeviceBuffer numbers, DeviceBuffer::CopyOf(std::span(prepared.heads)));
+  const EncodeSide side = {.rows_offset = static_cast<uint32_t>(place.rows_offset),
+                           .params_offset = static_cast<uint32_t>(place.params_offset),
+                           .group = place.group,
+                           .per_head = heads.size() > 1 ? 1u : 0u,
+                           .matrices = matrices.as<std::byte>(),
+                           .heads = numbers.as<ForwardHead>()};
+  transforms_.push_back(std::move(matrices));
+  transforms_.push_back(std::move(numbers));
+  return side;
 }
 
 void Codec::AddTasks(uint32_t layer, const BlockLayout& block) {
   RowShape k{block.k.dim, block.k.bits, block.k.group, 1};
   const RowShape v{block.v.dim, block.v.bits, block.v.group, 1};
+  AddTask(encode_lists_, layer, 0, k);
+  AddTask(encode_lists_, layer, 1, v);
   if (k == v && TakesBothSides(k.dim)) {
     k.sides = 2;
-    AddTask(layer, 0, k);
+    AddTask(decode_lists_, layer, 0, k);
   } else {
-    AddTask(layer, 0, k);
-    AddTask(layer, 1, v);
+    AddTask(decode_lists_, layer, 0, k);
+    AddTask(decode_lists_, layer, 1, v);
   }
 }
 
 absl::Status Codec::Prepare(const TransformSet& transforms) {
   uint64_t strides = 0;
+  uint32_t words = 0;
   for (uint32_t layer = 0; layer < packed_.geometry().layers; ++layer) {
     const BlockLayout& block = packed_.block(layer);
     for (const SideLayout* side : {&block.k, &block.v}) {
@@ -129,14 +188,31 @@ absl::Status Codec::Prepare(const TransformSet& transforms) {
     };
     OSCARKV_ASSIGN_OR_RETURN(device_layer.side[0], PrepareSide(block.k, transforms.layer(layer).k));
     OSCARKV_ASSIGN_OR_RETURN(device_layer.side[1], PrepareSide(block.v, transforms.layer(layer).v));
+    EncodeLayer encode_layer = {.strides_before = strides,
+                                .stride = device_layer.stride,
+                                .content_words = device_layer.content_words,
+                                .crc_constant = ~device_layer.crc_start,
+                                .side = {}};
+    OSCARKV_ASSIGN_OR_RETURN(encode_layer.side[0],
+                             PrepareForwardSide(block.k, transforms.layer(layer).k));
+    OSCARKV_ASSIGN_OR_RETURN(encode_layer.side[1],
+                             PrepareForwardSide(block.v, transforms.layer(layer).v));
     layers_.push_back(device_layer);
+    encode_layers_.push_back(encode_layer);
     AddTasks(layer, block);
     strides += block.stride;
+    words = std::max(words, device_layer.content_words);
   }
-  for (TaskList& list : lists_) {
-    OSCARKV_ASSIGN_OR_RETURN(list.on_device, DeviceBuffer::CopyOf(std::span(list.tasks)));
+  for (TaskLists* lists : {&decode_lists_, &encode_lists_}) {
+    for (TaskList& list : *lists) {
+      OSCARKV_ASSIGN_OR_RETURN(list.on_device, DeviceBuffer::CopyOf(std::span(list.tasks)));
+    }
   }
   OSCARKV_ASSIGN_OR_RETURN(layers_on_device_, DeviceBuffer::CopyOf(std::span(layers_)));
+  OSCARKV_ASSIGN_OR_RETURN(encode_layers_on_device_,
+                           DeviceBuffer::CopyOf(std::span(encode_layers_)));
+  const std::vector<uint32_t> powers = MakeCrcPowers(words);
+  OSCARKV_ASSIGN_OR_RETURN(crc_powers_, DeviceBuffer::CopyOf(std::span(powers)));
   const CrcTables tables = MakeCrcTables();
   OSCARKV_ASSIGN_OR_RETURN(crc_, DeviceBuffer::CopyOf(std::span(&tables, 1)));
   return absl::OkStatus();
@@ -167,20 +243,19 @@ absl::Status CheckSide(const DeviceEngineSide& side, std::string_view name) {
   return absl::OkStatus();
 }
 
-absl::Status Codec::Check(const DeviceDecodeBatch& batch,
-                          const DeviceEngineView& destination) const {
+template <typename Batch>
+absl::Status Codec::Check(const Batch& batch, const DeviceEngineView& engine) const {
   const Geometry& geometry = packed_.geometry();
   if (batch.encoding != Encoding::kPacked) {
-    return absl::InvalidArgumentError("device kernels decode PACKED pages");
+    return absl::InvalidArgumentError("device kernels work on PACKED pages");
   }
   OSCARKV_RETURN_IF_ERROR(CheckRange("layers", batch.layers, geometry.layers));
   OSCARKV_RETURN_IF_ERROR(CheckRange("heads", batch.heads, geometry.kv_heads));
-  OSCARKV_RETURN_IF_ERROR(CheckSide(destination.k, "K"));
-  OSCARKV_RETURN_IF_ERROR(CheckSide(destination.v, "V"));
-  if (destination.k.dtype != destination.v.dtype)
+  OSCARKV_RETURN_IF_ERROR(CheckSide(engine.k, "K"));
+  OSCARKV_RETURN_IF_ERROR(CheckSide(engine.v, "V"));
+  if (engine.k.dtype != engine.v.dtype)
     return absl::InvalidArgumentError("K and V of an engine must have one dtype");
-  if (destination.block_tokens == 0)
-    return absl::InvalidArgumentError("block_tokens must be positive");
+  if (engine.block_tokens == 0) return absl::InvalidArgumentError("block_tokens must be positive");
   if (batch.page_bytes == nullptr || batch.slots == nullptr || batch.block_crc32c == nullptr ||
       batch.status == nullptr) {
     return absl::InvalidArgumentError("a pointer of the batch is null");
@@ -192,19 +267,15 @@ absl::Status Codec::Decode(const DeviceDecodeBatch& batch, DecodeBasis basis,
                            const DeviceEngineView& destination, cudaStream_t stream) const {
   OSCARKV_RETURN_IF_ERROR(Check(batch, destination));
   if (batch.pages == 0) return absl::OkStatus();
-  const uint32_t end = batch.layers.first + batch.layers.count;
-  for (const TaskList& list : lists_) {
-    const auto before = [](const DecodeTask& task, uint32_t layer) { return task.layer < layer; };
-    const auto first =
-        std::lower_bound(list.tasks.begin(), list.tasks.end(), batch.layers.first, before);
-    const auto last = std::lower_bound(first, list.tasks.end(), end, before);
-    if (first == last) continue;
+  for (const TaskList& list : decode_lists_) {
+    const TaskRange range = TasksOf(list, batch.layers);
+    if (range.tasks.empty()) continue;
     uint32_t block_bytes = 0;
-    for (auto task = first; task != last; ++task)
-      block_bytes = std::max(block_bytes, layers_[task->layer].stride);
+    for (const DecodeTask& task : range.tasks)
+      block_bytes = std::max(block_bytes, layers_[task.layer].stride);
     const DecodeArguments arguments = {
         .layers = layers_on_device_.as<DeviceLayer>(),
-        .tasks = list.on_device.as<DecodeTask>() + (first - list.tasks.begin()),
+        .tasks = range.on_device,
         .crc = crc_.as<CrcTables>(),
         .batch = batch,
         .strides_before_range = layers_[batch.layers.first].strides_before,
@@ -215,7 +286,50 @@ absl::Status Codec::Decode(const DeviceDecodeBatch& batch, DecodeBasis basis,
         .fp32_params = packed_.spec().params == ParamsDType::kFp32,
         .transform = basis == DecodeBasis::kModel};
     OSCARKV_RETURN_IF_ERROR(LaunchDecode(arguments, list.shape, destination.k.dtype == DType::kBf16,
-                                         static_cast<uint32_t>(last - first), block_bytes, stream));
+                                         static_cast<uint32_t>(range.tasks.size()), block_bytes,
+                                         stream));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Codec::Encode(const DeviceEngineView& source, const DeviceEncodeBatch& batch,
+                           cudaStream_t stream) const {
+  OSCARKV_RETURN_IF_ERROR(Check(batch, source));
+  if (batch.counts == nullptr) return absl::InvalidArgumentError("the batch has no counts");
+  if (source.slots == 0) return absl::InvalidArgumentError("an engine without slots");
+  const bool transform = packed_.spec().wide_basis == WideBasis::kModel;
+  if (transform && source.k.dtype != forward_dtype()) {
+    const std::string_view expected = DTypeName(forward_dtype());
+    const std::string_view found = DTypeName(source.k.dtype);
+    return absl::InvalidArgumentError(
+        absl::StrCat("transforms were prepared for rows of ",
+                     absl::string_view(expected.data(), expected.size()), ", found ",
+                     absl::string_view(found.data(), found.size())));
+  }
+  if (batch.pages == 0) return absl::OkStatus();
+  const size_t blocks = size_t{batch.pages} * batch.layers.count * batch.heads.count;
+  OSCARKV_RETURN_IF_ERROR(
+      device::ToStatus(cudaMemsetAsync(batch.block_crc32c, 0, blocks * sizeof(uint32_t), stream),
+                       "clearing checksums"));
+  for (const TaskList& list : encode_lists_) {
+    const TaskRange range = TasksOf(list, batch.layers);
+    if (range.tasks.empty()) continue;
+    const EncodeArguments arguments = {
+        .layers = encode_layers_on_device_.as<EncodeLayer>(),
+        .tasks = range.on_device,
+        .crc = crc_.as<CrcTables>(),
+        .crc_powers = crc_powers_.as<uint32_t>(),
+        .batch = batch,
+        .strides_before_range = encode_layers_[batch.layers.first].strides_before,
+        .side = {source.k, source.v},
+        .page_tokens = packed_.geometry().page_tokens,
+        .block_tokens = source.block_tokens,
+        .slots = source.slots,
+        .fp32_params = packed_.spec().params == ParamsDType::kFp32,
+        .transform = transform,
+        .bf16 = source.k.dtype == DType::kBf16};
+    OSCARKV_RETURN_IF_ERROR(
+        LaunchEncode(arguments, list.shape, static_cast<uint32_t>(range.tasks.size()), stream));
   }
   return absl::OkStatus();
 }

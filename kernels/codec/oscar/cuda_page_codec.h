@@ -41,6 +41,7 @@ struct DeviceEngineView {
 inline constexpr uint32_t kBadChecksum = 1;
 inline constexpr uint32_t kNonFiniteRows = 2;  // rows that read back as NaN, as FORMAT.md says
 inline constexpr uint32_t kBadSlot = 4;        // a slot beyond the cache: that token was left out
+                                               // (decode), or its rows read back as NaN (encode)
 
 // Pages of one encoding to decode; all pointers are device memory (or pinned host memory that the
 // device reaches), and stay until the stream has passed.
@@ -53,6 +54,26 @@ struct DeviceDecodeBatch {
   const int64_t* slots = nullptr;          // [pages][page_tokens]; negative: leave the token out
   const uint32_t* block_crc32c = nullptr;  // [pages][layers.count][heads.count]
   uint32_t* status = nullptr;              // [pages][layers.count][heads.count]; bits are added
+};
+
+// What encoding met, as EncodeReport has it; numbers are added.
+struct DeviceEncodeCounts {
+  uint64_t constant_rows = 0;
+  uint64_t nonfinite_rows = 0;
+  uint64_t overflow_rows = 0;
+};
+
+// Pages of one encoding to write; pointers as in DeviceDecodeBatch.
+struct DeviceEncodeBatch {
+  Encoding encoding = Encoding::kPacked;
+  BlockRange layers;  // the part of each page that is written
+  BlockRange heads;
+  uint32_t pages = 0;
+  std::byte* const* page_bytes = nullptr;  // [pages], 16-byte aligned; wholly written
+  const int64_t* slots = nullptr;          // [pages][page_tokens]
+  uint32_t* block_crc32c = nullptr;        // [pages][layers.count][heads.count], device memory
+  uint32_t* status = nullptr;              // likewise; kNonFiniteRows and kBadSlot are added
+  DeviceEncodeCounts* counts = nullptr;    // one
 };
 
 // Immutable and thread-safe. Works on the device that was current when it was made.
@@ -73,6 +94,12 @@ class CudaPageCodec {
   // nothing was enqueued then. Errors of the launch otherwise.
   virtual absl::Status Decode(const DeviceDecodeBatch& batch, DecodeBasis basis,
                               const DeviceEngineView& destination, cudaStream_t stream) const = 0;
+
+  // Transforms (unless wide_basis says that the engine has done so), clips, quantises and packs the
+  // slots' rows, with each block's padding and checksum. Errors as Decode's; rows that are
+  // transformed must be of the geometry's dtype.
+  virtual absl::Status Encode(const DeviceEngineView& source, const DeviceEncodeBatch& batch,
+                              cudaStream_t stream) const = 0;
 };
 
 }  // namespace oscarkv::cuda

@@ -56,7 +56,109 @@ void AppendHead(const SideTransform& transform, uint32_t bits, uint32_t group,
   prepared->columns.insert(prepared->columns.end(), sums.begin(), sums.end());
 }
 
+// The dim of x that is row `k` of the operand: thread `q` of four has 8 elements in every 32, and 2
+// of them at rows 2 q, 2 more at 2 q + 8 of each product.
+uint32_t DimOfRow(uint32_t k) {
+  const uint32_t step = k / 16;
+  const uint32_t within = k % 16;
+  return step / 2 * 32 + within % 8 / 2 * 8 + step % 2 * 4 + within / 8 * 2 + within % 2;
+}
+
+// The dim of y that is column `n`: thread `q` has columns 8 t + 2 q and the next of each tile t,
+// and all codes of a quarter of the row's bytes.
+uint32_t DimOfColumn(uint32_t n, uint32_t dim, uint32_t bits) {
+  const uint32_t row_bytes = dim * bits / 8;
+  const uint32_t tiles_of_field = row_bytes / 8;
+  const uint32_t tile = n / 8;
+  return tile / tiles_of_field * row_bytes + n % 8 / 2 * (row_bytes / 4) +
+         tile % tiles_of_field * 2 + n % 2;
+}
+
+struct Halves {
+  uint16_t bits;
+  float value;
+};
+
+Halves Rounded(float value, bool bf16) {
+  const uint16_t bits = bf16 ? FloatToBf16(value) : FloatToFp16(value);
+  return {bits, bf16 ? Bf16ToFloat(bits) : Fp16ToFloat(bits)};
+}
+
+void Put(std::byte* to, uint16_t bits) {
+  to[0] = static_cast<std::byte>(bits & 0xff);
+  to[1] = static_cast<std::byte>(bits >> 8);
+}
+
+// P(|z| > x) of a standard Gaussian, and where it has a value.
+double Beyond(double x) { return std::erfc(x / std::sqrt(2.0)); }
+double WhereBeyond(double probability) {
+  double low = 0.0;
+  double high = 8.0;
+  for (int i = 0; i < 60; ++i) {
+    const double middle = 0.5 * (low + high);
+    (Beyond(middle) > probability ? low : high) = middle;
+  }
+  return low;
+}
+
+void AppendForward(const SideTransform& transform, uint32_t bits, bool bf16,
+                   PreparedForward* prepared) {
+  constexpr double kPi = 3.14159265358979323846;
+  const uint32_t dim = transform.dim;
+  // fp16 operands are brought near 2^10, so that what rounding leaves is not denormal.
+  const int scale = bf16 ? 0 : 10 - Exponent(transform.forward);
+  const size_t start = prepared->matrices.size();
+  prepared->matrices.resize(start + ForwardBytes(dim), std::byte{0});
+  std::byte* matrix = prepared->matrices.data() + start;
+  const size_t lower = dim / 64 * ForwardPanelBytes(dim) + ForwardOffsetBytes(dim);
+  std::vector<float> minus_offset(dim);
+  for (uint32_t n = 0; n < dim; ++n) {
+    const uint32_t column = DimOfColumn(n, dim, bits);
+    double sum = 0.0;
+    for (uint32_t k = 0; k < dim; ++k) {
+      const uint32_t row = DimOfRow(k);
+      const float entry = std::ldexp(transform.forward[row * dim + column], scale);
+      const Halves high = Rounded(entry, bf16);
+      const Halves low = Rounded(entry - high.value, bf16);
+      const size_t at =
+          k / 64 * ForwardPanelBytes(dim) + n * 128 + ((k % 64 / 8) ^ (n % 8)) * 16 + k % 8 * 2;
+      Put(matrix + at, high.bits);
+      Put(matrix + lower + at, low.bits);
+      sum += double{transform.offset[row]} * (double{high.value} + double{low.value});
+    }
+    minus_offset[n] = static_cast<float>(-sum);
+  }
+  const int one = bf16 ? 0 : std::clamp(Exponent(minus_offset) - 14, -14, 15);
+  std::byte* offset = matrix + dim / 64 * ForwardPanelBytes(dim);
+  for (uint32_t n = 0; n < dim; ++n) {
+    float rest = std::ldexp(minus_offset[n], -one);
+    for (uint32_t k = 0; k < 3; ++k) {
+      const Halves term = Rounded(rest, bf16);
+      Put(offset + n * 32 + (n / 4 % 2) * 16 + k * 2, term.bits);
+      rest -= term.value;
+    }
+  }
+  ForwardHead head = {.scale = std::ldexp(1.0f, -scale),
+                      .one = Rounded(std::ldexp(1.0f, one), bf16).bits,
+                      .above = dim - 1 - ClipIndex(transform.clip_ratio, dim),
+                      .clip_guess = 1.0f,
+                      .clip_spread = 0.0f};
+  if (head.above != 0) {
+    const double at = WhereBeyond((head.above + 0.5) / dim);
+    const double density = 2.0 * std::exp(-0.5 * at * at) / std::sqrt(2.0 * kPi);
+    head.clip_guess = static_cast<float>(at / std::sqrt(2.0 / kPi));
+    head.clip_spread = static_cast<float>(1.0 / (dim * density * std::max(at, 0.1)));
+  }
+  prepared->heads.push_back(head);
+}
+
 }  // namespace
+
+PreparedForward PrepareForward(const std::vector<SideTransform>& heads, uint32_t bits, bool bf16) {
+  PreparedForward prepared;
+  for (const SideTransform& head : heads) AppendForward(head, bits, bf16, &prepared);
+  return prepared;
+}
 
 PreparedInverse PrepareInverse(const std::vector<SideTransform>& heads, uint32_t bits,
                                uint32_t group) {

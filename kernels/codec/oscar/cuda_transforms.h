@@ -2,9 +2,11 @@
 #ifndef OSCARKV_KERNELS_CODEC_OSCAR_CUDA_TRANSFORMS_H_
 #define OSCARKV_KERNELS_CODEC_OSCAR_CUDA_TRANSFORMS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "kernels/codec/oscar/cuda_crc32c.h"
 #include "kernels/codec/transform_set.h"
 
 namespace oscarkv::cuda {
@@ -28,6 +30,35 @@ struct PreparedInverse {
 
 PreparedInverse PrepareInverse(const std::vector<SideTransform>& heads, uint32_t bits,
                                uint32_t group);
+
+// One head's numbers beside its matrix.
+struct ForwardHead {
+  float scale;        // what sums are multiplied by: 1 for bf16
+  uint32_t one;       // the element by which rows are lengthened, to be multiplied by -m T
+  uint32_t above;     // how many magnitudes of a row the clip cuts; 0: none
+  float clip_guess;   // the clip's threshold, in mean magnitudes, were rows Gaussian
+  float clip_spread;  // and by how much of itself it moves when one element more is to be cut
+};
+
+// T as the right-hand operand of wgmma products, K-major, swizzled: T to the precision of its dtype
+// in panels of 64 rows (128 bytes a column), -m T in three terms of a panel of 16 rows, and what
+// rounding left of T, again in panels of 64. -m T is that of the rounded T, so that a large offset
+// cancels.
+//
+// Rows (dims of x) and columns (dims of y) are in the order in which threads hold them: a thread
+// loads 16 bytes of a row at a time, and its sums are codes of whole bytes.
+struct PreparedForward {
+  std::vector<std::byte> matrices;  // [heads][ForwardBytes(dim)]
+  std::vector<ForwardHead> heads;
+};
+
+OSCARKV_HOST_DEVICE constexpr uint32_t ForwardPanelBytes(uint32_t dim) { return dim * 128; }
+OSCARKV_HOST_DEVICE constexpr uint32_t ForwardOffsetBytes(uint32_t dim) { return dim * 32; }
+OSCARKV_HOST_DEVICE constexpr uint32_t ForwardBytes(uint32_t dim) {
+  return 2 * (dim / 64) * ForwardPanelBytes(dim) + ForwardOffsetBytes(dim);
+}
+
+PreparedForward PrepareForward(const std::vector<SideTransform>& heads, uint32_t bits, bool bf16);
 
 }  // namespace oscarkv::cuda
 
