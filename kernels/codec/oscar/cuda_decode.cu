@@ -155,8 +155,7 @@ __device__ __forceinline__ void Verify(const DecodeArguments& arguments, const D
       shared.good[stage] = found == expected ? 1 : 0;
       if (bits != 0) atomicOr(&batch.status[number], bits);
     }
-    __syncwarp();
-    if (lane == 0) shared.ready[stage].Arrive();
+    shared.ready[stage].Arrive();
   }
 }
 
@@ -384,8 +383,7 @@ __device__ __forceinline__ void Write(const DecodeArguments& arguments, const De
     }
     if (status != 0)
       atomicOr(&arguments.batch.status[BlockNumber(arguments.batch, place, page)], status);
-    __syncwarp();
-    if (lane == 0) shared.free[stage].Arrive();
+    shared.free[stage].Arrive();
   }
 }
 
@@ -409,8 +407,8 @@ __global__ void __launch_bounds__(S::kThreads, kTransform ? S::kBlocksResident :
   if (threadIdx.x == 0) {
     for (uint32_t stage = 0; stage < kStages; ++stage) {
       shared.loaded[stage].Init(1);
-      shared.ready[stage].Init(1);
-      shared.free[stage].Init(S::kWriters);
+      shared.ready[stage].Init(32);
+      shared.free[stage].Init(S::kWriters * 32);
     }
     FenceBarrierInit();
   }
