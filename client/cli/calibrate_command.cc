@@ -90,6 +90,7 @@ absl::Status Run(Arguments arguments) {
 
 }  // namespace
 
+// NOLINTNEXTLINE(readability-function-size): a list of options
 void AddCalibrateCommand(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("calibrate", "Fit a transform set to a model's dumped Q, K and V");

@@ -24,6 +24,7 @@ absl::Status RunPythonModule(const std::string& python, const std::string& modul
       "; it needs the Python package oscarkv (client/python) with numpy and matplotlib: install "
       "them, or name an interpreter that has them with --python";
   std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   std::cout.flush();

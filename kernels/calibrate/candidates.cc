@@ -46,6 +46,31 @@ Candidate NaiveCandidate(uint32_t dim) {
   return {"naive", {{identity, identity}}, {}};
 }
 
+namespace {
+
+// One method's transform, for every head or one that they share; `shared` is what `oscar` fits the
+// latter to.
+Candidate MakeCandidate(Method method, const char* name, bool per_head, bool offset,
+                        const std::vector<SideMoments>& heads, const MatrixXd& shared,
+                        double condition_max) {
+  Candidate candidate;
+  candidate.method = std::string(name) + (offset ? "+offset" : "");
+  if (per_head) {
+    for (const SideMoments& head : heads)
+      candidate.pairs.push_back(FitOne(method, head, offset, condition_max));
+  } else {
+    SideMoments layer = heads[0];
+    layer.oscar = &shared;
+    candidate.pairs.push_back(FitOne(method, layer, offset, condition_max));
+  }
+  if (offset) {
+    for (const SideMoments& head : heads) candidate.offsets.push_back(*head.mean);
+  }
+  return candidate;
+}
+
+}  // namespace
+
 std::vector<Candidate> MakeCandidates(Side side, const LayerMoments& moments,
                                       const CalibrateOptions& options) {
   std::vector<SideMoments> heads;
@@ -59,21 +84,8 @@ std::vector<Candidate> MakeCandidates(Side side, const LayerMoments& moments,
     if (options.method != Method::kBest && options.method != method) return;
     for (const bool offset : {false, true}) {
       if (options.offset.has_value() ? *options.offset != offset : offset && !free) continue;
-      Candidate candidate;
-      candidate.method = std::string(name) + (offset ? "+offset" : "");
-      if (per_head) {
-        for (const SideMoments& head : heads) {
-          candidate.pairs.push_back(FitOne(method, head, offset, options.condition_max));
-        }
-      } else {
-        SideMoments layer = heads[0];
-        layer.oscar = &shared;
-        candidate.pairs.push_back(FitOne(method, layer, offset, options.condition_max));
-      }
-      if (offset) {
-        for (const SideMoments& head : heads) candidate.offsets.push_back(*head.mean);
-      }
-      candidates.push_back(std::move(candidate));
+      candidates.push_back(
+          MakeCandidate(method, name, per_head, offset, heads, shared, options.condition_max));
     }
   };
   // Naive INT2 stands beside every choice; as a candidate of its own it would only win by chance.

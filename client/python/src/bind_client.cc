@@ -37,6 +37,7 @@ auto WithoutGil(Call&& call) {
 
 std::vector<std::string> Names(const std::vector<ItemStatus>& statuses) {
   std::vector<std::string> names;
+  names.reserve(statuses.size());
   for (const ItemStatus status : statuses) names.emplace_back(ItemStatusName(status));
   return names;
 }
@@ -79,6 +80,7 @@ PushReport Push(const Namespace& self, const PagedKv& kv, const py::object& slot
   return ValueOrThrow(WithoutGil([&] { return self.Push(view, request); }));
 }
 
+// NOLINTNEXTLINE(readability-function-size): Python's keyword arguments, one by one
 FetchReport Fetch(const Namespace& self, const PagedKv& kv, const py::object& slots,
                   const std::vector<std::string>& keys, const Hit* hit,
                   const std::optional<std::pair<uint32_t, uint32_t>>& layers,

@@ -51,6 +51,7 @@ DecodeBasis BasisOf(const std::string& name) {
   throw py::value_error(absl::StrCat("basis must be model or transformed, found '", name, "'"));
 }
 
+// NOLINTNEXTLINE(readability-function-size): a list
 void BindSettings(py::module_& module) {
   py::class_<Geometry>(module, "Geometry", "The shape of one shard's KV cache.")
       .def(py::init([](uint32_t layers, uint32_t kv_heads, uint32_t k_head_dim,
