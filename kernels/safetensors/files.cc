@@ -24,7 +24,7 @@ absl::Status FileError(const char* action, const std::string& path) {
 absl::StatusOr<std::shared_ptr<const MappedFile>> MappedFile::Open(const std::string& path) {
   const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) return FileError("opening", path);
-  const auto close_it = absl::MakeCleanup([descriptor] { close(descriptor); });
+  const absl::Cleanup close_it = [descriptor] { close(descriptor); };
   struct stat facts = {};
   if (fstat(descriptor, &facts) != 0) return FileError("reading the size of", path);
   const size_t bytes = static_cast<size_t>(facts.st_size);
@@ -41,9 +41,11 @@ MappedFile::~MappedFile() {
 
 void MappedFile::ReleasePages(ByteView part) {
   constexpr uintptr_t kPage = 4096;
-  const auto begin = reinterpret_cast<uintptr_t>(part.data()) / kPage * kPage;
-  const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size()) / kPage * kPage;
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  // Whole pages that the part touches; they come back from the file when they are read again.
+  const auto address = reinterpret_cast<uintptr_t>(part.data());
+  std::byte* begin = const_cast<std::byte*>(part.data()) - address % kPage;
+  const uintptr_t bytes = (address + part.size()) / kPage * kPage - (address - address % kPage);
+  if (address / kPage != (address + part.size()) / kPage) madvise(begin, bytes, MADV_DONTNEED);
 }
 
 absl::StatusOr<SafetensorsFile> OpenSafetensors(const std::string& path) {
@@ -59,8 +61,8 @@ absl::Status WriteFileAtomically(const std::string& path, ByteView bytes) {
   const std::string partial = absl::StrCat(path, ".partial.", getpid());
   const int descriptor = open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (descriptor < 0) return FileError("creating", partial);
-  auto remove_it = absl::MakeCleanup([&partial] { unlink(partial.c_str()); });
-  const auto close_it = absl::MakeCleanup([descriptor] { close(descriptor); });
+  absl::Cleanup remove_it = [&partial] { unlink(partial.c_str()); };
+  const absl::Cleanup close_it = [descriptor] { close(descriptor); };
   while (!bytes.empty()) {
     const ssize_t written = write(descriptor, bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;
