@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <exception>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -65,7 +66,7 @@ int Serve(const oscarkv::v1::ServerConfig& config) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   Flags flags;
   CLI::App app("oscarkvd: a disaggregated KV-cache store that holds pages in OSCAR 2-bit form",
                "oscarkvd");
@@ -100,4 +101,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   return Serve(config);
+} catch (const std::exception& error) {  // memory has run out, for one
+  std::cerr << "oscarkvd: " << error.what() << "\n";
+  return 1;
 }

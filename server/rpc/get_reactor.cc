@@ -184,7 +184,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     const PageLayout& wide = codec_->layout(Encoding::kWide);
     const Geometry& geometry = codec_->geometry();
     page_->decoded.assign(wide.page_bytes(), std::byte{0});
-    std::vector<std::byte*> bases(2 * geometry.layers);
+    std::vector<std::byte*> bases(size_t{2} * geometry.layers);
     const EngineView view = WidePageView(wide, page_->decoded, bases);
     std::vector<int64_t> slots(geometry.page_tokens);
     for (size_t i = 0; i < slots.size(); ++i) slots[i] = static_cast<int64_t>(i);
@@ -278,8 +278,8 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     Send(FrameMessage(reply));
   }
 
-  void Send(grpc::ByteBuffer buffer) {
-    buffer_ = std::move(buffer);
+  void Send(const grpc::ByteBuffer& buffer) {
+    buffer_ = buffer;  // counts references, copies no bytes
     StartWrite(&buffer_);
   }
 
