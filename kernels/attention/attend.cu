@@ -13,6 +13,7 @@
 #include "kernels/attention/attend_device.cuh"
 #include "kernels/attention/attend_tiles.cuh"
 #include "kernels/base/status_macros.h"
+#include "kernels/device/launch.h"
 #include "kernels/device/status.h"
 
 namespace oscarkv::cuda {
@@ -389,25 +390,13 @@ uint32_t AttendTiles(uint32_t dim, uint32_t rows) { return rows > kTileRows && d
 
 absl::StatusOr<uint32_t> AttendBlocks(uint32_t dim, uint32_t tiles, uint32_t packed_block_bytes) {
   uint32_t blocks = 0;
-  OSCARKV_RETURN_IF_ERROR(ForShape(dim, tiles, [&]<typename S>(S) {
-    const auto kernel = &AttendKernel<S>;
-    const size_t bytes = SharedBytes<S>(packed_block_bytes);
-    int device = 0;
-    int processors = 0;
-    int resident = 0;
-    cudaError_t error = cudaGetDevice(&device);
-    if (error == cudaSuccess)
-      error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    if (error == cudaSuccess) {
-      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(bytes));
-    }
-    if (error == cudaSuccess) {
-      error =
-          cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kAttendThreads, bytes);
-    }
-    blocks = static_cast<uint32_t>(processors * resident);
-    return device::ToStatus(error, "preparing attention");
+  OSCARKV_RETURN_IF_ERROR(ForShape(dim, tiles, [&]<typename S>(S) -> absl::Status {
+    OSCARKV_ASSIGN_OR_RETURN(
+        const device::Places there,
+        device::PrepareKernel(reinterpret_cast<const void*>(&AttendKernel<S>), kAttendThreads,
+                              SharedBytes<S>(packed_block_bytes), "preparing attention"));
+    blocks = there.all();
+    return absl::OkStatus();
   }));
   return blocks;
 }

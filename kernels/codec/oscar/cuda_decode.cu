@@ -9,8 +9,10 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "kernels/base/status_macros.h"
 #include "kernels/codec/oscar/cuda_decode.h"
 #include "kernels/codec/oscar/cuda_primitives.cuh"
+#include "kernels/device/launch.h"
 #include "kernels/device/status.h"
 
 namespace oscarkv::cuda {
@@ -446,23 +448,16 @@ absl::Status Launch(const DecodeArguments& arguments, uint32_t group, uint32_t t
   const size_t bytes =
       kStages * (block_bytes + S::kSides * arguments.page_tokens * sizeof(int64_t)) +
       (kTransform ? S::kSides * columns : 0);
-  int device = 0;
-  int processors = 0;
-  int resident = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess)
-    error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  if (error == cudaSuccess) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(bytes));
+  OSCARKV_ASSIGN_OR_RETURN(const device::Places there,
+                           device::PrepareKernel(reinterpret_cast<const void*>(kernel), S::kThreads,
+                                                 bytes, "preparing to decode"));
+  const uint32_t places = there.all();
+  if (places == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "decoding needs ", bytes, " bytes of a multiprocessor's shared memory: blocks of ",
+        block_bytes, " bytes are too large for this device"));
   }
-  if (error == cudaSuccess) {
-    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel,
-                                                          static_cast<int>(S::kThreads), bytes);
-  }
-  if (error != cudaSuccess || resident == 0) return device::ToStatus(error, "preparing to decode");
   // One wave of persistent blocks, or several when there are more heads than places for them.
-  const uint32_t places = static_cast<uint32_t>(processors * resident);
   const uint32_t each = arguments.batch.heads.count * tasks;
   const uint32_t wanted = each <= places ? places / each : (4 * places + each - 1) / each;
   const uint32_t chunks = std::clamp(wanted, 1u, arguments.batch.pages);

@@ -10,9 +10,11 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "kernels/base/status_macros.h"
 #include "kernels/codec/oscar/cuda_encode.h"
 #include "kernels/codec/oscar/cuda_encode_rows.cuh"
 #include "kernels/codec/oscar/cuda_encode_stage.cuh"
+#include "kernels/device/launch.h"
 #include "kernels/device/status.h"
 
 namespace oscarkv::cuda {
@@ -176,19 +178,12 @@ absl::Status Launch(const EncodeArguments& arguments, uint32_t group, uint32_t t
   const size_t staged_row = S::kRowBytes + S::kDim / group * (arguments.fp32_params ? 8 : 4);
   const size_t bytes = S::kMatrixBytes + sizeof(SharedFixed<S>) +
                        S::kWarpGroups * S::kStagings * kTileRows * staged_row;
-  int device = 0;
-  int processors = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess)
-    error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  if (error == cudaSuccess) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(bytes));
-  }
-  if (error != cudaSuccess) return device::ToStatus(error, "preparing to encode");
+  OSCARKV_ASSIGN_OR_RETURN(const device::Places there,
+                           device::PrepareKernel(reinterpret_cast<const void*>(kernel), S::kThreads,
+                                                 bytes, "preparing to encode"));
   // One wave of persistent blocks, or several when there are more heads than places for them.
   const Tiling tiling(arguments.page_tokens, arguments.batch.pages);
-  const uint32_t places = static_cast<uint32_t>(processors);
+  const uint32_t places = there.processors;
   const uint32_t each = arguments.batch.heads.count * tasks;
   const uint32_t wanted = each <= places ? places / each : (4 * places + each - 1) / each;
   const uint32_t most = (tiling.tiles + S::kWarpGroups - 1) / S::kWarpGroups;
