@@ -15,6 +15,7 @@
 #include "kernels/device/stream.h"
 #include "tests/codec/page_testing.h"
 #include "tests/gpu/gpu_cache.h"
+#include "tests/gpu/gpu_timing.h"
 
 namespace oscarkv::testing {
 namespace {
@@ -23,41 +24,6 @@ using device::DeviceBuffer;
 
 constexpr int kRepeats = 61;
 constexpr uint32_t kQueryHeads = 32;
-constexpr Geometry kQwen3{.layers = 1,
-                          .kv_heads = 8,
-                          .k_head_dim = 128,
-                          .v_head_dim = 128,
-                          .page_tokens = 64,
-                          .dtype = DType::kBf16};
-
-double Median(cudaStream_t stream, const std::function<void()>& enqueue) {
-  for (int i = 0; i < 5; ++i) enqueue();
-  std::vector<double> times;
-  const auto start = OrDie(device::Event::Create(device::Event::Timing::kOn));
-  const auto stop = OrDie(device::Event::Create(device::Event::Timing::kOn));
-  for (int i = 0; i < kRepeats; ++i) {
-    OrDie(start.Record(stream));
-    enqueue();
-    OrDie(stop.Record(stream));
-    OrDie(stop.Synchronize());
-    times.push_back(double{OrDie(stop.MillisecondsSince(start))} * 1e3);
-  }
-  std::nth_element(times.begin(), times.begin() + kRepeats / 2, times.end());
-  return times[kRepeats / 2];
-}
-
-double CopyBandwidth(cudaStream_t stream) {
-  constexpr size_t kBytes = size_t{2} << 30;
-  const auto from = OrDie(DeviceBuffer::Allocate(kBytes));
-  const auto to = OrDie(DeviceBuffer::Allocate(kBytes));
-  OrDie(device::ToStatus(cudaMemsetAsync(from.data(), 0x5a, kBytes, stream), "filling"));
-  const double microseconds = Median(stream, [&] {
-    OrDie(device::ToStatus(
-        cudaMemcpyAsync(to.data(), from.data(), kBytes, cudaMemcpyDeviceToDevice, stream),
-        "copying"));
-  });
-  return 2.0 * kBytes / microseconds * 1e-6;
-}
 
 struct Setting {
   uint32_t requests;
@@ -175,7 +141,7 @@ void Measure(const Pool& pool, const Setting& setting, double copy, cudaStream_t
   OrDie(device::ToStatus(cudaStreamEndCapture(stream, &graph), "capturing"));
   OrDie(device::ToStatus(cudaGraphInstantiate(&executable, graph, 0), "instantiating"));
   const double microseconds =
-      Median(stream,
+      Median(stream, kRepeats,
              [&] { OrDie(device::ToStatus(cudaGraphLaunch(executable, stream), "replaying")); }) /
       calls;
   cudaGraphExecDestroy(executable);

@@ -15,6 +15,7 @@
 #include "kernels/device/stream.h"
 #include "tests/codec/page_testing.h"
 #include "tests/gpu/gpu_cache.h"
+#include "tests/gpu/gpu_world.h"
 #include "tests/support/status_matchers.h"
 
 namespace oscarkv::testing {
@@ -23,76 +24,18 @@ namespace {
 using ::testing::Each;
 using ::testing::HasSubstr;
 
-constexpr uint32_t kSlots = 512;
-
-struct Case {
-  uint32_t k_dim;
-  uint32_t v_dim;
-  LayerBits bits;
-  uint32_t group;
-  ParamsDType params;
-  DType dtype;
-  EngineLayout layout;
-  uint32_t page_tokens;
-};
-
-std::string Describe(const Case& c) {
-  return std::string("K") + std::to_string(c.k_dim) + "x" + std::to_string(c.bits.k) + " V" +
-         std::to_string(c.v_dim) + "x" + std::to_string(c.bits.v) + " group " +
-         std::to_string(c.group) + (c.params == ParamsDType::kFp16 ? " fp16" : " fp32") + " " +
-         std::string(DTypeName(c.dtype)) + " " + LayoutName(c.layout) + " page " +
-         std::to_string(c.page_tokens);
-}
-
-// A few pages, encoded on the CPU, at random slots of a cache.
-struct World {
-  Geometry geometry;
-  CodecSpec spec;
-  std::shared_ptr<const TransformSet> transforms;
-  std::unique_ptr<PageCodec> cpu;
-  std::unique_ptr<cuda::CudaPageCodec> gpu;
+// The same, with the pages that the CPU makes of it.
+struct DecodeWorld : World {
   std::vector<EncodedPage> pages;
-  std::vector<std::vector<int64_t>> slots;
-  EngineCache source;
 
-  explicit World(const Case& c, uint32_t page_count = 5)
-      : geometry{.layers = 3,
-                 .kv_heads = 2,
-                 .k_head_dim = c.k_dim,
-                 .v_head_dim = c.v_dim,
-                 .page_tokens = c.page_tokens,
-                 .dtype = c.dtype},
-        source(c.layout, geometry, c.dtype, kSlots) {
-    spec.bits = {c.bits};
-    spec.group = c.group;
-    spec.params = c.params;
-    spec.transform_hash = std::string(32, 't');
-    transforms = RotationSet(geometry, 0.9f);
-    cpu = OrDie(MakePageCodec(CodecBackend::kReference, geometry, spec, transforms));
-    gpu = OrDie(cuda::CudaPageCodec::Create(geometry, spec, *transforms));
-    source.FillGaussian(7);
-    std::vector<int64_t> free(kSlots);
-    std::iota(free.begin(), free.end(), 0);
-    std::shuffle(free.begin(), free.end(), std::mt19937(3));
-    for (uint32_t page = 0; page < page_count; ++page) {
-      const auto first = free.begin() + page * c.page_tokens;
-      slots.emplace_back(first, first + c.page_tokens);
-    }
-    Encode();
-  }
-
-  void Encode() {
-    pages.clear();
-    for (const auto& page_slots : slots)
-      pages.push_back(EncodePage(*cpu, Encoding::kPacked, source, page_slots));
-  }
-
+  explicit DecodeWorld(const Case& c) : World(c, WideBasis::kModel) { Encode(); }
+  void Encode() { pages = CpuPages(); }
   BlockRange all_layers() const { return {0, geometry.layers}; }
   BlockRange all_heads() const { return {0, geometry.kv_heads}; }
 };
 
 // Decodes on the device into a fresh cache, which comes back; status words too.
-std::vector<uint32_t> GpuDecode(const World& world, const std::vector<EncodedPage>& pages,
+std::vector<uint32_t> GpuDecode(const DecodeWorld& world, const std::vector<EncodedPage>& pages,
                                 BlockRange layers, BlockRange heads, DecodeBasis basis,
                                 EngineCache& into) {
   const GpuCache cache(into);
@@ -104,7 +47,7 @@ std::vector<uint32_t> GpuDecode(const World& world, const std::vector<EncodedPag
   return batch.Status();
 }
 
-void CpuDecode(const World& world, const std::vector<EncodedPage>& pages, BlockRange layers,
+void CpuDecode(const DecodeWorld& world, const std::vector<EncodedPage>& pages, BlockRange layers,
                BlockRange heads, DecodeBasis basis, EngineCache& into) {
   for (size_t i = 0; i < pages.size(); ++i) {
     DecodeItem item{.encoding = Encoding::kPacked,
@@ -120,7 +63,7 @@ void CpuDecode(const World& world, const std::vector<EncodedPage>& pages, BlockR
 }
 
 // The greatest difference of a row, in parts of its greatest magnitude.
-double WorstDifference(const World& world, EngineCache& one, EngineCache& other) {
+double WorstDifference(const DecodeWorld& world, EngineCache& one, EngineCache& other) {
   double worst = 0.0;
   for (uint32_t layer = 0; layer < world.geometry.layers; ++layer) {
     for (uint32_t head = 0; head < world.geometry.kv_heads; ++head) {
@@ -172,7 +115,7 @@ std::vector<Case> Cases() {
 class GpuDecodeTest : public ::testing::TestWithParam<Case> {};
 
 TEST_P(GpuDecodeTest, WritesTheBytesThatTheReferenceWritesInTheTransformedBasis) {
-  const World world(GetParam(), GetParam().page_tokens > 64 ? 3 : 5);
+  const DecodeWorld world(GetParam());
   EngineCache found(GetParam().layout, world.geometry, GetParam().dtype, kSlots);
   EngineCache expected(GetParam().layout, world.geometry, GetParam().dtype, kSlots);
   const auto status = GpuDecode(world, world.pages, world.all_layers(), world.all_heads(),
@@ -184,7 +127,7 @@ TEST_P(GpuDecodeTest, WritesTheBytesThatTheReferenceWritesInTheTransformedBasis)
 }
 
 TEST_P(GpuDecodeTest, GoesBackToTheModelsBasisWithinTheBound) {
-  const World world(GetParam(), GetParam().page_tokens > 64 ? 3 : 5);
+  const DecodeWorld world(GetParam());
   EngineCache found(GetParam().layout, world.geometry, GetParam().dtype, kSlots);
   EngineCache expected(GetParam().layout, world.geometry, GetParam().dtype, kSlots);
   const auto status = GpuDecode(world, world.pages, world.all_layers(), world.all_heads(),
@@ -204,7 +147,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, GpuDecodeTest, ::testing::ValuesIn(Cases()),
 const Case kPlain = {128, 128, {2, 2}, 0, ParamsDType::kFp16, DType::kBf16, EngineLayout::kNhd, 64};
 
 TEST(GpuDecodeTest, TakesARangeOfLayersAndHeads) {
-  const World world(kPlain);
+  const DecodeWorld world(kPlain);
   const BlockRange layers{1, 2};
   const BlockRange heads{1, 1};
   std::vector<EncodedPage> parts;
@@ -218,7 +161,7 @@ TEST(GpuDecodeTest, TakesARangeOfLayersAndHeads) {
 }
 
 TEST(GpuDecodeTest, LeavesTokensWithoutASlotAlone) {
-  World world(kPlain);
+  DecodeWorld world(kPlain);
   for (auto& slots : world.slots) {
     for (size_t i = 0; i < slots.size(); i += 3) slots[i] = -1;
   }
@@ -232,7 +175,7 @@ TEST(GpuDecodeTest, LeavesTokensWithoutASlotAlone) {
 }
 
 TEST(GpuDecodeTest, ASlotBeyondTheCacheIsReportedAndNotWritten) {
-  World world(kPlain);
+  DecodeWorld world(kPlain);
   EngineCache expected(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
   world.slots[2][7] = -1;
   CpuDecode(world, world.pages, world.all_layers(), world.all_heads(), DecodeBasis::kTransformed,
@@ -248,7 +191,7 @@ TEST(GpuDecodeTest, ASlotBeyondTheCacheIsReportedAndNotWritten) {
 
 TEST(GpuDecodeTest, ABlockWithAWrongByteIsReportedAndNotWritten) {
   for (DecodeBasis basis : {DecodeBasis::kModel, DecodeBasis::kTransformed}) {
-    World world(kPlain);
+    DecodeWorld world(kPlain);
     EngineCache before(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
     EngineCache found(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
     const PageLayout& layout = world.cpu->layout(Encoding::kPacked);
@@ -268,7 +211,7 @@ TEST(GpuDecodeTest, ABlockWithAWrongByteIsReportedAndNotWritten) {
 }
 
 TEST(GpuDecodeTest, RowsThatCouldNotBeEncodedReadBackAsNanAndAreReported) {
-  World world(kPlain);
+  DecodeWorld world(kPlain);
   std::vector<float> row = world.source.Read(KvSide::kV, 2, 1, world.slots[1][9]);
   row[5] = std::numeric_limits<float>::quiet_NaN();
   world.source.Write(KvSide::kV, 2, 1, world.slots[1][9], row);
@@ -286,7 +229,7 @@ TEST(GpuDecodeTest, RowsThatCouldNotBeEncodedReadBackAsNanAndAreReported) {
 }
 
 TEST(GpuDecodeTest, CanBeCapturedAndReplayed) {
-  const World world(kPlain);
+  const DecodeWorld world(kPlain);
   EngineCache found(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
   EngineCache expected(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
   const GpuCache cache(found);
@@ -321,7 +264,7 @@ TEST(GpuDecodeTest, RefusesWhatNoKernelWasBuiltFor) {
 }
 
 TEST(GpuDecodeTest, RefusesMisalignedStrides) {
-  World world(kPlain);
+  DecodeWorld world(kPlain);
   EngineCache found(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
   const GpuCache cache(found);
   const GpuBatch batch(world.pages, world.slots, world.all_layers(), world.all_heads());

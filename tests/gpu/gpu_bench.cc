@@ -14,47 +14,12 @@
 #include "kernels/device/stream.h"
 #include "tests/codec/page_testing.h"
 #include "tests/gpu/gpu_cache.h"
+#include "tests/gpu/gpu_timing.h"
 
 namespace oscarkv::testing {
 namespace {
 
 constexpr int kRepeats = 100;
-constexpr Geometry kQwen3{.layers = 1,
-                          .kv_heads = 8,
-                          .k_head_dim = 128,
-                          .v_head_dim = 128,
-                          .page_tokens = 64,
-                          .dtype = DType::kBf16};
-
-// Microseconds, the median of single runs between events.
-double Median(cudaStream_t stream, const std::function<void(int)>& enqueue) {
-  for (int i = 0; i < 5; ++i) enqueue(i);
-  std::vector<double> times;
-  const auto start = OrDie(device::Event::Create(device::Event::Timing::kOn));
-  const auto stop = OrDie(device::Event::Create(device::Event::Timing::kOn));
-  for (int i = 0; i < kRepeats; ++i) {
-    OrDie(start.Record(stream));
-    enqueue(i);
-    OrDie(stop.Record(stream));
-    OrDie(stop.Synchronize());
-    times.push_back(double{OrDie(stop.MillisecondsSince(start))} * 1e3);
-  }
-  std::nth_element(times.begin(), times.begin() + kRepeats / 2, times.end());
-  return times[kRepeats / 2];
-}
-
-double CopyBandwidth(cudaStream_t stream) {
-  constexpr size_t kBytes = size_t{2} << 30;
-  const auto from = OrDie(device::DeviceBuffer::Allocate(kBytes));
-  const auto to = OrDie(device::DeviceBuffer::Allocate(kBytes));
-  OrDie(device::ToStatus(cudaMemsetAsync(from.data(), 0x5a, kBytes, stream), "filling"));
-  const double microseconds = Median(stream, [&](int) {
-    OrDie(device::ToStatus(
-        cudaMemcpyAsync(to.data(), from.data(), kBytes, cudaMemcpyDeviceToDevice, stream),
-        "copying"));
-  });
-  return 2.0 * kBytes / microseconds * 1e-6;
-}
 
 struct Workload {
   CodecSpec spec;
@@ -93,7 +58,7 @@ void Decode(const Workload& workload, uint32_t tokens, double copy, cudaStream_t
   const double encoded = static_cast<double>(workload.pages[0].bytes.size()) * tokens / 64;
   const double bytes = encoded + static_cast<double>(tokens) * 8 * 2 * 128 * 2;
   for (DecodeBasis basis : {DecodeBasis::kModel, DecodeBasis::kTransformed}) {
-    const double microseconds = Median(stream, [&](int) {
+    const double microseconds = Median(stream, kRepeats, [&] {
       OrDie(workload.gpu->Decode(batch.batch(), basis, cache.View(), stream));
     });
     for (uint32_t word : batch.Status()) {
@@ -120,7 +85,7 @@ void Encode(const Workload& workload, uint32_t tokens, double copy, cudaStream_t
   const double bytes = static_cast<double>(layout.page_bytes()) * tokens / 64 +
                        static_cast<double>(tokens) * 8 * 2 * 128 * 2;
   const double microseconds = Median(
-      stream, [&](int) { OrDie(workload.gpu->Encode(cache.View(), batch.batch(), stream)); });
+      stream, kRepeats, [&] { OrDie(workload.gpu->Encode(cache.View(), batch.batch(), stream)); });
   const double rate = bytes / microseconds * 1e-6;
   std::printf("%-38s %8u %10.1f %8.2f %8.0f %% %10.1f\n", "transform, clip, quantise, checksum",
               tokens, microseconds, rate, 100.0 * rate / copy, bytes / copy * 1e-6);
