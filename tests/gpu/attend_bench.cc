@@ -1,34 +1,35 @@
-// Attention of one new token over 2-bit pages of Qwen3-8B's heads (32 query heads, 8 KV heads of
-// 128, pages of 64), one layer: microseconds from replays of a CUDA graph that holds many calls,
-// each over other pages, so that no cache holds them. Medians.
-#include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <functional>
+// Attention of one new token over 2-bit pages, 32 query heads over 8 KV heads of 128, pages of 64.
+#include <array>
 #include <random>
-#include <vector>
+#include <utility>
 
 #include "kernels/attention/attend.h"
+#include "kernels/codec/oscar/format.h"
 #include "kernels/codec/page_layout.h"
 #include "kernels/device/buffer.h"
-#include "kernels/device/status.h"
-#include "kernels/device/stream.h"
+#include "tests/codec/codec_testing.h"
 #include "tests/codec/page_testing.h"
+#include "tests/gpu/gpu_bench.h"
 #include "tests/gpu/gpu_cache.h"
-#include "tests/gpu/gpu_timing.h"
 
 namespace oscarkv::testing {
 namespace {
 
 using device::DeviceBuffer;
 
-constexpr int kRepeats = 61;
 constexpr uint32_t kQueryHeads = 32;
+constexpr uint32_t kDim = kQwen3.k_head_dim;
+constexpr uint32_t kPageTokens = kQwen3.page_tokens;
 
 struct Setting {
   uint32_t requests;
   uint32_t length;
   uint32_t wide_pages;  // of each request: one sink page, the others recent
+
+  std::string Name() const {
+    return "attend/requests:" + std::to_string(requests) + "/length:" + std::to_string(length) +
+           (wide_pages > 0 ? "/wide:" + std::to_string(wide_pages) : "");
+  }
 };
 
 // Pages of Gaussian rows, many times over in one stretch of memory.
@@ -48,12 +49,13 @@ struct Pool {
     const auto cpu = OrDie(MakePageCodec(CodecBackend::kCpu, kQwen3, spec, transforms));
     attention = OrDie(cuda::Attention::Create(kQwen3, spec, *transforms, kQueryHeads));
     constexpr int64_t kDistinct = 64;
-    EngineCache source(EngineLayout::kTokenMajor, kQwen3, DType::kBf16, kDistinct * 64);
+    EngineCache source(EngineLayout::kTokenMajor, kQwen3, DType::kBf16, kDistinct * kPageTokens);
     source.FillGaussian(1);
-    Bytes bytes[2];
+    std::array<Bytes, 2> bytes;
     for (int64_t page = 0; page < kDistinct; ++page) {
-      std::vector<int64_t> slots(64);
-      for (int64_t i = 0; i < 64; ++i) slots[static_cast<size_t>(i)] = page * 64 + i;
+      std::vector<int64_t> slots(kPageTokens);
+      for (int64_t i = 0; i < kPageTokens; ++i)
+        slots[static_cast<size_t>(i)] = page * kPageTokens + i;
       for (Encoding encoding : {Encoding::kPacked, Encoding::kWide}) {
         const Bytes one = EncodePage(*cpu, encoding, source, slots).bytes;
         Bytes& all = bytes[encoding == Encoding::kPacked ? 0 : 1];
@@ -62,19 +64,10 @@ struct Pool {
     }
     packed_bytes = bytes[0].size() / kDistinct;
     wide_bytes = bytes[1].size() / kDistinct;
-    packed_count = packed_tokens / 64 / kDistinct * kDistinct;
+    packed_count = packed_tokens / kPageTokens;
     wide_count = 10 * kDistinct;
-    const auto fill = [&](const Bytes& from, size_t size) {
-      DeviceBuffer to = OrDie(DeviceBuffer::Allocate(size));
-      for (size_t at = 0; at < size; at += from.size()) {
-        OrDie(device::ToStatus(
-            cudaMemcpy(to.data() + at, from.data(), from.size(), cudaMemcpyHostToDevice),
-            "filling"));
-      }
-      return to;
-    };
-    packed = fill(bytes[0], packed_count * packed_bytes);
-    wide = fill(bytes[1], wide_count * wide_bytes);
+    packed = Repeated(bytes[0], packed_count * packed_bytes);
+    wide = Repeated(bytes[1], wide_count * wide_bytes);
   }
 };
 
@@ -86,7 +79,7 @@ struct Call {
   Call(const Pool& pool, const Setting& setting, size_t& next, std::mt19937& random) {
     std::vector<cuda::AttendPage> table;
     std::vector<uint32_t> first{0};
-    const uint32_t pages = setting.length / 64;
+    const uint32_t pages = setting.length / kPageTokens;
     for (uint32_t request = 0; request < setting.requests; ++request) {
       for (uint32_t page = 0; page < pages; ++page) {
         const bool wide =
@@ -94,20 +87,18 @@ struct Call {
         const size_t number = wide ? random() % pool.wide_count : next++ % pool.packed_count;
         table.push_back({.bytes = wide ? pool.wide.data() + number * pool.wide_bytes
                                        : pool.packed.data() + number * pool.packed_bytes,
-                         .position = page * 64,
-                         .tokens = 64,
+                         .position = page * kPageTokens,
+                         .tokens = kPageTokens,
                          .encoding = wide ? Encoding::kWide : Encoding::kPacked});
       }
       first.push_back(static_cast<uint32_t>(table.size()));
     }
     std::vector<uint32_t> lengths(setting.requests, setting.length);
-    const size_t elements = size_t{setting.requests} * kQueryHeads * 128;
+    const size_t elements = size_t{setting.requests} * kQueryHeads * kDim;
     std::normal_distribution<float> normal;
     Bytes queries(elements * 2);
-    for (size_t i = 0; i < elements; ++i) {
-      const uint16_t bits = FloatToBf16(normal(random));
-      StoreLe(queries.data() + 2 * i, bits);
-    }
+    for (size_t i = 0; i < elements; ++i)
+      StoreElement(queries.data() + 2 * i, DType::kBf16, normal(random));
     const auto put = [&](auto& host) {
       memory.push_back(OrDie(DeviceBuffer::CopyOf(std::span(host))));
       return memory.back().data();
@@ -122,57 +113,43 @@ struct Call {
   }
 };
 
-void Measure(const Pool& pool, const Setting& setting, double copy, cudaStream_t stream) {
-  const uint32_t packed_tokens = setting.length - setting.wide_pages * 64;
-  const double bytes =
-      setting.requests * (8.0 * 72 * packed_tokens + 8.0 * 512 * 64 * setting.wide_pages);
-  const int calls = std::clamp(static_cast<int>(600e6 / bytes), 4, 40);
+void BenchSetting(Bench& bench, const Pool& pool, const Setting& setting) {
+  const uint32_t packed = setting.length - setting.wide_pages * kPageTokens;
+  Least least;
+  least.bytes = setting.requests * (static_cast<double>(pool.packed_bytes) / kPageTokens * packed +
+                                    static_cast<double>(pool.wide_bytes) * setting.wide_pages);
+  least.operations = 2.0 * 2.0 * kDim * kQueryHeads * setting.requests * setting.length;
   std::mt19937 random(5);
   size_t next = 0;
-  std::vector<Call> all;
-  for (int i = 0; i < calls; ++i) all.emplace_back(pool, setting, next, random);
+  std::vector<Call> memory;
+  for (size_t i = 0; i < Bench::RotationFor(least).calls; ++i)
+    memory.emplace_back(pool, setting, next, random);
   const size_t workspace_bytes = pool.attention->WorkspaceBytes(setting.requests, 1);
   const auto workspace = OrDie(DeviceBuffer::Allocate(workspace_bytes));
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t executable = nullptr;
-  OrDie(device::ToStatus(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "capturing"));
-  for (const Call& call : all)
-    OrDie(pool.attention->Attend(call.batch, workspace.data(), workspace_bytes, stream));
-  OrDie(device::ToStatus(cudaStreamEndCapture(stream, &graph), "capturing"));
-  OrDie(device::ToStatus(cudaGraphInstantiate(&executable, graph, 0), "instantiating"));
-  const double microseconds =
-      Median(stream, kRepeats,
-             [&] { OrDie(device::ToStatus(cudaGraphLaunch(executable, stream), "replaying")); }) /
-      calls;
-  cudaGraphExecDestroy(executable);
-  cudaGraphDestroy(graph);
-  const double rate = bytes / microseconds * 1e-6;
-  std::printf("%8u %8u %6u %10.1f %8.2f %8.0f %% %10.1f\n", setting.requests, setting.length,
-              setting.wide_pages, microseconds, rate, 100.0 * rate / copy, bytes / copy * 1e-6);
-  std::fflush(stdout);
-}
-
-void Run() {
-  cudaDeviceProp device;
-  OrDie(device::ToStatus(cudaGetDeviceProperties(&device, 0), "asking for device 0"));
-  const auto stream = OrDie(device::Stream::Create());
-  const double copy = CopyBandwidth(stream.get());
-  std::printf("%s, %d multiprocessors; copy %.2f TB/s, counting reads and writes\n", device.name,
-              device.multiProcessorCount, copy);
-  std::printf("%8s %8s %6s %10s %8s %10s %10s\n", "requests", "length", "wide", "us", "TB/s",
-              "of copy", "floor us");
-  const Pool pool(size_t{2} << 20);
-  for (uint32_t wide : {0u, 5u}) {
-    for (const auto& [requests, length] : std::initializer_list<std::pair<uint32_t, uint32_t>>{
-             {1, 4096}, {1, 32768}, {1, 81920}, {1, 131072}, {8, 32768}, {32, 4096}, {32, 32768}})
-      Measure(pool, {requests, length, wide}, copy, stream.get());
+  std::vector<Enqueue> calls;
+  for (const Call& call : memory) {
+    calls.emplace_back([&](cudaStream_t stream) {
+      return pool.attention->Attend(call.batch, workspace.data(), workspace_bytes, stream);
+    });
   }
+  bench.Measure(setting.Name(), least, calls);
 }
 
 }  // namespace
-}  // namespace oscarkv::testing
 
-int main() {
-  oscarkv::testing::Run();
-  return 0;
+void BenchAttention(Bench& bench) {
+  std::vector<Setting> settings;
+  for (uint32_t wide : {0u, 5u}) {
+    for (uint32_t length : {4096u, 8192u, 32768u, 65536u, 81920u, 131072u, 262144u})
+      settings.push_back({1, length, wide});
+    for (const auto& [requests, length] :
+         std::initializer_list<std::pair<uint32_t, uint32_t>>{{8, 32768}, {32, 4096}, {32, 32768}})
+      settings.push_back({requests, length, wide});
+  }
+  std::erase_if(settings, [&](const Setting& setting) { return !bench.Wants(setting.Name()); });
+  if (settings.empty()) return;
+  const Pool pool(size_t{2} << 20);
+  for (const Setting& setting : settings) BenchSetting(bench, pool, setting);
 }
+
+}  // namespace oscarkv::testing

@@ -1,114 +1,103 @@
-// What the device's kernels do for one layer of Qwen3-8B (8 KV heads of 128, pages of 64 tokens,
-// bf16), beside the bandwidth that a copy reaches in the same run. Medians; bytes are those of the
-// model's dtype plus the encoded ones, each moved once.
-#include <algorithm>
-#include <cstdio>
-#include <functional>
-#include <numeric>
-#include <random>
-#include <string>
-#include <vector>
+// The benchmark of the device's kernels, beside the bandwidth that a copy reaches in the same run.
+// `./run gpu-bench` runs it, and PyTorch's way of doing the same (tests/gpu/torch_peers.py).
+#include "tests/gpu/gpu_bench.h"
 
-#include "kernels/codec/oscar/cuda_page_codec.h"
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <exception>
+#include <fstream>
+
+#include "CLI/CLI.hpp"
 #include "kernels/device/status.h"
-#include "kernels/device/stream.h"
-#include "tests/codec/page_testing.h"
 #include "tests/gpu/gpu_cache.h"
-#include "tests/gpu/gpu_timing.h"
 
 namespace oscarkv::testing {
 namespace {
 
-constexpr int kRepeats = 100;
-
-struct Workload {
-  CodecSpec spec;
-  std::unique_ptr<cuda::CudaPageCodec> gpu;
-  std::vector<EncodedPage> pages;  // 64 different ones, used again and again
-
-  Workload() {
-    spec.transform_hash = std::string(32, 't');
-    const auto transforms = RotationSet(kQwen3, 0.9f);
-    const auto cpu = OrDie(MakePageCodec(CodecBackend::kCpu, kQwen3, spec, transforms));
-    gpu = OrDie(cuda::CudaPageCodec::Create(kQwen3, spec, *transforms));
-    EngineCache source(EngineLayout::kTokenMajor, kQwen3, DType::kBf16, 4096);
-    source.FillGaussian(1);
-    for (int64_t page = 0; page < 64; ++page) {
-      std::vector<int64_t> slots(64);
-      std::iota(slots.begin(), slots.end(), page * 64);
-      pages.push_back(EncodePage(*cpu, Encoding::kPacked, source, slots));
-    }
-  }
-};
-
-void Decode(const Workload& workload, uint32_t tokens, double copy, cudaStream_t stream) {
-  EngineCache host(EngineLayout::kTokenMajor, kQwen3, DType::kBf16, tokens);
-  const GpuCache cache(host);
-  std::vector<int64_t> numbers(tokens / 64);
-  std::iota(numbers.begin(), numbers.end(), 0);
-  std::shuffle(numbers.begin(), numbers.end(), std::mt19937(1));
-  std::vector<EncodedPage> pages;
-  std::vector<std::vector<int64_t>> slots;
-  for (int64_t number : numbers) {
-    pages.push_back(workload.pages[static_cast<size_t>(number) % 64]);
-    slots.emplace_back(64);
-    std::iota(slots.back().begin(), slots.back().end(), number * 64);
-  }
-  const GpuBatch batch(std::move(pages), slots, {0, 1}, {0, kQwen3.kv_heads});
-  const double encoded = static_cast<double>(workload.pages[0].bytes.size()) * tokens / 64;
-  const double bytes = encoded + static_cast<double>(tokens) * 8 * 2 * 128 * 2;
-  for (DecodeBasis basis : {DecodeBasis::kModel, DecodeBasis::kTransformed}) {
-    const double microseconds = Median(stream, kRepeats, [&] {
-      OrDie(workload.gpu->Decode(batch.batch(), basis, cache.View(), stream));
-    });
-    for (uint32_t word : batch.Status()) {
-      if (word != 0) OrDie(absl::InternalError("a block was bad"));
-    }
-    const double rate = bytes / microseconds * 1e-6;
-    std::printf("%-38s %8u %10.1f %8.2f %8.0f %% %10.1f\n",
-                basis == DecodeBasis::kModel ? "verify, dequantise, inverse, scatter"
-                                             : "verify, dequantise, scatter",
-                tokens, microseconds, rate, 100.0 * rate / copy, bytes / copy * 1e-6);
-  }
-}
-
-void Encode(const Workload& workload, uint32_t tokens, double copy, cudaStream_t stream) {
-  EngineCache host(EngineLayout::kTokenMajor, kQwen3, DType::kBf16, tokens);
-  host.FillGaussian(2);
-  const GpuCache cache(host);
-  std::vector<std::vector<int64_t>> slots(tokens / 64, std::vector<int64_t>(64));
-  for (size_t page = 0; page < slots.size(); ++page)
-    std::iota(slots[page].begin(), slots[page].end(), static_cast<int64_t>(page) * 64);
-  std::shuffle(slots.begin(), slots.end(), std::mt19937(1));
-  const PageLayout& layout = workload.gpu->layout(Encoding::kPacked);
-  const GpuEncodeBatch batch(layout, slots);
-  const double bytes = static_cast<double>(layout.page_bytes()) * tokens / 64 +
-                       static_cast<double>(tokens) * 8 * 2 * 128 * 2;
-  const double microseconds = Median(
-      stream, kRepeats, [&] { OrDie(workload.gpu->Encode(cache.View(), batch.batch(), stream)); });
-  const double rate = bytes / microseconds * 1e-6;
-  std::printf("%-38s %8u %10.1f %8.2f %8.0f %% %10.1f\n", "transform, clip, quantise, checksum",
-              tokens, microseconds, rate, 100.0 * rate / copy, bytes / copy * 1e-6);
-}
-
-void Run() {
-  cudaDeviceProp device;
-  OrDie(device::ToStatus(cudaGetDeviceProperties(&device, 0), "asking for device 0"));
-  const auto stream = OrDie(device::Stream::Create());
-  const double copy = CopyBandwidth(stream.get());
-  std::printf("%s, %d multiprocessors; copy %.2f TB/s, counting reads and writes\n", device.name,
-              device.multiProcessorCount, copy);
-  std::printf("%-38s %8s %10s %8s %10s %10s\n", "one layer", "tokens", "us", "TB/s", "of copy",
-              "floor us");
-  const Workload workload;
-  for (uint32_t tokens : {8192u, 65536u, 262144u}) Encode(workload, tokens, copy, stream.get());
-  for (uint32_t tokens : {8192u, 65536u, 262144u}) Decode(workload, tokens, copy, stream.get());
-}
+constexpr double kRotatedBytes = 600e6;  // many times the second-level cache
 
 }  // namespace
+
+Bench::Bench(const std::string& filter)
+    : filter_(filter), stream_(OrDie(device::Stream::Create())) {
+  cudaDeviceProp device;
+  OrDie(device::ToStatus(cudaGetDeviceProperties(&device, 0), "asking for device 0"));
+  copy_ = CopyBandwidth(stream_.get());
+  report_ = {{"device", device.name},
+             {"multiprocessors", device.multiProcessorCount},
+             {"copy_tb_per_s", copy_},
+             {"repeats", kTimedRepeats},
+             {"rows", nlohmann::json::array()}};
+  std::printf("%s, %d multiprocessors; copy %.2f TB/s, counting reads and writes\n", device.name,
+              device.multiProcessorCount, copy_);
+  std::printf("%-40s %9s %9s %9s %7s %8s %9s\n", "one layer of Qwen3-8B", "us", "10 %", "90 %",
+              "TB/s", "of copy", "floor us");
+}
+
+device::DeviceBuffer Repeated(ByteView pattern, size_t bytes) {
+  auto to = OrDie(device::DeviceBuffer::Allocate(bytes));
+  for (size_t at = 0; at < bytes; at += pattern.size()) {
+    const size_t part = std::min(pattern.size(), bytes - at);
+    OrDie(device::ToStatus(cudaMemcpy(to.data() + at, pattern.data(), part, cudaMemcpyHostToDevice),
+                           "filling"));
+  }
+  return to;
+}
+
+bool Bench::Wants(const std::string& name) const { return std::regex_search(name, filter_); }
+
+Bench::Rotation Bench::RotationFor(const Least& least) {
+  const double copies = std::ceil(kRotatedBytes / least.bytes);
+  return {.calls = static_cast<size_t>(std::clamp(copies, 4.0, 40.0)),
+          .copies = static_cast<size_t>(std::clamp(copies, 1.0, 40.0))};
+}
+
+void Bench::Measure(const std::string& name, const Least& least,
+                    const std::vector<Enqueue>& calls) {
+  const Times times = TimeGraph(stream_.get(), calls);
+  const double rate = least.bytes / times.median * 1e-6;
+  const double floor = least.bytes / copy_ * 1e-6;
+  report_["rows"].push_back({{"name", name},
+                             {"us", times.median},
+                             {"us_low", times.low},
+                             {"us_high", times.high},
+                             {"bytes", least.bytes},
+                             {"operations", least.operations},
+                             {"tb_per_s", rate},
+                             {"of_copy", rate / copy_},
+                             {"floor_us", floor}});
+  std::printf("%-40s %9.1f %9.1f %9.1f %7.2f %6.0f %% %9.1f\n", name.c_str(), times.median,
+              times.low, times.high, rate, 100.0 * rate / copy_, floor);
+  std::fflush(stdout);
+}
+
 }  // namespace oscarkv::testing
 
-int main() {
-  oscarkv::testing::Run();
+int main(int argc, char** argv) try {
+  CLI::App app("Times the device's kernels: encode, decode, attend", "gpu_bench");
+  std::string filter = ".";
+  std::string json;
+  app.add_option("--filter", filter, "only workloads in whose names this expression is found")
+      ->capture_default_str();
+  app.add_option("--json", json, "write every figure to this file");
+  CLI11_PARSE(app, argc, argv);
+  oscarkv::testing::Bench bench(filter);
+  oscarkv::testing::BenchCodec(bench);
+  oscarkv::testing::BenchAttention(bench);
+  if (bench.report()["rows"].empty()) {
+    std::fprintf(stderr, "gpu_bench: no workload's name holds '%s'\n", filter.c_str());
+    return 1;
+  }
+  if (json.empty()) return 0;
+  std::ofstream file(json);
+  file << bench.report().dump(2) << "\n";
+  if (!file.flush()) {
+    std::fprintf(stderr, "gpu_bench: %s could not be written\n", json.c_str());
+    return 1;
+  }
   return 0;
+} catch (const std::exception& error) {  // an expression that is none, for one
+  std::fprintf(stderr, "gpu_bench: %s\n", error.what());
+  return 1;
 }

@@ -1,7 +1,6 @@
 #include "tests/gpu/gpu_timing.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "kernels/device/buffer.h"
 #include "kernels/device/status.h"
@@ -9,21 +8,45 @@
 #include "tests/gpu/gpu_cache.h"
 
 namespace oscarkv::testing {
+namespace {
 
-double Median(cudaStream_t stream, int repeats, const std::function<void()>& enqueue) {
-  for (int i = 0; i < 5; ++i) enqueue();
+constexpr int kWarmUps = 5;
+
+// Of what `enqueue` puts into `stream`.
+Times Time(cudaStream_t stream, const std::function<void()>& enqueue) {
+  for (int i = 0; i < kWarmUps; ++i) enqueue();
   std::vector<double> times;
   const auto start = OrDie(device::Event::Create(device::Event::Timing::kOn));
   const auto stop = OrDie(device::Event::Create(device::Event::Timing::kOn));
-  for (int i = 0; i < repeats; ++i) {
+  for (int i = 0; i < kTimedRepeats; ++i) {
     OrDie(start.Record(stream));
     enqueue();
     OrDie(stop.Record(stream));
     OrDie(stop.Synchronize());
     times.push_back(double{OrDie(stop.MillisecondsSince(start))} * 1e3);
   }
-  std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
-  return times[static_cast<size_t>(repeats / 2)];
+  std::sort(times.begin(), times.end());
+  return {.median = times[kTimedRepeats / 2],
+          .low = times[kTimedRepeats / 10],
+          .high = times[kTimedRepeats - 1 - kTimedRepeats / 10]};
+}
+
+}  // namespace
+
+Times TimeGraph(cudaStream_t stream, const std::vector<Enqueue>& calls) {
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  OrDie(device::ToStatus(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "capturing"));
+  for (const Enqueue& enqueue : calls) OrDie(enqueue(stream));
+  OrDie(device::ToStatus(cudaStreamEndCapture(stream, &graph), "capturing"));
+  OrDie(device::ToStatus(cudaGraphInstantiate(&executable, graph, 0), "instantiating"));
+  Times times = Time(
+      stream, [&] { OrDie(device::ToStatus(cudaGraphLaunch(executable, stream), "replaying")); });
+  cudaGraphExecDestroy(executable);
+  cudaGraphDestroy(graph);
+  for (double* each : {&times.median, &times.low, &times.high})
+    *each /= static_cast<double>(calls.size());
+  return times;
 }
 
 double CopyBandwidth(cudaStream_t stream) {
@@ -31,12 +54,12 @@ double CopyBandwidth(cudaStream_t stream) {
   const auto from = OrDie(device::DeviceBuffer::Allocate(kBytes));
   const auto to = OrDie(device::DeviceBuffer::Allocate(kBytes));
   OrDie(device::ToStatus(cudaMemsetAsync(from.data(), 0x5a, kBytes, stream), "filling"));
-  const double microseconds = Median(stream, 100, [&] {
+  const Times times = Time(stream, [&] {
     OrDie(device::ToStatus(
         cudaMemcpyAsync(to.data(), from.data(), kBytes, cudaMemcpyDeviceToDevice, stream),
         "copying"));
   });
-  return 2.0 * kBytes / microseconds * 1e-6;
+  return 2.0 * kBytes / times.median * 1e-6;
 }
 
 }  // namespace oscarkv::testing
