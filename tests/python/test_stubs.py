@@ -1,14 +1,19 @@
 """The type stubs say what the extension module has: the same names, the same arguments, the same defaults."""
 
 import ast
+import importlib
 import importlib.resources
 import inspect
 import re
 
+import pytest
+
 import oscarkv
 from oscarkv import _native
 
-STUB = ast.parse(importlib.resources.files(oscarkv).joinpath("_native.pyi").read_text())
+
+def stub_of(name):
+    return ast.parse(importlib.resources.files(oscarkv).joinpath(f"{name}.pyi").read_text())
 
 
 def arguments_of(node):
@@ -18,8 +23,8 @@ def arguments_of(node):
     without = [inspect.Parameter.empty] * (len(positional) - len(arguments.defaults))
     found = dict(zip([argument.arg for argument in positional], without + [ast.literal_eval(default) for default in
                                                                              arguments.defaults]))
-    found |= {argument.arg: ast.literal_eval(default) for argument, default in zip(arguments.kwonlyargs,
-                                                                                   arguments.kw_defaults)}
+    found |= {argument.arg: ast.literal_eval(default) if default else inspect.Parameter.empty
+              for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults)}
     if arguments.vararg:
         found["*"] = arguments.vararg.arg
     return found
@@ -55,8 +60,12 @@ def module_members(holder):
     return found
 
 
-def test_stubs_and_module_agree():
-    stub, module = stub_members(STUB.body), module_members(_native)
+@pytest.mark.parametrize("name", ["_native", "_gpu"])
+def test_stubs_and_module_agree(name):
+    if name == "_gpu":
+        pytest.importorskip("oscarkv._gpu", reason="built without CUDA")
+    stub = stub_members(stub_of(name).body)
+    module = module_members(importlib.import_module(f"oscarkv.{name}"))
     assert stub.keys() == module.keys()
     for name in module:
         assert stub[name] == module[name], name
