@@ -27,7 +27,7 @@ uint64_t RandomSeed() {
 // --- Life ---
 
 absl::StatusOr<std::unique_ptr<PageStore>> PageStore::Create(const PageStoreOptions& options,
-                                                             std::unique_ptr<Tier> tier,
+                                                             std::unique_ptr<MappedTier> tier,
                                                              std::unique_ptr<EvictionPolicy> policy,
                                                              const Clock& clock) {
   if (tier == nullptr) return absl::InvalidArgumentError("store: a tier is needed");
@@ -45,7 +45,7 @@ absl::StatusOr<std::unique_ptr<PageStore>> PageStore::Create(const PageStoreOpti
       new PageStore(options, std::move(tier), std::move(policy), clock));
 }
 
-PageStore::PageStore(const PageStoreOptions& options, std::unique_ptr<Tier> tier,
+PageStore::PageStore(const PageStoreOptions& options, std::unique_ptr<MappedTier> tier,
                      std::unique_ptr<EvictionPolicy> policy, const Clock& clock)
     : options_(options),
       tier_(std::move(tier)),

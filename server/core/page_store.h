@@ -60,7 +60,7 @@ class PageStore {
   // kInvalidArgument when an option is out of range. `policy` null means least recently used.
   // `clock` is borrowed for the store's life.
   static absl::StatusOr<std::unique_ptr<PageStore>> Create(const PageStoreOptions& options,
-                                                           std::unique_ptr<Tier> tier,
+                                                           std::unique_ptr<MappedTier> tier,
                                                            std::unique_ptr<EvictionPolicy> policy,
                                                            const Clock& clock);
   // All PutSlots and PinnedPages have been destroyed before.
@@ -166,7 +166,7 @@ class PageStore {
     uint64_t packed = 0;
   };
 
-  PageStore(const PageStoreOptions& options, std::unique_ptr<Tier> tier,
+  PageStore(const PageStoreOptions& options, std::unique_ptr<MappedTier> tier,
             std::unique_ptr<EvictionPolicy> policy, const Clock& clock);
 
   // page_store.cc
@@ -223,7 +223,7 @@ class PageStore {
 
   // Constant after construction.
   const PageStoreOptions options_;
-  const std::unique_ptr<Tier> tier_;
+  const std::unique_ptr<MappedTier> tier_;
   const Clock& clock_;
 
   // Guards the namespaces; taken with no other lock.

@@ -25,7 +25,7 @@ class StoreTest : public ::testing::Test {
   void Open(uint64_t wide_pages = 64, PageStoreOptions options = {}) {
     OpenOver(std::make_unique<FakeTier>(wide_pages * kWideSlotBytes), options);
   }
-  void OpenOver(std::unique_ptr<Tier> base, PageStoreOptions options = {}) {
+  void OpenOver(std::unique_ptr<MappedTier> base, PageStoreOptions options = {}) {
     auto tier = std::make_unique<FaultyTier>(std::move(base));
     tier_ = tier.get();
     auto store = PageStore::Create(options, std::move(tier), nullptr, clock_);

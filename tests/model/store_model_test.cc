@@ -84,7 +84,7 @@ class StoreModel : public StoreTest {
 
   void Start(uint64_t seed, bool host) {
     random_.seed(seed);
-    std::unique_ptr<Tier> tier = std::make_unique<FakeTier>(40 * kWideSlotBytes);
+    std::unique_ptr<MappedTier> tier = std::make_unique<FakeTier>(40 * kWideSlotBytes);
     if (host) tier = *HostTier::Create({.capacity_bytes = 5 * 8 * 1088, .unit_bytes = 8 * 1088});
     OpenOver(std::move(tier), {.lease_max = absl::Seconds(50), .leased_share_max = 0.4});
     GrowUniverse();

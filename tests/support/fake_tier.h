@@ -15,7 +15,7 @@
 
 namespace oscarkv::testing {
 
-class FakeTier final : public Tier {
+class FakeTier final : public MappedTier {
  public:
   explicit FakeTier(uint64_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
 

@@ -16,9 +16,9 @@
 
 namespace oscarkv::testing {
 
-class FaultyTier final : public Tier {
+class FaultyTier final : public MappedTier {
  public:
-  explicit FaultyTier(std::unique_ptr<Tier> base) : base_(std::move(base)) {}
+  explicit FaultyTier(std::unique_ptr<MappedTier> base) : base_(std::move(base)) {}
 
   // The next `count` reservations fail with `status`.
   void FailReservations(int count, absl::Status status) {
@@ -81,7 +81,7 @@ class FaultyTier final : public Tier {
   TierStats Stats() const override { return base_->Stats(); }
 
  private:
-  const std::unique_ptr<Tier> base_;
+  const std::unique_ptr<MappedTier> base_;
   std::function<void()> on_reserve_;
   mutable absl::Mutex mutex_;
   std::map<uint64_t, TierSlot> held_ ABSL_GUARDED_BY(mutex_);

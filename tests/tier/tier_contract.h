@@ -10,13 +10,12 @@
 
 namespace oscarkv::testing {
 
-struct TierUnderTest {
-  std::string name;
-  // A tier of 1 MiB or a little less.
-  std::function<std::unique_ptr<Tier>()> make;
-};
-
-int RegisterTierContract(const TierUnderTest& tier);
+// Each makes a tier of 1 MiB or a little less. What is asked of all tiers is asked of both kinds;
+// of a CopiedTier also what its transfers do.
+int RegisterTierContract(const std::string& name,
+                         const std::function<std::unique_ptr<MappedTier>()>& make);
+int RegisterCopiedTierContract(const std::string& name,
+                               const std::function<std::unique_ptr<CopiedTier>()>& make);
 
 }  // namespace oscarkv::testing
 

@@ -1,7 +1,12 @@
 // The tiers there are, through the contract.
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "kernels/base/checksum.h"
+#include "server/tier/device_memory.h"
+#include "server/tier/gpu_tier.h"
 #include "server/tier/host_tier.h"
+#include "tests/support/fake_device_memory.h"
 #include "tests/support/fake_tier.h"
 #include "tests/support/faulty_tier.h"
 #include "tests/support/status_matchers.h"
@@ -10,17 +15,26 @@
 namespace oscarkv::testing {
 namespace {
 
+using ::testing::HasSubstr;
+
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 
+std::unique_ptr<GpuTier> MakeGpuTier(uint64_t bytes, std::shared_ptr<DeviceFaults> faults = nullptr,
+                                     uint64_t unit_bytes = 0) {
+  return *GpuTier::Create(std::make_unique<FakeDeviceMemory>(bytes, std::move(faults)), unit_bytes);
+}
+
 [[maybe_unused]] const int kRegistered =
-    RegisterTierContract({"host", [] { return *HostTier::Create({.capacity_bytes = kMiB}); }}) +
+    RegisterTierContract("host", [] { return *HostTier::Create({.capacity_bytes = kMiB}); }) +
     RegisterTierContract(
-        {"host_small_units",
-         [] { return *HostTier::Create({.capacity_bytes = kMiB, .unit_bytes = 16384}); }}) +
-    RegisterTierContract({"fake", [] { return std::make_unique<FakeTier>(kMiB); }}) +
+        "host_small_units",
+        [] { return *HostTier::Create({.capacity_bytes = kMiB, .unit_bytes = 16384}); }) +
+    RegisterTierContract("fake", [] { return std::make_unique<FakeTier>(kMiB); }) +
     RegisterTierContract(
-        {"faulty",
-         [] { return std::make_unique<FaultyTier>(*HostTier::Create({.capacity_bytes = kMiB})); }});
+        "faulty",
+        [] { return std::make_unique<FaultyTier>(*HostTier::Create({.capacity_bytes = kMiB})); }) +
+    RegisterCopiedTierContract("gpu", [] { return MakeGpuTier(kMiB); }) +
+    RegisterCopiedTierContract("gpu_small_units", [] { return MakeGpuTier(kMiB, nullptr, 16384); });
 
 TEST(HostTierTest, CapacityIsWholeUnits) {
   const auto tier = HostTier::Create({.capacity_bytes = 100'000, .unit_bytes = 4096});
@@ -41,6 +55,40 @@ TEST(HostTierTest, TakesMemoryOnlyAsItIsTouched) {
   ASSERT_OK(slot);
   (*tier)->Map(*slot)[kMiB - 1] = std::byte{1};
   (*tier)->Release(*slot);
+}
+
+TEST(GpuTierTest, NoMemoryIsInvalid) {
+  EXPECT_THAT(GpuTier::Create(std::make_unique<FakeDeviceMemory>(0)),
+              StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
+TEST(GpuTierTest, FaultsOfTheDeviceComeThrough) {
+  const auto faults = std::make_shared<DeviceFaults>();
+  const std::unique_ptr<GpuTier> tier = MakeGpuTier(kMiB, faults);
+  const TierSlot slot = *tier->Reserve(64);
+  std::vector<std::byte> bytes(64);
+  const TierPieces all{0, 64, 1};
+  uint32_t crc = 0;
+
+  faults->FailStart(0, absl::InternalError("start"));
+  EXPECT_THAT(tier->CopyIn(slot, bytes, {}, {}), StatusIs(absl::StatusCode::kInternal, "start"));
+  faults->FlipInCopy(0, 5);
+  EXPECT_OK((*tier->CopyIn(slot, bytes, {&all, 1}, {&crc, 1}))->Wait());
+  EXPECT_NE(crc, Crc32c(bytes));
+  faults->FailWait(1, absl::UnavailableError("lost"));
+  EXPECT_OK((*tier->CopyIn(slot, bytes, {&all, 1}, {&crc, 1}))->Wait());
+  EXPECT_EQ(crc, Crc32c(bytes));
+  EXPECT_THAT((*tier->CopyOut(slot, bytes))->Wait(),
+              StatusIs(absl::StatusCode::kUnavailable, "lost"));
+  EXPECT_THAT(tier->CopyOut(slot, bytes), StatusIs(absl::StatusCode::kUnavailable, "lost"));
+  tier->Release(slot);
+}
+
+TEST(DeviceMemoryTest, ABuildWithoutCudaSaysSo) {
+  EXPECT_THAT(DeviceMemorySupported(),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("CUDA")));
+  EXPECT_THAT(MakeDeviceMemory({.bytes = kMiB}),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("CUDA")));
 }
 
 TEST(HostArenaTest, RefusesZeroAndMoves) {
