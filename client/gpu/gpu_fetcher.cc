@@ -14,6 +14,14 @@ namespace oscarkv::client {
 using device::DeviceScope;
 using device::Event;
 
+namespace {
+
+absl::Status NotBegun() {
+  return absl::FailedPreconditionError("no fetch is under way: Begin one first");
+}
+
+}  // namespace
+
 GpuFetcher::GpuFetcher(std::unique_ptr<Staging> staging, std::vector<Event> layer_events)
     : staging_(std::move(staging)), layer_events_(std::move(layer_events)) {}
 
@@ -59,7 +67,7 @@ absl::Status GpuFetcher::Begin(const FetchTarget& target, cudaStream_t stream) {
 
 absl::StatusOr<uint64_t> GpuFetcher::Add(const TransferStep& step,
                                          std::span<const HostPage> pages) {
-  if (!active_) return absl::FailedPreconditionError("no fetch is under way: Begin one first");
+  if (!active_) return NotBegun();
   if (pages.size() != step.pages || step.first_page + uint64_t{step.pages} > pages_) {
     return absl::InvalidArgumentError(absl::StrCat("a step of pages ", step.first_page, " + ",
                                                    step.pages, ": found ", pages.size(),
@@ -107,7 +115,7 @@ absl::StatusOr<uint64_t> GpuFetcher::Add(const TransferStep& step,
 }
 
 absl::Status GpuFetcher::EndLayers(BlockRange layers) {
-  if (!active_) return absl::FailedPreconditionError("no fetch is under way: Begin one first");
+  if (!active_) return NotBegun();
   OSCARKV_RETURN_IF_ERROR(CheckPart({layers, part_.heads}, staging_->geometry()));
   const DeviceScope scope(staging_->device());
   OSCARKV_RETURN_IF_ERROR(scope.status());
@@ -122,36 +130,35 @@ absl::Status GpuFetcher::WaitCopied(uint64_t step) {
   return staging_->ready({.number = step}).Synchronize();
 }
 
-absl::Status GpuFetcher::Fetch(const FetchTarget& target, std::span<const HostPage> pages,
-                               cudaStream_t stream) {
-  const uint64_t expected = target.slots.size() / staging_->geometry().page_tokens;
-  if (pages.size() != expected) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("slots are for ", expected, " pages, found ", pages.size(), " pages"));
+absl::Status GpuFetcher::AddGroup(BlockRange group, std::span<const Encoding> encodings,
+                                  std::span<const HostPage> pages) {
+  std::vector<HostPage> pieces;
+  for (const TransferStep& step :
+       PlanByLayers(layouts(), encodings, part_, {&group, 1}, options().stage_bytes)) {
+    const uint64_t first_crc = uint64_t{step.layers.first - part_.layers.first} * part_.heads.count;
+    pieces.clear();
+    for (const HostPage& page : pages.subspan(step.first_page, step.pages))
+      pieces.push_back({page.encoding, page.bytes + step.offset, page.block_crc32c + first_crc});
+    OSCARKV_RETURN_IF_ERROR(Add(step, pieces).status());
   }
-  OSCARKV_RETURN_IF_ERROR(Begin(target, stream));
+  return EndLayers(group);
+}
+
+absl::Status GpuFetcher::AddAll(std::span<const HostPage> pages) {
+  if (!active_) return NotBegun();
+  if (pages.size() != pages_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the fetch is of ", pages_, " pages, found ", pages.size()));
+  }
   std::vector<Encoding> encodings;
   for (const HostPage& page : pages) encodings.push_back(page.encoding);
-  const auto enqueue = [&]() -> absl::Status {
-    std::vector<HostPage> pieces;
-    for (const BlockRange group : LayerGroups(part_.layers, options().layers_at_once)) {
-      for (const TransferStep& step :
-           PlanByLayers(layouts(), encodings, part_, {&group, 1}, options().stage_bytes)) {
-        const uint64_t first_crc =
-            uint64_t{step.layers.first - part_.layers.first} * part_.heads.count;
-        pieces.clear();
-        for (const HostPage& page : pages.subspan(step.first_page, step.pages))
-          pieces.push_back(
-              {page.encoding, page.bytes + step.offset, page.block_crc32c + first_crc});
-        OSCARKV_RETURN_IF_ERROR(Add(step, pieces).status());
-      }
-      OSCARKV_RETURN_IF_ERROR(EndLayers(group));
-    }
-    return absl::OkStatus();
-  };
-  absl::Status status = enqueue();
-  if (!status.ok()) Abandon(status);
-  return status;
+  for (const BlockRange group : LayerGroups(part_.layers, options().layers_at_once)) {
+    absl::Status status = AddGroup(group, encodings, pages);
+    if (status.ok()) continue;
+    Abandon(status);
+    return status;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status GpuFetcher::WaitLayer(uint32_t layer, cudaStream_t stream) {
@@ -205,7 +212,7 @@ absl::StatusOr<std::vector<absl::Status>> GpuFetcher::Results() const {
 }
 
 absl::StatusOr<std::vector<absl::Status>> GpuFetcher::Finish() {
-  if (!active_) return absl::FailedPreconditionError("no fetch is under way: Begin one first");
+  if (!active_) return NotBegun();
   auto results = Results();
   End(results.status());
   return results;

@@ -64,10 +64,9 @@ class GpuFetcher {
   // Waits until the step's host memory has been read.
   absl::Status WaitCopied(uint64_t step);
 
-  // All of that for pages that are there already: enqueues the whole fetch. The pages must stay
-  // until Finish.
-  absl::Status Fetch(const FetchTarget& target, std::span<const HostPage> pages,
-                     cudaStream_t stream);
+  // All steps of pages that are there already, one for each page of the target; their memory must
+  // stay until Finish. A failure ends the fetch.
+  absl::Status AddAll(std::span<const HostPage> pages);
 
   // Has `stream` wait until the layer of all pages that came is in the cache. The caller waits only
   // until the fetching thread has got that far. Pages were not looked at yet: what Finish says of
@@ -84,7 +83,9 @@ class GpuFetcher {
   void Abandon(const absl::Status& reason);
 
  private:
-  explicit GpuFetcher(std::unique_ptr<Staging> staging, std::vector<device::Event> layer_events);
+  GpuFetcher(std::unique_ptr<Staging> staging, std::vector<device::Event> layer_events);
+  absl::Status AddGroup(BlockRange group, std::span<const Encoding> encodings,
+                        std::span<const HostPage> pages);
   absl::StatusOr<std::vector<absl::Status>> Results() const;
   // Where WaitLayer stands.
   struct Progress {

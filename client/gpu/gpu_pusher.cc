@@ -144,15 +144,6 @@ absl::Status GpuPusher::WaitCopied() {
   return absl::OkStatus();
 }
 
-absl::Status GpuPusher::Push(const PushOrigin& origin, std::span<const HostPageRoom> rooms,
-                             cudaStream_t stream) {
-  OSCARKV_RETURN_IF_ERROR(Begin(origin, stream));
-  absl::Status status = Add(0, rooms);
-  if (status.ok()) return status;
-  Finish().status().IgnoreError();  // of what was enqueued: the error is why it is given up
-  return status;
-}
-
 absl::StatusOr<EncodeReport> GpuPusher::Result() {
   const DeviceScope scope(device());
   OSCARKV_RETURN_IF_ERROR(scope.status());

@@ -55,16 +55,12 @@ class GpuPusher {
   // Waits until the pages added so far are in their rooms, checksums with them. kUnavailable when
   // the device is lost.
   absl::Status WaitCopied();
-  // Begin and Add of all pages.
-  absl::Status Push(const PushOrigin& origin, std::span<const HostPageRoom> rooms,
-                    cudaStream_t stream);
-
   // Ends the push: waits until all is done, and says what encoding met.
   absl::StatusOr<EncodeReport> Finish();
 
  private:
-  explicit GpuPusher(std::unique_ptr<Staging> staging, device::Event encoded,
-                     MirroredArray<cuda::DeviceEncodeCounts> counts);
+  GpuPusher(std::unique_ptr<Staging> staging, device::Event encoded,
+            MirroredArray<cuda::DeviceEncodeCounts> counts);
   absl::Status AddStep(const TransferStep& step, std::span<const HostPageRoom> rooms);
   absl::StatusOr<EncodeReport> Result();
 

@@ -35,16 +35,6 @@ Bench::Bench(const std::string& filter)
               "TB/s", "of copy", "floor us");
 }
 
-device::DeviceBuffer Repeated(ByteView pattern, size_t bytes) {
-  auto to = OrDie(device::DeviceBuffer::Allocate(bytes));
-  for (size_t at = 0; at < bytes; at += pattern.size()) {
-    const size_t part = std::min(pattern.size(), bytes - at);
-    OrDie(device::ToStatus(cudaMemcpy(to.data() + at, pattern.data(), part, cudaMemcpyHostToDevice),
-                           "filling"));
-  }
-  return to;
-}
-
 bool Bench::Wants(const std::string& name) const { return std::regex_search(name, filter_); }
 
 Bench::Rotation Bench::RotationFor(const Least& least) {

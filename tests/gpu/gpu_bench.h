@@ -8,8 +8,6 @@
 
 #include "nlohmann/json.hpp"
 
-#include "kernels/base/bytes.h"
-#include "kernels/device/buffer.h"
 #include "kernels/device/stream.h"
 #include "tests/gpu/gpu_timing.h"
 
@@ -48,9 +46,6 @@ class Bench {
   double copy_ = 0;
   nlohmann::json report_;
 };
-
-// Device memory of `bytes` in which `pattern` stands again and again.
-device::DeviceBuffer Repeated(ByteView pattern, size_t bytes);
 
 void BenchAttention(Bench& bench);
 void BenchCodec(Bench& bench);

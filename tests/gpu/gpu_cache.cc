@@ -1,8 +1,11 @@
 #include "tests/gpu/gpu_cache.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <utility>
+
+#include "kernels/device/status.h"
 
 namespace oscarkv::testing {
 
@@ -12,6 +15,16 @@ void OrDie(const absl::Status& status) {
   if (status.ok()) return;
   std::fprintf(stderr, "%s\n", status.ToString().c_str());
   std::abort();
+}
+
+DeviceBuffer Repeated(ByteView pattern, size_t bytes) {
+  auto to = OrDie(DeviceBuffer::Allocate(bytes));
+  for (size_t at = 0; at < bytes; at += pattern.size()) {
+    const size_t part = std::min(pattern.size(), bytes - at);
+    OrDie(device::ToStatus(cudaMemcpy(to.data() + at, pattern.data(), part, cudaMemcpyHostToDevice),
+                           "filling"));
+  }
+  return to;
 }
 
 GpuCache::GpuCache(EngineCache& cache) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/base/bytes.h"
 #include "kernels/codec/oscar/cuda_page_codec.h"
 #include "kernels/device/buffer.h"
 #include "tests/codec/engine_cache.h"
@@ -16,6 +17,9 @@ namespace oscarkv::testing {
 template <typename T>
 T OrDie(absl::StatusOr<T> value);
 void OrDie(const absl::Status& status);
+
+// Device memory of `bytes` in which `pattern` stands again and again.
+device::DeviceBuffer Repeated(ByteView pattern, size_t bytes);
 
 // Device memory with the contents of `cache` when it was made.
 class GpuCache {

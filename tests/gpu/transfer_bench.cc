@@ -1,0 +1,315 @@
+// Times moving pages between pinned host memory and a cache on the GPU, end to end: 128K tokens of
+// Qwen3-8B (36 layers, 8 KV heads of 128, bf16), 2 bits, a random rotation for each head, random
+// rows. Beside it, in the same run: one copy of as many pinned bytes, and the kernel that reads the
+// pinned pages itself, without copies.
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "nlohmann/json.hpp"
+
+#include "CLI/CLI.hpp"
+#include "client/gpu/gpu_fetcher.h"
+#include "client/gpu/gpu_pusher.h"
+#include "kernels/device/status.h"
+#include "tests/codec/page_testing.h"
+#include "tests/gpu/gpu_cache.h"
+
+namespace oscarkv::testing {
+namespace {
+
+using client::GpuFetcher;
+using client::GpuPusher;
+using client::GpuTransferOptions;
+using client::HostPage;
+using client::HostPageRoom;
+using Clock = std::chrono::steady_clock;
+
+constexpr Geometry kModel{.layers = 36,
+                          .kv_heads = 8,
+                          .k_head_dim = 128,
+                          .v_head_dim = 128,
+                          .page_tokens = 64,
+                          .dtype = DType::kBf16};
+constexpr uint64_t kRowBytes = 128 * 2;
+constexpr uint64_t kTokenBytes = 8 * kRowBytes;
+
+double Milliseconds(Clock::time_point since) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - since).count();
+}
+
+struct Spread {
+  double median = 0;
+  double least = 0;
+  double most = 0;
+};
+
+Spread SpreadOf(std::vector<double> times) {
+  std::sort(times.begin(), times.end());
+  return {times[times.size() / 2], times.front(), times.back()};
+}
+
+// A cache of random rows on the device, and room for its encoded pages in pinned memory, in no
+// order: as a host tier holds them after a while.
+class World {
+ public:
+  World(uint32_t tokens, int repeats) : pages_(tokens / kModel.page_tokens), repeats_(repeats) {
+    const auto transforms = RotationSet(kModel, 0.9f);
+    CodecSpec spec;
+    spec.transform_hash = std::string(32, 't');
+    codec_ = OrDie(cuda::CudaPageCodec::Create(kModel, spec, *transforms));
+    MakeCache(tokens);
+    page_bytes_ = codec_->layout(Encoding::kPacked).page_bytes();
+    arena_ = OrDie(device::PinnedBuffer::Allocate(page_bytes_ * pages_));
+    crcs_.resize(size_t{pages_} * kModel.blocks());
+    std::vector<size_t> order(pages_);
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::shuffle(order.begin(), order.end(), std::mt19937(1));
+    for (size_t page = 0; page < pages_; ++page) {
+      rooms_.push_back({.encoding = Encoding::kPacked,
+                        .bytes = arena_.bytes().data() + order[page] * page_bytes_,
+                        .block_crc32c = crcs_.data() + page * kModel.blocks()});
+      held_.push_back({Encoding::kPacked, rooms_[page].bytes, rooms_[page].block_crc32c});
+    }
+  }
+
+  uint64_t bytes() const { return arena_.bytes().size(); }
+
+  // One copy of everything.
+  Spread Copy(cudaMemcpyKind kind) {
+    const auto on_device = OrDie(device::DeviceBuffer::Allocate(bytes()));
+    std::byte* host = arena_.bytes().data();
+    const bool to_device = kind == cudaMemcpyHostToDevice;
+    return Time([&] {
+      OrDie(device::ToStatus(
+          cudaMemcpyAsync(to_device ? on_device.data() : host, to_device ? host : on_device.data(),
+                          bytes(), kind, stream_.get()),
+          "copying"));
+      OrDie(stream_.Synchronize());
+    });
+  }
+
+  Spread Push(const GpuTransferOptions& options) {
+    const auto pusher = OrDie(GpuPusher::Create(codec_, options));
+    return Time([&] {
+      OrDie(pusher->Begin({.cache = *cache_, .slots = slots_}, stream_.get()));
+      OrDie(pusher->Add(0, rooms_));
+      if (OrDie(pusher->Finish()).nonfinite_rows != 0) OrDie(absl::InternalError("NaN rows"));
+    });
+  }
+
+  // Also how long it took until another thread's stream had layer 0, and until everything was
+  // enqueued.
+  Spread Fetch(const GpuTransferOptions& options, double* first_layer_ms, double* enqueued_ms) {
+    const auto fetcher = OrDie(GpuFetcher::Create(codec_, options));
+    const auto engine = OrDie(device::Stream::Create());
+    std::vector<double> first_layer;
+    std::vector<double> enqueued;
+    const Spread spread = Time([&] {
+      const auto start = Clock::now();
+      OrDie(fetcher->Begin(
+          {.cache = *cache_, .part = {{0, kModel.layers}, {0, kModel.kv_heads}}, .slots = slots_},
+          stream_.get()));
+      std::thread waiter([&] {
+        OrDie(fetcher->WaitLayer(0, engine.get()));
+        OrDie(engine.Synchronize());
+        first_layer.push_back(Milliseconds(start));
+      });
+      OrDie(fetcher->AddAll(held_));
+      enqueued.push_back(Milliseconds(start));
+      for (const absl::Status& page : OrDie(fetcher->Finish())) OrDie(page);
+      waiter.join();
+    });
+    *first_layer_ms = SpreadOf(first_layer).median;
+    *enqueued_ms = SpreadOf(enqueued).median;
+    return spread;
+  }
+
+  // The decode kernel reading pinned memory over the link: no copies, no ring, all processors.
+  Spread FetchDirectly() {
+    std::vector<const std::byte*> pointers;
+    for (const HostPage& page : held_) pointers.push_back(page.bytes);
+    const auto device_pointers = OrDie(device::DeviceBuffer::CopyOf(std::span(pointers)));
+    const auto device_slots = OrDie(device::DeviceBuffer::CopyOf(std::span(slots_)));
+    const auto device_crcs = OrDie(device::DeviceBuffer::CopyOf(std::span(crcs_)));
+    const std::vector<uint32_t> clear(crcs_.size(), 0);
+    const auto status = OrDie(device::DeviceBuffer::CopyOf(std::span(clear)));
+    const cuda::DeviceDecodeBatch batch = {.encoding = Encoding::kPacked,
+                                           .layers = {0, kModel.layers},
+                                           .heads = {0, kModel.kv_heads},
+                                           .pages = pages_,
+                                           .page_bytes = device_pointers.as<const std::byte*>(),
+                                           .slots = device_slots.as<int64_t>(),
+                                           .block_crc32c = device_crcs.as<uint32_t>(),
+                                           .status = status.as<uint32_t>()};
+    return Time([&] {
+      OrDie(codec_->Decode(batch, DecodeBasis::kModel, cache_->view(), stream_.get()));
+      OrDie(stream_.Synchronize());
+    });
+  }
+
+ private:
+  void MakeCache(uint32_t tokens) {
+    std::mt19937 random(7);
+    std::normal_distribution<float> normal;
+    std::vector<uint16_t> rows((48 << 20) / 2);
+    for (uint16_t& value : rows)
+      value = static_cast<uint16_t>(std::bit_cast<uint32_t>(normal(random)) >> 16);
+    std::vector<std::byte*> k;
+    std::vector<std::byte*> v;
+    for (uint32_t layer = 0; layer < kModel.layers; ++layer) {
+      memory_.push_back(Repeated(std::as_bytes(std::span(rows)), 2 * tokens * kTokenBytes));
+      k.push_back(memory_.back().data());
+      v.push_back(memory_.back().data() + tokens * kTokenBytes);
+    }
+    EngineView view{.k = {.layer_base = k,
+                          .block_stride = kTokenBytes,
+                          .token_stride = kTokenBytes,
+                          .head_stride = kRowBytes},
+                    .v = {.layer_base = v,
+                          .block_stride = kTokenBytes,
+                          .token_stride = kTokenBytes,
+                          .head_stride = kRowBytes},
+                    .slots = tokens};
+    const uint64_t side = tokens * kTokenBytes;
+    cache_ = std::make_unique<client::GpuCache>(
+        OrDie(client::GpuCache::Create(view, kModel, {.k = side, .v = side})));
+    std::vector<int64_t> places(pages_);
+    std::iota(places.begin(), places.end(), 0);
+    std::shuffle(places.begin(), places.end(), std::mt19937(2));
+    for (int64_t place : places) {
+      for (int64_t token = 0; token < kModel.page_tokens; ++token)
+        slots_.push_back(place * kModel.page_tokens + token);
+    }
+  }
+
+  Spread Time(const std::function<void()>& work) const {
+    work();
+    std::vector<double> times;
+    for (int i = 0; i < repeats_; ++i) {
+      const auto start = Clock::now();
+      work();
+      times.push_back(Milliseconds(start));
+    }
+    return SpreadOf(std::move(times));
+  }
+
+  uint32_t pages_;
+  int repeats_;
+  device::Stream stream_ = OrDie(device::Stream::Create());
+  std::shared_ptr<const cuda::CudaPageCodec> codec_;
+  std::vector<device::DeviceBuffer> memory_;
+  std::unique_ptr<client::GpuCache> cache_;
+  std::vector<int64_t> slots_;
+  uint64_t page_bytes_ = 0;
+  device::PinnedBuffer arena_;
+  std::vector<uint32_t> crcs_;
+  std::vector<HostPageRoom> rooms_;
+  std::vector<HostPage> held_;
+};
+
+class Report {
+ public:
+  Report(uint64_t bytes, uint32_t tokens) : bytes_(bytes) {
+    cudaDeviceProp device;
+    OrDie(device::ToStatus(cudaGetDeviceProperties(&device, 0), "asking for device 0"));
+    json_ = {{"device", device.name},
+             {"tokens", tokens},
+             {"encoded_bytes", bytes},
+             {"rows", nlohmann::json::array()}};
+    std::printf("%s; %u tokens of Qwen3-8B, %.2f GB encoded\n", device.name, tokens,
+                static_cast<double>(bytes) * 1e-9);
+    std::printf("%-44s %8s %8s %8s %7s %8s\n", "", "ms", "least", "most", "GB/s", "of copy");
+  }
+
+  // `copy` is the link's time for as many bytes.
+  void Add(const std::string& name, const Spread& ms, const Spread& copy,
+           const nlohmann::json& more = nlohmann::json::object()) {
+    const double rate = static_cast<double>(bytes_) / ms.median * 1e-6;
+    nlohmann::json row = {{"name", name},         {"ms", ms.median},
+                          {"ms_least", ms.least}, {"ms_most", ms.most},
+                          {"gb_per_s", rate},     {"of_copy", copy.median / ms.median}};
+    row.update(more);
+    json_["rows"].push_back(row);
+    std::printf("%-44s %8.2f %8.2f %8.2f %7.2f %6.1f %%", name.c_str(), ms.median, ms.least,
+                ms.most, rate, 100.0 * copy.median / ms.median);
+    for (const auto& [key, value] : more.items())
+      std::printf("  %s %.2f", key.c_str(), value.get<double>());
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+
+  const nlohmann::json& json() const { return json_; }
+
+ private:
+  uint64_t bytes_;
+  nlohmann::json json_;
+};
+
+void Run(uint32_t tokens, int repeats, bool sweep, const std::string& json) {
+  World world(tokens, repeats);
+  Report report(world.bytes(), tokens);
+  world.Push({});  // fills the arena with what is measured from then on
+  const Spread down = world.Copy(cudaMemcpyDeviceToHost);
+  const Spread up = world.Copy(cudaMemcpyHostToDevice);
+  report.Add("copy/to_host", down, down);
+  report.Add("copy/to_device", up, up);
+  report.Add("push", world.Push({}), down);
+  const auto fetch = [&](const std::string& name, const GpuTransferOptions& options) {
+    double first_layer = 0;
+    double enqueued = 0;
+    const Spread ms = world.Fetch(options, &first_layer, &enqueued);
+    report.Add(name, ms, up, {{"first_layer_ms", first_layer}, {"enqueued_ms", enqueued}});
+  };
+  fetch("fetch", {});
+  report.Add("fetch/kernel_reads_host_memory", world.FetchDirectly(), up);
+  if (sweep) {
+    for (uint32_t layers : {1u, 2u, 3u, 4u, 6u, 9u}) {
+      for (uint64_t mib : {4u, 8u, 16u, 32u}) {
+        fetch("fetch/layers:" + std::to_string(layers) + "/stage_mib:" + std::to_string(mib),
+              {.stage_bytes = mib << 20, .layers_at_once = layers});
+      }
+    }
+    for (uint32_t stages : {2u, 3u, 8u})
+      fetch("fetch/stages:" + std::to_string(stages), {.stages = stages});
+    for (uint64_t mib : {4u, 8u, 32u, 64u})
+      report.Add("push/stage_mib:" + std::to_string(mib), world.Push({.stage_bytes = mib << 20}),
+                 down);
+  }
+  if (json.empty()) return;
+  std::ofstream file(json);
+  file << report.json().dump(2) << "\n";
+  if (!file.flush()) OrDie(absl::UnavailableError(json + " could not be written"));
+}
+
+}  // namespace
+}  // namespace oscarkv::testing
+
+int main(int argc, char** argv) try {
+  CLI::App app("Times moving pages between pinned host memory and a cache on the GPU",
+               "gpu_transfer_bench");
+  uint32_t tokens = 128 << 10;
+  int repeats = 11;
+  bool sweep = false;
+  std::string json;
+  app.add_option("--tokens", tokens, "of the sequence, a multiple of 64")->capture_default_str();
+  app.add_option("--repeats", repeats, "of each measurement")->capture_default_str();
+  app.add_flag("--sweep", sweep, "other sizes of stages and layer groups, too");
+  app.add_option("--json", json, "write every figure to this file");
+  CLI11_PARSE(app, argc, argv);
+  oscarkv::testing::Run(tokens, repeats, sweep, json);
+  return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "gpu_transfer_bench: %s\n", error.what());
+  return 1;
+}
