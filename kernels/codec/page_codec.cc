@@ -51,14 +51,6 @@ absl::Status CheckSlots(std::span<const int64_t> slots, const EngineView& view,
   return absl::OkStatus();
 }
 
-absl::Status CheckRange(std::string_view what, BlockRange range, uint32_t count) {
-  if (range.count > 0 && range.first < count && range.count <= count - range.first)
-    return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(absl::string_view(what.data(), what.size()),
-                                                 " from ", range.first, ", ", range.count,
-                                                 " of them, do not lie within 0..", count - 1));
-}
-
 }  // namespace
 
 absl::Status PageCodec::Encode(const EngineView& source, std::span<const EncodeItem> items,
@@ -103,8 +95,10 @@ absl::Status PageCodec::Decode(std::span<DecodeItem> items, DecodeBasis basis,
     }
     OSCARKV_RETURN_IF_ERROR(
         Annotate(CheckSlots(item.slots, destination, geometry().page_tokens, -1), where));
-    OSCARKV_RETURN_IF_ERROR(Annotate(CheckRange("layers", item.layers, geometry().layers), where));
-    OSCARKV_RETURN_IF_ERROR(Annotate(CheckRange("heads", item.heads, geometry().kv_heads), where));
+    OSCARKV_RETURN_IF_ERROR(
+        Annotate(CheckBlockRange("layers", item.layers, geometry().layers), where));
+    OSCARKV_RETURN_IF_ERROR(
+        Annotate(CheckBlockRange("heads", item.heads, geometry().kv_heads), where));
     OSCARKV_RETURN_IF_ERROR(
         Annotate(Expect("bytes", layout(item.encoding).range_bytes(item.layers, item.heads),
                         item.bytes.size()),

@@ -49,6 +49,13 @@ BlockLayout PlaceBlock(const Geometry& geometry, const CodecSpec& spec, Encoding
 
 }  // namespace
 
+absl::Status CheckBlockRange(absl::string_view what, BlockRange range, uint32_t total) {
+  if (range.count > 0 && range.first < total && range.count <= total - range.first)
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(what, " from ", range.first, ", ", range.count,
+                                                 " of them, do not lie within 0..", total - 1));
+}
+
 absl::StatusOr<PageLayout> PageLayout::Create(const Geometry& geometry, const CodecSpec& spec,
                                               Encoding encoding) {
   OSCARKV_RETURN_IF_ERROR(ValidateGeometry(geometry));

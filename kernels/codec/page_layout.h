@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 #include "kernels/codec/geometry.h"
 
@@ -38,6 +40,9 @@ struct BlockRange {
   uint32_t first = 0;
   uint32_t count = 0;
 };
+
+// kInvalidArgument, naming `what`, unless the range has anything and lies within 0..total-1.
+absl::Status CheckBlockRange(absl::string_view what, BlockRange range, uint32_t total);
 
 class PageLayout {
  public:

@@ -163,7 +163,8 @@ void BenchTokens(Bench& bench, const cuda::CudaPageCodec& codec, const Bytes& ro
 void BenchCodec(Bench& bench) {
   CodecSpec spec;
   spec.transform_hash = std::string(32, 't');
-  const auto codec = OrDie(cuda::CudaPageCodec::Create(kQwen3, spec, *RotationSet(kQwen3, 0.9f)));
+  const auto codec =
+      OrDie(cuda::CudaPageCodec::Create(kQwen3, spec, RotationSet(kQwen3, 0.9f).get()));
   const Bytes rows = GaussianRows(1);
   for (uint32_t tokens : {8192u, 65536u, 262144u}) {
     const std::string suffix = "/tokens:" + std::to_string(tokens);

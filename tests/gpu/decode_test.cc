@@ -15,6 +15,7 @@
 #include "kernels/device/stream.h"
 #include "tests/codec/page_testing.h"
 #include "tests/gpu/gpu_cache.h"
+#include "tests/gpu/gpu_graph.h"
 #include "tests/gpu/gpu_world.h"
 #include "tests/support/status_matchers.h"
 
@@ -234,19 +235,9 @@ TEST(GpuDecodeTest, CanBeCapturedAndReplayed) {
   EngineCache expected(kPlain.layout, world.geometry, kPlain.dtype, kSlots);
   const GpuCache cache(found);
   const GpuBatch batch(world.pages, world.slots, world.all_layers(), world.all_heads());
-  const auto stream = OrDie(device::Stream::Create());
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t executable = nullptr;
-  ASSERT_EQ(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeGlobal), cudaSuccess);
-  ASSERT_OK(
-      world.gpu->Decode(batch.batch(), DecodeBasis::kTransformed, cache.View(), stream.get()));
-  ASSERT_EQ(cudaStreamEndCapture(stream.get(), &graph), cudaSuccess);
-  ASSERT_EQ(cudaGraphInstantiate(&executable, graph, 0), cudaSuccess);
-  for (int replay = 0; replay < 3; ++replay)
-    ASSERT_EQ(cudaGraphLaunch(executable, stream.get()), cudaSuccess);
-  ASSERT_OK(stream.Synchronize());
-  cudaGraphExecDestroy(executable);
-  cudaGraphDestroy(graph);
+  Replay(3, [&](cudaStream_t stream) {
+    EXPECT_OK(world.gpu->Decode(batch.batch(), DecodeBasis::kTransformed, cache.View(), stream));
+  });
   cache.CopyTo(found);
   CpuDecode(world, world.pages, world.all_layers(), world.all_heads(), DecodeBasis::kTransformed,
             expected);
@@ -258,7 +249,7 @@ TEST(GpuDecodeTest, RefusesWhatNoKernelWasBuiltFor) {
       .layers = 1, .kv_heads = 1, .k_head_dim = 96, .v_head_dim = 128, .page_tokens = 16};
   CodecSpec spec;
   spec.transform_hash = std::string(32, 't');
-  const auto codec = cuda::CudaPageCodec::Create(geometry, spec, *RotationSet(geometry, 0.9f));
+  const auto codec = cuda::CudaPageCodec::Create(geometry, spec, RotationSet(geometry, 0.9f).get());
   EXPECT_EQ(codec.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(codec.status().message()), HasSubstr("64, 128 and 256"));
 }

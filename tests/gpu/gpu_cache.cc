@@ -61,7 +61,7 @@ void GpuCache::CopyTo(EngineCache& cache) const {
 }
 
 GpuBatch::GpuBatch(std::vector<EncodedPage> pages, const std::vector<std::vector<int64_t>>& slots,
-                   BlockRange layers, BlockRange heads) {
+                   BlockRange layers, BlockRange heads, Encoding encoding) {
   std::vector<const std::byte*> page_bytes;
   std::vector<int64_t> all_slots;
   std::vector<uint32_t> crcs;
@@ -76,7 +76,7 @@ GpuBatch::GpuBatch(std::vector<EncodedPage> pages, const std::vector<std::vector
   crcs_ = OrDie(DeviceBuffer::CopyOf(std::span(crcs)));
   const std::vector<uint32_t> none(crcs.size(), 0);
   status_ = OrDie(DeviceBuffer::CopyOf(std::span(none)));
-  batch_ = {.encoding = Encoding::kPacked,
+  batch_ = {.encoding = encoding,
             .layers = layers,
             .heads = heads,
             .pages = static_cast<uint32_t>(pages.size()),
@@ -88,8 +88,13 @@ GpuBatch::GpuBatch(std::vector<EncodedPage> pages, const std::vector<std::vector
 
 GpuEncodeBatch::GpuEncodeBatch(const PageLayout& layout,
                                const std::vector<std::vector<int64_t>>& slots)
-    : page_bytes_each_(layout.page_bytes()) {
-  const Geometry& geometry = layout.geometry();
+    : GpuEncodeBatch(layout, slots, {0, layout.geometry().layers},
+                     {0, layout.geometry().kv_heads}) {}
+
+GpuEncodeBatch::GpuEncodeBatch(const PageLayout& layout,
+                               const std::vector<std::vector<int64_t>>& slots, BlockRange layers,
+                               BlockRange heads)
+    : page_bytes_each_(layout.range_bytes(layers, heads)) {
   const std::vector<std::byte> pattern(page_bytes_each_ * slots.size(), std::byte{0x3c});
   pages_ = OrDie(DeviceBuffer::CopyOf(std::span(pattern)));
   std::vector<std::byte*> page_bytes;
@@ -100,14 +105,14 @@ GpuEncodeBatch::GpuEncodeBatch(const PageLayout& layout,
   }
   page_bytes_ = OrDie(DeviceBuffer::CopyOf(std::span(page_bytes)));
   slots_ = OrDie(DeviceBuffer::CopyOf(std::span(all_slots)));
-  const std::vector<uint32_t> words(slots.size() * geometry.blocks(), 0);
+  const std::vector<uint32_t> words(slots.size() * layers.count * heads.count, 0);
   crcs_ = OrDie(DeviceBuffer::CopyOf(std::span(words)));
   status_ = OrDie(DeviceBuffer::CopyOf(std::span(words)));
   const cuda::DeviceEncodeCounts none;
   counts_ = OrDie(DeviceBuffer::CopyOf(std::span(&none, 1)));
-  batch_ = {.encoding = Encoding::kPacked,
-            .layers = {0, geometry.layers},
-            .heads = {0, geometry.kv_heads},
+  batch_ = {.encoding = layout.encoding(),
+            .layers = layers,
+            .heads = heads,
             .pages = static_cast<uint32_t>(slots.size()),
             .page_bytes = page_bytes_.as<std::byte*>(),
             .slots = slots_.as<int64_t>(),

@@ -40,7 +40,7 @@ class GpuCache {
 class GpuBatch {
  public:
   GpuBatch(std::vector<EncodedPage> pages, const std::vector<std::vector<int64_t>>& slots,
-           BlockRange layers, BlockRange heads);
+           BlockRange layers, BlockRange heads, Encoding encoding = Encoding::kPacked);
   const cuda::DeviceDecodeBatch& batch() const { return batch_; }
   std::vector<uint32_t> Status() const;  // [pages][layers.count][heads.count]
 
@@ -53,10 +53,12 @@ class GpuBatch {
   cuda::DeviceDecodeBatch batch_;
 };
 
-// Whole pages to be written in device memory, filled with a pattern first.
+// Pages, or the same part of each, to be written in device memory, filled with a pattern first.
 class GpuEncodeBatch {
  public:
   GpuEncodeBatch(const PageLayout& layout, const std::vector<std::vector<int64_t>>& slots);
+  GpuEncodeBatch(const PageLayout& layout, const std::vector<std::vector<int64_t>>& slots,
+                 BlockRange layers, BlockRange heads);
   const cuda::DeviceEncodeBatch& batch() const { return batch_; }
   std::vector<EncodedPage> Pages() const;
   std::vector<uint32_t> Status() const;

@@ -31,7 +31,7 @@ World::World(const Case& c, WideBasis basis)
   spec.wide_basis = basis;
   transforms = RotationSet(geometry, 0.9f);
   cpu = OrDie(MakePageCodec(CodecBackend::kReference, geometry, spec, transforms));
-  gpu = OrDie(cuda::CudaPageCodec::Create(geometry, spec, *transforms));
+  gpu = OrDie(cuda::CudaPageCodec::Create(geometry, spec, transforms.get()));
   source.FillGaussian(7);
   std::vector<int64_t> free(kSlots);
   std::iota(free.begin(), free.end(), 0);

@@ -5,6 +5,7 @@
 #define OSCARKV_KERNELS_CODEC_OSCAR_CUDA_CRC32C_H_
 
 #include <cstdint>
+#include <vector>
 
 #ifdef __CUDACC__
 #define OSCARKV_HOST_DEVICE __host__ __device__
@@ -45,6 +46,24 @@ struct CrcTables {
   uint32_t step[4][256];      // step[b][v]: v << 8 b, times x^(32 * 32)
   uint32_t power[kCrcLanes];  // power[n]: x^(32 (n + 1))
 };
+
+CrcTables MakeCrcTables();
+// x^32, x^64, ... `count` of them.
+std::vector<uint32_t> MakeCrcPowers(uint32_t count);
+
+// The same sum as a product of matrices of bits, for a thread block that walks over a message 16
+// bytes a thread at a time: kFoldThreads threads a step, the last of them at the message's end
+// (zeros before a message change nothing). A warp's 512 bytes of a step are 16 rows: with lane 4 g
+// + t's words w0 to w3, row g has w0 at column t and w1 at column 4 + t, row g + 8 w2 and w3. A
+// row's remainder goes into its first word of the next step.
+inline constexpr uint32_t kFoldThreads = 256;
+
+struct CrcFold {
+  uint32_t columns[8][32];               // [2 * (output bit / 8) + half of the columns][lane]
+  uint32_t rows[kFoldThreads / 32][16];  // by which rows' last remainders are multiplied
+};
+
+CrcFold MakeCrcFold();
 
 }  // namespace oscarkv::cuda
 

@@ -10,6 +10,7 @@
 #include "kernels/codec/oscar/cuda_decode.h"
 #include "kernels/codec/oscar/cuda_encode.h"
 #include "kernels/codec/oscar/cuda_transforms.h"
+#include "kernels/codec/oscar/cuda_wide.h"
 #include "kernels/device/buffer.h"
 #include "kernels/device/status.h"
 
@@ -19,25 +20,6 @@ namespace {
 using device::DeviceBuffer;
 
 constexpr uint32_t kBlockBytesMax = 24 << 10;  // eight of them stand in shared memory
-
-CrcTables MakeCrcTables() {
-  CrcTables tables;
-  const uint32_t step = CrcPower(kCrcLanes);
-  for (uint32_t byte = 0; byte < 4; ++byte) {
-    for (uint32_t value = 0; value < 256; ++value)
-      tables.step[byte][value] = CrcMultiply(step, value << (8 * byte));
-  }
-  for (uint32_t n = 0; n < kCrcLanes; ++n) tables.power[n] = CrcPower(n + 1);
-  return tables;
-}
-
-std::vector<uint32_t> MakeCrcPowers(uint32_t count) {
-  std::vector<uint32_t> powers;
-  const uint32_t word = CrcPower(1);
-  for (uint32_t power = word; powers.size() < count; power = CrcMultiply(power, word))
-    powers.push_back(power);
-  return powers;
-}
 
 // The tasks that one kernel does: rows of one shape.
 struct TaskList {
@@ -73,13 +55,11 @@ TaskRange TasksOf(const TaskList& list, BlockRange layers) {
 
 class Codec final : public CudaPageCodec {
  public:
-  Codec(PageLayout wide, PageLayout packed) : wide_(std::move(wide)), packed_(std::move(packed)) {}
+  Codec(PageLayout wide, PageLayout packed, bool can_pack)
+      : CudaPageCodec(std::move(wide), std::move(packed), can_pack) {}
 
-  const PageLayout& layout(Encoding encoding) const override {
-    return encoding == Encoding::kWide ? wide_ : packed_;
-  }
-
-  absl::Status Prepare(const TransformSet& transforms);
+  absl::Status PrepareWide();
+  absl::Status PreparePacked(const TransformSet& transforms);
   absl::Status Decode(const DeviceDecodeBatch& batch, DecodeBasis basis,
                       const DeviceEngineView& destination, cudaStream_t stream) const override;
   absl::Status Encode(const DeviceEngineView& source, const DeviceEncodeBatch& batch,
@@ -93,13 +73,13 @@ class Codec final : public CudaPageCodec {
   void AddTasks(uint32_t layer, const BlockLayout& block);
   template <typename Batch>
   absl::Status Check(const Batch& batch, const DeviceEngineView& engine) const;
+  WideArguments ArgumentsOfWide(const DeviceEngineView& engine) const;
   // Of rows that the encode kernels transform.
   DType forward_dtype() const {
-    return packed_.geometry().dtype == DType::kFp16 ? DType::kFp16 : DType::kBf16;
+    return geometry().dtype == DType::kFp16 ? DType::kFp16 : DType::kBf16;
   }
 
-  PageLayout wide_;
-  PageLayout packed_;
+  WideShape wide_shape_;
   std::vector<DeviceLayer> layers_;
   std::vector<EncodeLayer> encode_layers_;
   TaskLists decode_lists_;
@@ -107,6 +87,7 @@ class Codec final : public CudaPageCodec {
   std::vector<DeviceBuffer> transforms_;  // what DeviceSide and EncodeSide point to
   DeviceBuffer layers_on_device_;
   DeviceBuffer encode_layers_on_device_;
+  DeviceBuffer crc_fold_;
   DeviceBuffer crc_;
   DeviceBuffer crc_powers_;
 };
@@ -163,11 +144,26 @@ void Codec::AddTasks(uint32_t layer, const BlockLayout& block) {
   }
 }
 
-absl::Status Codec::Prepare(const TransformSet& transforms) {
+absl::Status Codec::PrepareWide() {
+  const BlockLayout& block = layout(Encoding::kWide).block(0);
+  wide_shape_.stride_vectors = static_cast<uint32_t>(block.stride / 16);
+  wide_shape_.crc_start = CrcMultiply(0xffffffffu, CrcPower(block.bytes / 4));
+  wide_shape_.page_tokens = geometry().page_tokens;
+  for (uint32_t side = 0; side < 2; ++side) {
+    const auto row_vectors = static_cast<uint32_t>((side == 0 ? block.k : block.v).row_bytes / 16);
+    wide_shape_.row_vectors[side] = row_vectors;
+    wide_shape_.side_vectors[side] = row_vectors * geometry().page_tokens;
+  }
+  const CrcFold fold = MakeCrcFold();
+  OSCARKV_ASSIGN_OR_RETURN(crc_fold_, DeviceBuffer::CopyOf(std::span(&fold, 1)));
+  return absl::OkStatus();
+}
+
+absl::Status Codec::PreparePacked(const TransformSet& transforms) {
   uint64_t strides = 0;
   uint32_t words = 0;
-  for (uint32_t layer = 0; layer < packed_.geometry().layers; ++layer) {
-    const BlockLayout& block = packed_.block(layer);
+  for (uint32_t layer = 0; layer < geometry().layers; ++layer) {
+    const BlockLayout& block = layout(Encoding::kPacked).block(layer);
     for (const SideLayout* side : {&block.k, &block.v}) {
       if (HasDecodeKernel(side->dim, side->bits)) continue;
       return absl::InvalidArgumentError(absl::StrCat(
@@ -218,22 +214,17 @@ absl::Status Codec::Prepare(const TransformSet& transforms) {
   return absl::OkStatus();
 }
 
-absl::Status CheckRange(std::string_view what, BlockRange range, uint32_t count) {
-  if (range.count > 0 && range.first < count && range.count <= count - range.first)
-    return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(absl::string_view(what.data(), what.size()),
-                                                 " from ", range.first, ", ", range.count,
-                                                 " of them, do not lie within 0..", count - 1));
+absl::string_view Name(DType dtype) {
+  const std::string_view name = DTypeName(dtype);
+  return {name.data(), name.size()};
 }
 
-absl::Status CheckSide(const DeviceEngineSide& side, std::string_view name) {
-  const absl::string_view which(name.data(), name.size());
+absl::Status CheckSide(const DeviceEngineSide& side, absl::string_view which) {
   if (side.layer_base == nullptr)
     return absl::InvalidArgumentError(absl::StrCat(which, ": no layer base pointers"));
   if (side.dtype != DType::kBf16 && side.dtype != DType::kFp16) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        which, ": dtype must be bf16 or fp16, found ",
-        absl::string_view(DTypeName(side.dtype).data(), DTypeName(side.dtype).size())));
+    return absl::InvalidArgumentError(
+        absl::StrCat(which, ": dtype must be bf16 or fp16, found ", Name(side.dtype)));
   }
   if (((side.block_stride | side.token_stride | side.head_stride) & 15) != 0) {
     return absl::InvalidArgumentError(
@@ -245,16 +236,19 @@ absl::Status CheckSide(const DeviceEngineSide& side, std::string_view name) {
 
 template <typename Batch>
 absl::Status Codec::Check(const Batch& batch, const DeviceEngineView& engine) const {
-  const Geometry& geometry = packed_.geometry();
-  if (batch.encoding != Encoding::kPacked) {
-    return absl::InvalidArgumentError("device kernels work on PACKED pages");
-  }
-  OSCARKV_RETURN_IF_ERROR(CheckRange("layers", batch.layers, geometry.layers));
-  OSCARKV_RETURN_IF_ERROR(CheckRange("heads", batch.heads, geometry.kv_heads));
+  if (batch.encoding == Encoding::kPacked && !can_pack())
+    return absl::FailedPreconditionError("PACKED needs a transform set, and the codec has none");
+  OSCARKV_RETURN_IF_ERROR(CheckBlockRange("layers", batch.layers, geometry().layers));
+  OSCARKV_RETURN_IF_ERROR(CheckBlockRange("heads", batch.heads, geometry().kv_heads));
   OSCARKV_RETURN_IF_ERROR(CheckSide(engine.k, "K"));
   OSCARKV_RETURN_IF_ERROR(CheckSide(engine.v, "V"));
   if (engine.k.dtype != engine.v.dtype)
     return absl::InvalidArgumentError("K and V of an engine must have one dtype");
+  if (batch.encoding == Encoding::kWide && engine.k.dtype != geometry().dtype) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("WIDE pages hold ", Name(geometry().dtype), ", the engine's cache ",
+                     Name(engine.k.dtype), ": the device moves bf16 to bf16 and fp16 to fp16"));
+  }
   if (engine.block_tokens == 0) return absl::InvalidArgumentError("block_tokens must be positive");
   if (batch.page_bytes == nullptr || batch.slots == nullptr || batch.block_crc32c == nullptr ||
       batch.status == nullptr) {
@@ -263,10 +257,27 @@ absl::Status Codec::Check(const Batch& batch, const DeviceEngineView& engine) co
   return absl::OkStatus();
 }
 
+WideArguments Codec::ArgumentsOfWide(const DeviceEngineView& engine) const {
+  return {.shape = wide_shape_,
+          .fold = crc_fold_.as<CrcFold>(),
+          .side = {engine.k, engine.v},
+          .block_tokens = engine.block_tokens,
+          .slots = engine.slots};
+}
+
 absl::Status Codec::Decode(const DeviceDecodeBatch& batch, DecodeBasis basis,
                            const DeviceEngineView& destination, cudaStream_t stream) const {
   OSCARKV_RETURN_IF_ERROR(Check(batch, destination));
+  if (batch.encoding == Encoding::kWide && basis != engine_basis()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("WIDE pages are in the ",
+                     basis == DecodeBasis::kModel ? "transformed basis" : "model's basis",
+                     ", and the device writes them as they are stored"));
+  }
   if (batch.pages == 0) return absl::OkStatus();
+  if (batch.encoding == Encoding::kWide)
+    return LaunchWideDecode(ArgumentsOfWide(destination), batch, stream);
+  const CodecSpec& spec = layout(Encoding::kPacked).spec();
   for (const TaskList& list : decode_lists_) {
     const TaskRange range = TasksOf(list, batch.layers);
     if (range.tasks.empty()) continue;
@@ -280,10 +291,10 @@ absl::Status Codec::Decode(const DeviceDecodeBatch& batch, DecodeBasis basis,
         .batch = batch,
         .strides_before_range = layers_[batch.layers.first].strides_before,
         .side = {destination.k, destination.v},
-        .page_tokens = packed_.geometry().page_tokens,
+        .page_tokens = geometry().page_tokens,
         .block_tokens = destination.block_tokens,
         .slots = destination.slots,
-        .fp32_params = packed_.spec().params == ParamsDType::kFp32,
+        .fp32_params = spec.params == ParamsDType::kFp32,
         .transform = basis == DecodeBasis::kModel};
     OSCARKV_RETURN_IF_ERROR(LaunchDecode(arguments, list.shape, destination.k.dtype == DType::kBf16,
                                          static_cast<uint32_t>(range.tasks.size()), block_bytes,
@@ -295,18 +306,18 @@ absl::Status Codec::Decode(const DeviceDecodeBatch& batch, DecodeBasis basis,
 absl::Status Codec::Encode(const DeviceEngineView& source, const DeviceEncodeBatch& batch,
                            cudaStream_t stream) const {
   OSCARKV_RETURN_IF_ERROR(Check(batch, source));
-  if (batch.counts == nullptr) return absl::InvalidArgumentError("the batch has no counts");
   if (source.slots == 0) return absl::InvalidArgumentError("an engine without slots");
-  const bool transform = packed_.spec().wide_basis == WideBasis::kModel;
-  if (transform && source.k.dtype != forward_dtype()) {
-    const std::string_view expected = DTypeName(forward_dtype());
-    const std::string_view found = DTypeName(source.k.dtype);
-    return absl::InvalidArgumentError(
-        absl::StrCat("transforms were prepared for rows of ",
-                     absl::string_view(expected.data(), expected.size()), ", found ",
-                     absl::string_view(found.data(), found.size())));
-  }
   if (batch.pages == 0) return absl::OkStatus();
+  if (batch.encoding == Encoding::kWide)
+    return LaunchWideEncode(ArgumentsOfWide(source), batch, stream);
+  if (batch.counts == nullptr) return absl::InvalidArgumentError("the batch has no counts");
+  const CodecSpec& spec = layout(Encoding::kPacked).spec();
+  const bool transform = spec.wide_basis == WideBasis::kModel;
+  if (transform && source.k.dtype != forward_dtype()) {
+    return absl::InvalidArgumentError(absl::StrCat("transforms were prepared for rows of ",
+                                                   Name(forward_dtype()), ", found ",
+                                                   Name(source.k.dtype)));
+  }
   const size_t blocks = size_t{batch.pages} * batch.layers.count * batch.heads.count;
   OSCARKV_RETURN_IF_ERROR(
       device::ToStatus(cudaMemsetAsync(batch.block_crc32c, 0, blocks * sizeof(uint32_t), stream),
@@ -322,10 +333,10 @@ absl::Status Codec::Encode(const DeviceEngineView& source, const DeviceEncodeBat
         .batch = batch,
         .strides_before_range = encode_layers_[batch.layers.first].strides_before,
         .side = {source.k, source.v},
-        .page_tokens = packed_.geometry().page_tokens,
+        .page_tokens = geometry().page_tokens,
         .block_tokens = source.block_tokens,
         .slots = source.slots,
-        .fp32_params = packed_.spec().params == ParamsDType::kFp32,
+        .fp32_params = spec.params == ParamsDType::kFp32,
         .transform = transform,
         .bf16 = source.k.dtype == DType::kBf16};
     OSCARKV_RETURN_IF_ERROR(
@@ -337,13 +348,14 @@ absl::Status Codec::Encode(const DeviceEngineView& source, const DeviceEncodeBat
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CudaPageCodec>> CudaPageCodec::Create(
-    const Geometry& geometry, const CodecSpec& spec, const TransformSet& transforms) {
+    const Geometry& geometry, const CodecSpec& spec, const TransformSet* transforms) {
   OSCARKV_ASSIGN_OR_RETURN(PageLayout wide, PageLayout::Create(geometry, spec, Encoding::kWide));
   OSCARKV_ASSIGN_OR_RETURN(PageLayout packed,
                            PageLayout::Create(geometry, spec, Encoding::kPacked));
-  OSCARKV_RETURN_IF_ERROR(transforms.CheckFits(geometry));
-  auto codec = std::make_unique<Codec>(std::move(wide), std::move(packed));
-  OSCARKV_RETURN_IF_ERROR(codec->Prepare(transforms));
+  if (transforms != nullptr) OSCARKV_RETURN_IF_ERROR(transforms->CheckFits(geometry));
+  auto codec = std::make_unique<Codec>(std::move(wide), std::move(packed), transforms != nullptr);
+  OSCARKV_RETURN_IF_ERROR(codec->PrepareWide());
+  if (transforms != nullptr) OSCARKV_RETURN_IF_ERROR(codec->PreparePacked(*transforms));
   return codec;
 }
 

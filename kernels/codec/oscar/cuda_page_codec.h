@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -39,9 +40,11 @@ struct DeviceEngineView {
 
 // What a status word holds, bits. A block with kBadChecksum was not written.
 inline constexpr uint32_t kBadChecksum = 1;
-inline constexpr uint32_t kNonFiniteRows = 2;  // rows that read back as NaN, as FORMAT.md says
+inline constexpr uint32_t kNonFiniteRows = 2;  // PACKED rows that read back as NaN (FORMAT.md)
 inline constexpr uint32_t kBadSlot = 4;        // a slot beyond the cache: that token was left out
                                                // (decode), or its rows read back as NaN (encode)
+inline constexpr uint32_t kBadPointer = 8;     // the page's or the engine's layer's is null or not
+                                               // 16-byte aligned: nothing was moved
 
 // Pages of one encoding to decode; all pointers are device memory (or pinned host memory that the
 // device reaches), and stay until the stream has passed.
@@ -73,33 +76,56 @@ struct DeviceEncodeBatch {
   const int64_t* slots = nullptr;          // [pages][page_tokens]
   uint32_t* block_crc32c = nullptr;        // [pages][layers.count][heads.count], device memory
   uint32_t* status = nullptr;              // likewise; kNonFiniteRows and kBadSlot are added
-  DeviceEncodeCounts* counts = nullptr;    // one
+  DeviceEncodeCounts* counts = nullptr;    // one; not needed for WIDE pages
 };
 
 // Immutable and thread-safe. Works on the device that was current when it was made.
+//
+// WIDE rows of any head dim are moved as they are, bit for bit, between pages of bf16 or fp16 and
+// engines of the same dtype. PACKED rows have 64, 128 or 256 elements.
 class CudaPageCodec {
  public:
-  // Copies the transforms to the device. kInvalidArgument: head dims, bits or groups for which no
-  // kernel was built (the message lists those that exist), or a page with too large a block;
-  // kFailedPrecondition: transforms that do not fit; otherwise the device's errors.
+  // Copies the transforms to the device. They may be null: then only WIDE pages can be encoded and
+  // decoded. kInvalidArgument: head dims, bits or groups for which no kernel was built (the message
+  // lists those that exist), or a page with too large a block; kFailedPrecondition: transforms that
+  // do not fit; otherwise the device's errors.
   static absl::StatusOr<std::unique_ptr<CudaPageCodec>> Create(const Geometry& geometry,
                                                                const CodecSpec& spec,
-                                                               const TransformSet& transforms);
+                                                               const TransformSet* transforms);
   virtual ~CudaPageCodec() = default;
 
-  virtual const PageLayout& layout(Encoding encoding) const = 0;
+  const PageLayout& layout(Encoding encoding) const {
+    return encoding == Encoding::kWide ? wide_ : packed_;
+  }
+  const Geometry& geometry() const { return wide_.geometry(); }
+  bool can_pack() const { return can_pack_; }
+  // As PageCodec's: the basis that WIDE pages and the engines' caches are in.
+  DecodeBasis engine_basis() const {
+    return wide_.spec().wide_basis == WideBasis::kModel ? DecodeBasis::kModel
+                                                        : DecodeBasis::kTransformed;
+  }
 
   // Verifies each block's checksum, then writes its tokens where the engine keeps them, in the
-  // model's basis or as stored. kInvalidArgument: ranges, strides or dtypes that do not fit;
-  // nothing was enqueued then. Errors of the launch otherwise.
+  // model's basis or as stored. kInvalidArgument: ranges, strides or dtypes that do not fit, WIDE
+  // pages in another basis than engine_basis(); kFailedPrecondition: PACKED pages of a codec
+  // without transforms; nothing was enqueued then. Errors of the launch otherwise.
   virtual absl::Status Decode(const DeviceDecodeBatch& batch, DecodeBasis basis,
                               const DeviceEngineView& destination, cudaStream_t stream) const = 0;
 
-  // Transforms (unless wide_basis says that the engine has done so), clips, quantises and packs the
-  // slots' rows, with each block's padding and checksum. Errors as Decode's; rows that are
-  // transformed must be of the geometry's dtype.
+  // Writes the slots' rows to pages, with each block's padding and checksum: as they are (WIDE), or
+  // transformed (unless wide_basis says that the engine has done so), clipped, quantised and packed
+  // (PACKED). Errors as Decode's; rows that are transformed must be of the geometry's dtype.
   virtual absl::Status Encode(const DeviceEngineView& source, const DeviceEncodeBatch& batch,
                               cudaStream_t stream) const = 0;
+
+ protected:
+  CudaPageCodec(PageLayout wide, PageLayout packed, bool can_pack)
+      : wide_(std::move(wide)), packed_(std::move(packed)), can_pack_(can_pack) {}
+
+ private:
+  PageLayout wide_;
+  PageLayout packed_;
+  bool can_pack_;
 };
 
 }  // namespace oscarkv::cuda

@@ -78,6 +78,11 @@ __device__ __forceinline__ void MultiplyAdd(float (&sums)[4], const uint32_t (&a
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 
+// May 16 bytes at a time be moved there?
+__device__ __forceinline__ bool IsUsable(const void* pointer) {
+  return pointer != nullptr && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+}
+
 // Stores to global memory; the compiler cannot tell that a pointer out of a table leads there.
 __device__ __forceinline__ void StoreGlobal(void* to, uint4 value) {
   asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(value.x), "r"(value.y),
