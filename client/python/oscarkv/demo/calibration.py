@@ -24,16 +24,17 @@ LABELS = {
 }
 
 
-def calibrate(build_dir, dump, folder, setting, recent, progress=None):
-    """Runs `oscarkv calibrate` once for each set. Returns {name: path of the transform set}."""
+def calibrate(build_dir, dump, folder, setting, recent, progress=None, names=tuple(SETS)):
+    """Runs `oscarkv calibrate` once for each of the named sets. Returns {name: path of the transform
+    set}."""
     program = pathlib.Path(build_dir) / "bin" / "oscarkv"
     if not program.exists():
         raise ProcessFailed(f"{program} is not there: build it, or name --build-dir")
     paths = {}
-    for name, options in SETS.items():
+    for name in names:
         paths[name] = pathlib.Path(folder) / f"{name}.safetensors"
         command = [program, "calibrate", dump, "-o", paths[name], "--json",
-                   "--sink-tokens", str(setting.sink_tokens), "--recent-tokens", str(recent), *options]
+                   "--sink-tokens", str(setting.sink_tokens), "--recent-tokens", str(recent), *SETS[name]]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise ProcessFailed(f"oscarkv calibrate failed:\n{done.stderr.strip()[-2000:]}")

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from .paged_cache import PagedCache, Sequence, to_bf16
+from .paged_cache import BLOCK_TOKENS, Sequence, to_bf16
 
 _TYPES = {np.dtype(np.uint16): "BF16", np.dtype(np.int64): "I64"}
 
@@ -46,7 +46,7 @@ def dump_qkv(model, sequences, folder, progress=None):
               for layer in range(config.layers)]
     for arrays in layers:
         arrays["seq_lens"][:] = [len(tokens) for tokens in sequences]
-    cache = PagedCache.for_model(config, -(-max(map(len, sequences)) // 16), "fp32")
+    cache = model.cache(-(-max(map(len, sequences)) // BLOCK_TOKENS), "fp32")
     first = 0
     for tokens in sequences:
 

@@ -9,6 +9,8 @@ import concurrent.futures
 
 import numpy as np
 
+from .paged_cache import PagedCache
+
 TILE_ROWS = 256       # rows of activations that one thread works on
 CHUNK_TOKENS = 512    # tokens that prefill runs through all layers at a time
 _ATTENTION_ROWS = 64  # queries whose scores against all keys stay in a core's cache
@@ -16,6 +18,8 @@ _ATTENTION_ROWS = 64  # queries whose scores against all keys stay in a core's c
 
 class Model:
     """Weights and scratch space. Not thread-safe: one forward pass at a time."""
+
+    warm_up_tokens = 32  # after so many no request pays for paging weights in
 
     def __init__(self, loaded, threads=2):
         self.config = loaded.config
@@ -25,6 +29,10 @@ class Model:
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
         half = np.arange(self.config.head_dim // 2) * 2.0 / self.config.head_dim
         self._frequency = self.config.rope_base ** -half / np.asarray(self.config.rope_factors)
+
+    def cache(self, blocks, dtype="bf16"):
+        """A paged cache that this model's sequences may live in."""
+        return PagedCache.for_model(self.config, blocks, dtype)
 
     def prefill(self, tokens, sequence, capture=None, progress=None):
         """Runs `tokens` at the positions that follow `sequence.length`, in chunks, and leaves their

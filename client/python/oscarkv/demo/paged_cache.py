@@ -30,24 +30,14 @@ class OutOfBlocks(RuntimeError):
     """The cache has no free block left."""
 
 
-class PagedCache:
-    """Owns the two arrays and the free list. `dtype` is "bf16" (held as uint16) or "fp32"."""
+class BlockPool:
+    """The blocks of a cache that no sequence has."""
 
-    def __init__(self, layers, kv_heads, k_dim, v_dim, blocks, dtype="bf16"):
-        if dtype not in ("bf16", "fp32"):
-            raise ValueError(f"a cache holds bf16 or fp32, not {dtype!r}")
-        self.dtype = dtype
+    def __init__(self, blocks):
         self.blocks = blocks
-        held = np.uint16 if dtype == "bf16" else np.float32
-        self.k = np.zeros((layers, blocks, BLOCK_TOKENS, kv_heads, k_dim), held)
-        self.v = np.zeros((layers, blocks, BLOCK_TOKENS, kv_heads, v_dim), held)
         # Taken from the end, so that a sequence's blocks are not in ascending order: nothing may
         # depend on blocks being neighbours.
         self._free = list(range(blocks))
-
-    @classmethod
-    def for_model(cls, config, blocks, dtype="bf16"):
-        return cls(config.layers, config.kv_heads, config.head_dim, config.head_dim, blocks, dtype)
 
     @property
     def free_blocks(self):
@@ -62,6 +52,23 @@ class PagedCache:
 
     def release(self, blocks):
         self._free.extend(blocks)
+
+
+class PagedCache(BlockPool):
+    """Owns the two arrays too. `dtype` is "bf16" (held as uint16) or "fp32"."""
+
+    def __init__(self, layers, kv_heads, k_dim, v_dim, blocks, dtype="bf16"):
+        if dtype not in ("bf16", "fp32"):
+            raise ValueError(f"a cache holds bf16 or fp32, not {dtype!r}")
+        super().__init__(blocks)
+        self.dtype = dtype
+        held = np.uint16 if dtype == "bf16" else np.float32
+        self.k = np.zeros((layers, blocks, BLOCK_TOKENS, kv_heads, k_dim), held)
+        self.v = np.zeros((layers, blocks, BLOCK_TOKENS, kv_heads, v_dim), held)
+
+    @classmethod
+    def for_model(cls, config, blocks, dtype="bf16"):
+        return cls(config.layers, config.kv_heads, config.head_dim, config.head_dim, blocks, dtype)
 
 
 class Sequence:

@@ -16,6 +16,10 @@ class ProcessFailed(RuntimeError):
     """A process that the demo started ended or did not answer; the message holds its last words."""
 
 
+class Unavailable(RuntimeError):
+    """Something that the demo needs is not on this machine; the message says what."""
+
+
 def blas_environment():
     """The environment in which the model runs fast: it spreads work over threads itself, so each
     BLAS call stays in its own."""
@@ -42,11 +46,13 @@ def _stop(process, seconds=10):
 
 
 class Server:
-    """oscarkvd on a Unix socket, metrics on a free port, its log in `folder`. Stops it on exit."""
+    """oscarkvd on a Unix socket, metrics on a free port, its log in `folder`, with more `flags`. Stops
+    it on exit."""
 
-    def __init__(self, build_dir, folder, timeout_s=20):
+    def __init__(self, build_dir, folder, flags=(), timeout_s=20):
         self.binary = pathlib.Path(build_dir) / "bin" / "oscarkvd"
         self.folder = pathlib.Path(folder)
+        self._flags = flags
         self._timeout_s = timeout_s
         self.endpoint = self.metrics = None
 
@@ -60,7 +66,8 @@ class Server:
         with open(self._log, "w") as log, open(self._printed, "w") as printed:
             self._process = subprocess.Popen(
                 [self.binary, "--listen", f"unix:{self._socket_folder.name}/socket",
-                 "--metrics-listen", "127.0.0.1:0", "--host-capacity", "512MiB"], stdout=printed, stderr=log)
+                 "--metrics-listen", "127.0.0.1:0", "--host-capacity", "512MiB", *self._flags],
+                stdout=printed, stderr=log)
         deadline = time.monotonic() + self._timeout_s
         while not (self.endpoint and self.metrics):
             text = self._printed.read_text()

@@ -107,3 +107,21 @@ def print_metrics(console, page):
     for line in kept:
         console.line(f"    {line}")
     return len(kept)
+
+
+def print_decode_steps(console, name, steps):
+    """Microseconds of decode steps whose attention reads 2-bit pages, beside BF16."""
+    def row(found, *more):
+        return [f"{found['requests']} x {found['tokens']:,}", f"{found['us_bf16']:.0f}",
+                f"{found['us_int2']:.0f}", f"{found['us_bf16'] / found['us_int2']:.2f}x", *more,
+                bytes_text(found["kv_bytes_bf16"]), bytes_text(found["kv_bytes_int2"])]
+
+    console.line(f"    A decode step of {name}, in microseconds (sinks, recent window, new token WIDE):")
+    console.table(["requests x tokens", "BF16", "2 bits", "faster", "no attention", "KL", "KV in BF16",
+                   "here"],
+                  [row(found, f"{found['us_without_attention']:.0f}", f"{found['kl']:.4f}")
+                   for found in steps["model"]])
+    console.line()
+    console.line("    Attention's part of a step of Qwen3-8B (36 layers), in microseconds:")
+    console.table(["requests x tokens", "BF16", "2 bits", "faster", "KV in BF16", "here"],
+                  [row(found) for found in steps["qwen3_8b_attention"]])

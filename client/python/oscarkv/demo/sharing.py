@@ -105,9 +105,11 @@ class Workers:
                                else f"        parts from the exact answer after {same} tokens")
 
 
-def worker_starter(folder, model_folder, endpoint, transforms, setting, recent_tokens, cache_tokens):
+def worker_starter(folder, model_folder, endpoint, transforms, setting, recent_tokens, cache_tokens,
+                   device="cpu"):
     """A function that makes workers by name."""
     arguments = ["--model", str(model_folder), "--endpoint", endpoint, "--transforms", str(transforms),
                  "--page-tokens", str(setting.page_tokens), "--sink-tokens", str(setting.sink_tokens),
-                 "--recent-tokens", str(recent_tokens), "--cache-tokens", str(cache_tokens)]
+                 "--recent-tokens", str(recent_tokens), "--cache-tokens", str(cache_tokens),
+                 "--device", device]
     return lambda name: Worker(name, folder, arguments)

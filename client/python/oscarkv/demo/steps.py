@@ -22,6 +22,11 @@ _DUMP_WINDOW = 2048  # tokens of one calibration sequence, at most
 class Demo:
     """One run. `folder` holds what it makes."""
 
+    _device = "cpu"
+    _model_class = Model
+    _sets = tuple(calibration.SETS)
+    _server_flags = ()
+
     def __init__(self, arguments, folder):
         self._arguments = arguments
         self._folder = folder
@@ -39,10 +44,20 @@ class Demo:
             sets = self._calibrate()
         with contextlib.ExitStack() as running:
             with self._console.step("b", "start oscarkvd"):
-                server = running.enter_context(Server(self._arguments.build_dir, self._folder))
+                server = running.enter_context(Server(self._arguments.build_dir, self._folder,
+                                                     self._server_flags))
                 self._console.line(f"    listening on {server.endpoint}, metrics on {server.metrics}")
             figures = self._share(server, sets)
             page = report.scrape(server.metrics)
+        figures |= self._tell(figures, sets, page)
+        figures["steps_s"] = self._console.seconds
+        figures["total_s"] = time.monotonic() - start
+        self._console.line()
+        self._console.line(f"{figures['total_s']:.0f} s in all")
+        return figures
+
+    def _tell(self, figures, sets, page):
+        """The last steps. Returns more figures."""
         with self._console.step("e", "what was saved, and what each method costs"):
             report.print_sharing(self._console, figures)
             self._console.line()
@@ -52,10 +67,6 @@ class Demo:
             plot = self._arguments.plot or pathlib.Path(self._arguments.build_dir) / "demo.png"
             draw(figures, plot)
             self._console.line(f"    plot: {plot}")
-        figures["steps_s"] = self._console.seconds
-        figures["total_s"] = time.monotonic() - start
-        self._console.line()
-        self._console.line(f"{figures['total_s']:.0f} s in all")
         return figures
 
     def _load(self):
@@ -65,7 +76,8 @@ class Demo:
         # The name inside a file is often that of some training run.
         loaded = dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, name=path.stem))
         gguf_weights.save(loaded, self._folder / "model")
-        self._model = Model(loaded)
+        self._loaded = loaded
+        self._model = self._model_class(loaded)
         self._config = config = loaded.config
         self._tokenizer = Tokenizer(loaded.vocabulary)
         self._calibration_text, self._evaluation_text = text.prose()
@@ -80,10 +92,10 @@ class Demo:
                                        tokens // window)
         with self._console.progress("dumping Q, K, V", window * len(sequences)) as progress:
             dump.dump_qkv(self._model, sequences, self._folder / "qkv", progress)
-        with self._console.progress("calibrating", len(calibration.SETS)) as progress:
+        with self._console.progress("calibrating", len(self._sets)) as progress:
             sets = calibration.calibrate(self._arguments.build_dir, self._folder / "qkv",
                                          self._folder, self._setting, self._arguments.recent_tokens,
-                                         progress)
+                                         progress, self._sets)
         for side, counts in calibration.chosen(self._folder, "oscarkv").items():
             methods = ", ".join(f"{name} in {count}" for name, count in counts.items())
             self._console.line(f"    best for {side}, by layers: {methods}")
@@ -97,7 +109,7 @@ class Demo:
         longest = max(map(len, (prompts.a, prompts.b, prompts.c)))
         start = sharing.worker_starter(
             self._folder, self._folder / "model", server.endpoint, sets["oscarkv"], self._setting,
-            arguments.recent_tokens, 2 * (longest + arguments.generate_tokens) + 64)
+            arguments.recent_tokens, 2 * (longest + arguments.generate_tokens) + 64, self._device)
         workers = sharing.Workers(console, self._tokenizer, arguments.generate_tokens, start)
         with console.step("c", "worker A prefills a long prompt and pushes its pages"):
             pushed = workers.push(prompts.a)
@@ -132,5 +144,8 @@ class Demo:
         main = self._setting.recents[0]
         return {"quality": found[main], "quality_without_recent_window": found[0],
                 "target_met": report.print_verdict(self._console, found[main]["oscarkv"]),
-                "windows": count, "model": self._config.name,
-                "machine": f"{platform.machine()}, {os.cpu_count()} CPUs"}
+                "windows": count, "model": self._config.name, "machine": machine()}
+
+
+def machine():
+    return f"{platform.machine()}, {os.cpu_count()} CPUs"

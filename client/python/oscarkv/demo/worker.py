@@ -22,26 +22,27 @@ import oscarkv
 
 from . import gguf_weights, metrics
 from .model import Model
-from .paged_cache import BLOCK_TOKENS, PagedCache, Sequence
+from .paged_cache import BLOCK_TOKENS, Sequence
 from .quality import compare_hidden
 from .tokenizer import Tokenizer
 
 
 class Worker:
-    def __init__(self, model, namespace, page_tokens, cache_tokens, stops, progress):
+    def __init__(self, model, cache, kv, namespace, page_tokens, stops, progress):
+        """`cache` is the model's, `kv` the store's view of it."""
         self._model = model
+        self._cache, self._kv = cache, kv
         self._namespace = namespace
         self._page_tokens = page_tokens
-        self._cache = PagedCache.for_model(model.config, cache_tokens // BLOCK_TOKENS)
-        self._kv = oscarkv.PagedKv(self._cache.k, self._cache.v)
         self._stops = stops
         self._progress = progress
         self._exact = {}  # prompt -> Exact
 
     def warm_up(self):
-        """Touches every weight once, so that no request pays for paging them in."""
+        """So that no request pays for what the first one must."""
         sequence = Sequence(self._cache)
-        self._model.logits(self._model.prefill([0] * 32, sequence)[-1:])
+        tokens = [0] * min(self._model.warm_up_tokens, self._cache.blocks * BLOCK_TOKENS)
+        self._model.logits(self._model.prefill(tokens, sequence)[-1:])
         sequence.free()
 
     def push(self, prompt):
@@ -117,6 +118,20 @@ class Worker:
                 "kl": (total.kl_first + total.kl_rest) / total.positions}
 
 
+def _on_device(device, loaded, blocks):
+    """A model there, its cache, and the store's view of that."""
+    if device == "cpu":
+        model = Model(loaded)
+        cache = model.cache(blocks)
+        return model, cache, oscarkv.PagedKv(cache.k, cache.v)
+    from oscarkv import gpu
+
+    from .torch_model import TorchModel
+    model = TorchModel(loaded, device)
+    cache = model.cache(blocks)
+    return model, cache, gpu.PagedKv(cache.k, cache.v)
+
+
 def _arguments():
     parser = argparse.ArgumentParser(prog="oscarkv.demo.worker", description=__doc__.split("\n")[0])
     parser.add_argument("--name", required=True)
@@ -127,6 +142,7 @@ def _arguments():
     parser.add_argument("--sink-tokens", type=int, required=True)
     parser.add_argument("--recent-tokens", type=int, required=True)
     parser.add_argument("--cache-tokens", type=int, required=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return parser.parse_args()
 
 
@@ -146,8 +162,9 @@ def main():
     with oscarkv.Client(arguments.endpoint, timeout_ms=10000, name=arguments.name) as client:
         namespace = client.open(oscarkv.NamespaceSpec(config.name, geometry, codec),
                                 transforms=transforms)
-        worker = Worker(Model(loaded), namespace, arguments.page_tokens, arguments.cache_tokens,
-                        Tokenizer(loaded.vocabulary).stops(), lambda done: say({"done": done}))
+        worker = Worker(*_on_device(arguments.device, loaded, arguments.cache_tokens // BLOCK_TOKENS),
+                        namespace, arguments.page_tokens, Tokenizer(loaded.vocabulary).stops(),
+                        lambda done: say({"done": done}))
         worker.warm_up()
         for line in sys.stdin:
             request = json.loads(line)
