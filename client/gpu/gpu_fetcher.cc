@@ -103,11 +103,8 @@ absl::StatusOr<uint64_t> GpuFetcher::Add(const TransferStep& step,
                uint64_t{step.first_page} * staging_->geometry().page_tokens,
       .block_crc32c = device_crcs,
       .status = staging_->statuses().on_device() + place.first_block};
-  const DecodeBasis basis = staging_->layouts().wide.spec().wide_basis == WideBasis::kModel
-                                ? DecodeBasis::kModel
-                                : DecodeBasis::kTransformed;
-  OSCARKV_RETURN_IF_ERROR(
-      staging_->codec().Decode(decode, basis, cache_->view(), staging_->codes().get()));
+  OSCARKV_RETURN_IF_ERROR(staging_->codec().Decode(decode, staging_->codec().engine_basis(),
+                                                   cache_->view(), staging_->codes().get()));
   OSCARKV_RETURN_IF_ERROR(staging_->free(place).Record(staging_->codes().get()));
   steps_.push_back({step, place.first_block});
   pages_added_ = std::max(pages_added_, step.first_page + step.pages);

@@ -82,7 +82,7 @@ class Staging {
       std::shared_ptr<const cuda::CudaPageCodec> codec, const GpuTransferOptions& options);
 
   const cuda::CudaPageCodec& codec() const { return *codec_; }
-  const Geometry& geometry() const { return layouts().wide.geometry(); }
+  const Geometry& geometry() const { return codec_->geometry(); }
   PageLayouts layouts() const {
     return {codec_->layout(Encoding::kWide), codec_->layout(Encoding::kPacked)};
   }

@@ -67,7 +67,7 @@ class World {
     const auto transforms = RotationSet(kModel, 0.9f);
     CodecSpec spec;
     spec.transform_hash = std::string(32, 't');
-    codec_ = OrDie(cuda::CudaPageCodec::Create(kModel, spec, *transforms));
+    codec_ = OrDie(cuda::CudaPageCodec::Create(kModel, spec, transforms.get()));
     MakeCache(tokens);
     page_bytes_ = codec_->layout(Encoding::kPacked).page_bytes();
     arena_ = OrDie(device::PinnedBuffer::Allocate(page_bytes_ * pages_));

@@ -90,10 +90,12 @@ TEST(GpuFetch, PartOfThePages) {
   const TransferPart part{{1, 2}, {1, 1}};
   std::vector<EncodedPage> cut;
   std::vector<HostPage> pages;
-  for (const EncodedPage& page : world.pages)
-    cut.push_back(CutPart(world.codec->layout(Encoding::kPacked), page, part.layers, part.heads));
-  for (const EncodedPage& page : cut)  // memory that is not pinned is right, too
-    pages.push_back({Encoding::kPacked, page.bytes.data(), page.crcs.data()});
+  for (size_t page = 0; page < world.pages.size(); ++page) {
+    cut.push_back(CutPart(world.codec->layout(world.encodings[page]), world.pages[page],
+                          part.layers, part.heads));
+  }
+  for (size_t page = 0; page < cut.size(); ++page)  // memory that is not pinned is right, too
+    pages.push_back({world.encodings[page], cut[page].bytes.data(), cut[page].crcs.data()});
   EngineCache expected = world.Empty(kCase);
   world.Decode(cut, part, expected);
   EngineCache found = world.Empty(kCase);
@@ -202,8 +204,10 @@ TEST(GpuFetch, WhoWaitsForALayerThatDoesNotComeIsToldWhy) {
 class LostDevice final : public cuda::CudaPageCodec {
  public:
   LostDevice(std::shared_ptr<const cuda::CudaPageCodec> codec, int fail_at)
-      : codec_(std::move(codec)), calls_left_(fail_at) {}
-  const PageLayout& layout(Encoding encoding) const override { return codec_->layout(encoding); }
+      : CudaPageCodec(codec->layout(Encoding::kWide), codec->layout(Encoding::kPacked),
+                      codec->can_pack()),
+        codec_(std::move(codec)),
+        calls_left_(fail_at) {}
   absl::Status Decode(const cuda::DeviceDecodeBatch& batch, DecodeBasis basis,
                       const cuda::DeviceEngineView& destination,
                       cudaStream_t stream) const override {

@@ -81,11 +81,14 @@ TransferWorld::TransferWorld(const Case& c)
       encodings(slots.size(), Encoding::kPacked),
       stream(OrDie(device::Stream::Create())) {
   for (const auto& page : slots) all_slots.insert(all_slots.end(), page.begin(), page.end());
+  encodings.front() = encodings.back() = Encoding::kWide;  // a sink, and a recent page
   const GpuCache mirror(source);
-  const GpuEncodeBatch batch(codec->layout(Encoding::kPacked), slots);
-  OrDie(codec->Encode(mirror.View(), batch.batch(), stream.get()));
-  OrDie(stream.Synchronize());
-  pages = batch.Pages();
+  for (size_t page = 0; page < slots.size(); ++page) {
+    const GpuEncodeBatch batch(codec->layout(encodings[page]), {slots[page]});
+    OrDie(codec->Encode(mirror.View(), batch.batch(), stream.get()));
+    OrDie(stream.Synchronize());
+    pages.push_back(batch.Pages().front());
+  }
 }
 
 GpuTransferOptions TransferWorld::Small() const {
@@ -100,9 +103,11 @@ GpuTransferOptions TransferWorld::Small() const {
 void TransferWorld::Decode(const std::vector<EncodedPage>& of, const TransferPart& part,
                            EngineCache& into) const {
   const GpuCache mirror(into);
-  const GpuBatch batch(of, slots, part.layers, part.heads);
-  OrDie(codec->Decode(batch.batch(), DecodeBasis::kModel, mirror.View(), stream.get()));
-  OrDie(stream.Synchronize());
+  for (size_t page = 0; page < of.size(); ++page) {
+    const GpuBatch batch({of[page]}, {slots[page]}, part.layers, part.heads, encodings[page]);
+    OrDie(codec->Decode(batch.batch(), DecodeBasis::kModel, mirror.View(), stream.get()));
+    OrDie(stream.Synchronize());
+  }
   mirror.CopyTo(into);
 }
 

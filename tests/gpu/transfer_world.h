@@ -53,12 +53,12 @@ struct TransferWorld : World {
   std::vector<EncodedPage> pages;
   device::Stream stream;
 
-  // A stage of `stage_bytes`, or of one layer of one page.
   explicit TransferWorld(const Case& c);
+  // Two stages of one layer of one WIDE page, and tables for just these pages.
   client::GpuTransferOptions Small() const;
   client::TransferPart whole() const { return {{0, geometry.layers}, {0, geometry.kv_heads}}; }
   EngineCache Empty(const Case& c) const { return {c.layout, geometry, c.dtype, kSlots}; }
-  // What decoding these pages in one launch makes of an empty cache.
+  // What decoding these pages, one after another, makes of an empty cache.
   void Decode(const std::vector<EncodedPage>& of, const client::TransferPart& part,
               EngineCache& into) const;
 };
