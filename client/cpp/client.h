@@ -22,6 +22,7 @@
 
 #include "client/cpp/options.h"
 #include "client/cpp/server_stats.h"
+#include "client/cpp/stored_pages.h"
 #include "kernels/codec/page_codec.h"
 #include "proto/wire/item_status.h"
 #include "proto/wire/namespace_spec.h"
@@ -154,6 +155,12 @@ class Namespace {
   // Fetches pages and decodes them into the cache; stops at the first page that is not there.
   // Nothing of a page that fails is written.
   absl::StatusOr<FetchReport> Fetch(const EngineView& cache, const FetchRequest& request) const;
+
+  // The same for pages that are encoded and decoded elsewhere (client/gpu): request.slots is the
+  // source's or sink's. Their errors are returned, too. Until a sink's Finish nobody has looked at
+  // checksums: unlike Fetch's, blocks of a page that fails, and later pages, may have been written.
+  absl::StatusOr<PushReport> PushFrom(PageSource& source, const PushRequest& request) const;
+  absl::StatusOr<FetchReport> FetchTo(PageSink& sink, const FetchRequest& request) const;
 
   // The asynchronous forms run on the client's own threads; `done` runs exactly once. What the
   // request and the view point to must stay until then.

@@ -1,4 +1,4 @@
-// Fetching pages: the bytes of one page are gathered, verified and decoded straight into the
+// Fetching pages: the bytes of one page are gathered, and a sink verifies and decodes them into the
 // worker's cache while the next page is on its way.
 #include <algorithm>
 #include <cstring>
@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
+#include "client/cpp/cpu_pages.h"
 #include "client/cpp/namespace_impl.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
@@ -16,38 +17,78 @@ namespace {
 
 class Fetcher {
  public:
-  Fetcher(Namespace::Impl& space, const EngineView& cache, const FetchRequest& request)
+  Fetcher(Namespace::Impl& space, PageSink& sink, const FetchRequest& request)
       : space_(space),
-        cache_(cache),
+        sink_(sink),
         request_(request),
-        deadline_(absl::Now() + space.connection()->options().fetch_timeout) {
+        deadline_(absl::Now() + space.connection()->options().fetch_timeout),
+        limit_(static_cast<uint32_t>(request.keys.size())) {
     const Geometry& geometry = space.codec().geometry();
-    layers_ = request.layers.count == 0 ? BlockRange{0, geometry.layers} : request.layers;
+    all_layers_ = request.layers.count == 0 ? BlockRange{0, geometry.layers} : request.layers;
     heads_ = request.heads.count == 0 ? BlockRange{0, geometry.kv_heads} : request.heads;
     report_.statuses.assign(request.keys.size(), ItemStatus::kSkipped);
   }
 
   absl::StatusOr<FetchReport> Run() {
     OSCARKV_RETURN_IF_ERROR(CheckArguments());
-    // A server that decodes needs the transform set as much as one that stores what is packed.
-    const auto needs =
-        request_.decoded ? Namespace::Impl::Needs::kTransforms : Namespace::Impl::Needs::kNamespace;
-    while (report_.pages < request_.keys.size()) {
-      const uint32_t first = report_.pages;
-      report_.store = space_.WithOpen(needs, deadline_, [&] { return FetchBatch(); });
-      if (!misuse_.ok()) return misuse_;
-      if (!report_.store.ok() || report_.pages == first || stopped_) break;
+    OSCARKV_RETURN_IF_ERROR(sink_.Begin(all_layers_, heads_));
+    const absl::Status failed = FetchGroups();
+    if (!failed.ok()) {
+      sink_.Abandon(failed);
+      return failed;
     }
-    if (!stopped_ && report_.pages < request_.keys.size()) {
-      // Nothing usable came of this page: its bytes are damaged, or nobody answered.
-      report_.statuses[report_.pages] =
-          absl::IsDataLoss(report_.store) ? ItemStatus::kCorrupt : ItemStatus::kMiss;
+    OSCARKV_ASSIGN_OR_RETURN(const std::vector<absl::Status> pages, sink_.Finish());
+    for (size_t page = std::min<size_t>(pages.size(), limit_); page-- > 0;) {
+      if (pages[page].ok()) continue;
+      if (!absl::IsDataLoss(pages[page])) return pages[page];
+      space_.connection()->CountCorruptPage();
+      Cut(static_cast<uint32_t>(page), ItemStatus::kCorrupt);
     }
-    report_.tokens = uint64_t{report_.pages} * space_.page_tokens();
+    std::fill_n(report_.statuses.begin(), limit_, ItemStatus::kOk);
+    report_.pages = limit_;
+    report_.tokens = uint64_t{limit_} * space_.page_tokens();
     return std::move(report_);
   }
 
  private:
+  // No page from `page` on counts; `why` is its status.
+  void Cut(uint32_t page, ItemStatus why) {
+    std::fill(report_.statuses.begin() + page, report_.statuses.end(), ItemStatus::kSkipped);
+    report_.statuses[page] = why;
+    limit_ = page;
+  }
+
+  absl::Status FetchGroups() {
+    for (const BlockRange group : sink_.LayerGroups(all_layers_)) {
+      layers_ = group;
+      OSCARKV_RETURN_IF_ERROR(FetchGroup());
+      OSCARKV_RETURN_IF_ERROR(sink_.EndLayers(group));
+      if (limit_ == 0) break;
+    }
+    return absl::OkStatus();
+  }
+
+  // The pages before limit_, as far as they are there.
+  absl::Status FetchGroup() {
+    // A server that decodes needs the transform set as much as one that stores what is packed.
+    const auto needs =
+        request_.decoded ? Namespace::Impl::Needs::kTransforms : Namespace::Impl::Needs::kNamespace;
+    done_ = 0;
+    stopped_ = false;
+    while (done_ < limit_) {
+      const uint32_t first = done_;
+      report_.store = space_.WithOpen(needs, deadline_, [&] { return FetchBatch(); });
+      if (!misuse_.ok()) return misuse_;
+      if (!report_.store.ok() || done_ == first || stopped_) break;
+    }
+    // Nothing usable came of this page: its bytes are damaged, or nobody answered.
+    if (done_ < limit_ && !stopped_) {
+      stopped_at_ = absl::IsDataLoss(report_.store) ? ItemStatus::kCorrupt : ItemStatus::kMiss;
+    }
+    if (done_ < limit_) Cut(done_, stopped_at_);
+    return absl::OkStatus();
+  }
+
   absl::Status CheckArguments() const {
     const Geometry& geometry = space_.codec().geometry();
     const auto check = [](const char* what, BlockRange range, uint32_t count) {
@@ -55,15 +96,14 @@ class Fetcher {
       return absl::InvalidArgumentError(absl::StrCat(what, " ", range.first, " + ", range.count,
                                                      " do not lie within 0..", count - 1));
     };
-    OSCARKV_RETURN_IF_ERROR(check("layers", layers_, geometry.layers));
+    OSCARKV_RETURN_IF_ERROR(check("layers", all_layers_, geometry.layers));
     return check("heads", heads_, geometry.kv_heads);
   }
 
   v1::GetRequest MakeRequest(size_t count) const {
     v1::GetRequest request;
     *request.mutable_scope() = space_.MakeScope();
-    for (const std::string& key : request_.keys.subspan(report_.pages, count))
-      request.add_keys(key);
+    for (const std::string& key : request_.keys.subspan(done_, count)) request.add_keys(key);
     request.set_form(request_.decoded ? v1::DECODED : v1::STORED);
     request.set_lease_id(request_.lease_id);
     request.set_stop_at_first_miss(true);
@@ -76,12 +116,11 @@ class Fetcher {
 
   // One Get of the keys that are still missing, as many as the server takes.
   absl::Status FetchBatch() {
-    const size_t end =
-        std::min<size_t>(request_.keys.size(), size_t{report_.pages} + space_.max_items());
+    const size_t end = std::min<size_t>(limit_, size_t{done_} + space_.max_items());
     return space_.Call(deadline_, [&](grpc::ClientContext* context) {
       // A repeated attempt goes on where the last one stopped: whole pages are in the cache
       // already.
-      base_ = report_.pages;
+      base_ = done_;
       end_ = end;
       item_open_ = false;
       if (base_ == end) return grpc::Status::OK;
@@ -110,13 +149,13 @@ class Fetcher {
 
   absl::Status OnItem(const v1::GetItem& item) {
     const size_t page = size_t{base_} + item.item();
-    if (item_open_ || page != report_.pages || page >= end_) {
+    if (item_open_ || page != done_ || page >= end_) {
       return absl::DataLossError(
           absl::StrCat("the server answered item ", item.item(), " out of order"));
     }
     const ItemStatus status = FromProto(item.result().status());
     if (status != ItemStatus::kOk) {
-      report_.statuses[page] = status;
+      stopped_at_ = status;
       stopped_ = true;
       return absl::OkStatus();
     }
@@ -126,15 +165,19 @@ class Fetcher {
                                               static_cast<int>(item.encoding()),
                                               ", which this namespace has not"));
     }
-    encoding_ = *encoding;
-    const uint64_t expected = space_.codec().layout(encoding_).range_bytes(layers_, heads_);
+    const uint64_t expected = space_.codec().layout(*encoding).range_bytes(layers_, heads_);
     const int blocks = static_cast<int>(layers_.count * heads_.count);
     if (item.bytes() != expected || item.block_crc32c_size() != blocks) {
       return absl::DataLossError(absl::StrCat("page ", page, ": expected ", expected, " bytes and ",
                                               blocks, " checksums, the server sends ", item.bytes(),
                                               " and ", item.block_crc32c_size()));
     }
-    bytes_.resize(expected);
+    absl::StatusOr<MutableByteView> room = sink_.Room(done_, *encoding, layers_, expected);
+    if (!room.ok()) {
+      misuse_ = room.status();
+      return absl::OkStatus();
+    }
+    room_ = *room;
     filled_ = 0;
     crcs_.assign(item.block_crc32c().begin(), item.block_crc32c().end());
     item_open_ = true;
@@ -142,58 +185,54 @@ class Fetcher {
   }
 
   absl::Status OnChunk(const v1::Chunk& chunk) {
-    if (!item_open_ || size_t{base_} + chunk.item() != report_.pages || chunk.offset() != filled_ ||
-        chunk.data().size() > bytes_.size() - filled_) {
+    if (!item_open_ || size_t{base_} + chunk.item() != done_ || chunk.offset() != filled_ ||
+        chunk.data().size() > room_.size() - filled_) {
       return absl::DataLossError(absl::StrCat("a chunk of item ", chunk.item(), " at ",
                                               chunk.offset(), " with ", chunk.data().size(),
                                               " bytes does not continue the page"));
     }
-    std::memcpy(bytes_.data() + filled_, chunk.data().data(), chunk.data().size());
+    std::memcpy(room_.data() + filled_, chunk.data().data(), chunk.data().size());
     filled_ += chunk.data().size();
     report_.bytes_wire += chunk.data().size();
-    if (filled_ == bytes_.size()) DecodePage();
+    if (filled_ == room_.size()) TakePage();
     return absl::OkStatus();
   }
 
-  void DecodePage() {
+  void TakePage() {
     item_open_ = false;
-    const uint32_t page = report_.pages;
-    DecodeItem item{
-        .encoding = encoding_,
-        .layers = layers_,
-        .heads = heads_,
-        .slots = request_.slots.subspan(size_t{page} * space_.page_tokens(), space_.page_tokens()),
-        .bytes = bytes_,
-        .block_crc32c = crcs_,
-        .result = {}};
-    misuse_ = space_.codec().Decode({&item, 1}, space_.codec().engine_basis(), cache_);
-    if (!misuse_.ok()) return;
-    if (item.result.ok()) {
-      report_.statuses[page] = ItemStatus::kOk;
-      ++report_.pages;
-      return;
+    const absl::Status taken = sink_.Take(crcs_);
+    if (taken.ok()) {
+      ++done_;
+    } else if (absl::IsDataLoss(taken)) {
+      space_.connection()->CountCorruptPage();
+      stopped_at_ = ItemStatus::kCorrupt;
+      stopped_ = true;
+    } else {
+      misuse_ = taken;
     }
-    report_.statuses[page] = ItemStatus::kCorrupt;
-    space_.connection()->CountCorruptPage();
-    stopped_ = true;
   }
 
   Namespace::Impl& space_;
-  const EngineView& cache_;
+  PageSink& sink_;
   const FetchRequest& request_;
   const absl::Time deadline_;
-  BlockRange layers_;
+  BlockRange all_layers_;
   BlockRange heads_;
   FetchReport report_;
   absl::Status misuse_;
-  bool stopped_ = false;  // at a page that is not there or not whole
+  uint32_t limit_;  // pages that came, in the groups before this one
+
+  // The group of layers on its way.
+  BlockRange layers_;
+  uint32_t done_ = 0;     // its pages that came
+  bool stopped_ = false;  // at a page that is not there or not whole, and why:
+  ItemStatus stopped_at_ = ItemStatus::kOk;
 
   // The item on its way.
   uint32_t base_ = 0;  // page number of the call's item 0
   size_t end_ = 0;     // and of the one after its last
   bool item_open_ = false;
-  Encoding encoding_ = Encoding::kWide;
-  std::vector<std::byte> bytes_;
+  MutableByteView room_;
   uint64_t filled_ = 0;
   std::vector<uint32_t> crcs_;
 };
@@ -204,7 +243,14 @@ absl::StatusOr<FetchReport> Namespace::Impl::Fetch(const EngineView& cache,
                                                    const FetchRequest& request) {
   OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
   OSCARKV_RETURN_IF_ERROR(CheckSlots(cache, request.keys, request.slots, /*least=*/-1));
-  return Fetcher(*this, cache, request).Run();
+  CpuPageSink sink(*codec_, cache, request.slots);
+  return Fetcher(*this, sink, request).Run();
+}
+
+absl::StatusOr<FetchReport> Namespace::Impl::FetchTo(PageSink& sink, const FetchRequest& request) {
+  OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
+  OSCARKV_RETURN_IF_ERROR(CheckPages(request.keys, sink.pages()));
+  return Fetcher(*this, sink, request).Run();
 }
 
 }  // namespace oscarkv::client

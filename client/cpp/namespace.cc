@@ -37,6 +37,12 @@ absl::Status Namespace::Impl::CheckSlots(const EngineView& cache, std::span<cons
   return codec_->Encode(cache, {}, nullptr);  // of no page: checks the view
 }
 
+absl::Status Namespace::Impl::CheckPages(std::span<const std::string> keys, uint64_t pages) {
+  if (pages == keys.size()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(keys.size(), " keys need slots of as many pages, found ", pages));
+}
+
 uint32_t Namespace::Impl::max_items() const {
   const absl::MutexLock lock(&mutex_);
   return max_items_;
@@ -162,6 +168,15 @@ absl::StatusOr<PushReport> Namespace::Push(const EngineView& cache,
 absl::StatusOr<FetchReport> Namespace::Fetch(const EngineView& cache,
                                              const FetchRequest& request) const {
   return impl_->Fetch(cache, request);
+}
+
+absl::StatusOr<PushReport> Namespace::PushFrom(PageSource& source,
+                                               const PushRequest& request) const {
+  return impl_->PushFrom(source, request);
+}
+
+absl::StatusOr<FetchReport> Namespace::FetchTo(PageSink& sink, const FetchRequest& request) const {
+  return impl_->FetchTo(sink, request);
 }
 
 void Namespace::PushAsync(const EngineView& cache, const PushRequest& request,

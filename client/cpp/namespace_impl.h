@@ -17,6 +17,7 @@
 #include "client/cpp/call_group.h"
 #include "client/cpp/client.h"
 #include "client/cpp/connection.h"
+#include "client/cpp/stored_pages.h"
 #include "kernels/codec/page_codec.h"
 
 namespace oscarkv::client {
@@ -62,6 +63,9 @@ class Namespace::Impl {
   // `least`: 0, or -1 where tokens may be left out.
   absl::Status CheckSlots(const EngineView& cache, std::span<const std::string> keys,
                           std::span<const int64_t> slots, int64_t least) const;
+  // Whether a sink or source was made for as many pages as there are keys.
+  static absl::Status CheckPages(std::span<const std::string> keys, uint64_t pages);
+  absl::Status CheckPushable() const;
   // Whether the namespace has pages of this form at all.
   bool MayHold(Encoding encoding) const {
     return encoding == Encoding::kWide || !spec_.codec.transform_hash.empty();
@@ -74,6 +78,8 @@ class Namespace::Impl {
   absl::StatusOr<Hit> Lookup(std::span<const std::string> keys, const LookupOptions& options);
   absl::StatusOr<PushReport> Push(const EngineView& cache, const PushRequest& request);
   absl::StatusOr<FetchReport> Fetch(const EngineView& cache, const FetchRequest& request);
+  absl::StatusOr<PushReport> PushFrom(PageSource& source, const PushRequest& request);
+  absl::StatusOr<FetchReport> FetchTo(PageSink& sink, const FetchRequest& request);
 
   const std::shared_ptr<Connection>& connection() const { return connection_; }
   const NamespaceSpec& spec() const { return spec_; }

@@ -6,19 +6,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
+#include "client/cpp/cpu_pages.h"
 #include "client/cpp/namespace_impl.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
 
 namespace oscarkv::client {
 namespace {
-
-// A page encoded and waiting to be sent.
-struct EncodedPage {
-  Encoding encoding = Encoding::kWide;
-  std::vector<std::byte> bytes;
-  std::vector<uint32_t> block_crc32c;
-};
 
 // Sinks and the recent window stay WIDE: quality depends on them more than on anything else.
 Encoding FormOf(uint64_t page_begin, uint64_t page_end, uint64_t end_position,
@@ -30,9 +24,9 @@ Encoding FormOf(uint64_t page_begin, uint64_t page_end, uint64_t end_position,
 
 class Pusher {
  public:
-  Pusher(Namespace::Impl& space, const EngineView& cache, const PushRequest& request)
+  Pusher(Namespace::Impl& space, PageSource& source, const PushRequest& request)
       : space_(space),
-        cache_(cache),
+        source_(source),
         request_(request),
         deadline_(absl::Now() + space.connection()->options().push_timeout) {
     report_.statuses.assign(request.keys.size(), ItemStatus::kSkipped);
@@ -63,31 +57,17 @@ class Pusher {
   absl::StatusOr<size_t> EncodeBatch(size_t first) {
     const PageCodec& codec = space_.codec();
     const uint64_t end = std::max(request_.end_position, PositionOf(request_.keys.size()));
-    batch_.clear();
-    uint64_t bytes = 0;
     const size_t count_max = std::min<size_t>(request_.keys.size() - first, space_.max_items());
-    while (batch_.size() < count_max) {
-      const size_t page = first + batch_.size();
-      EncodedPage encoded;
-      encoded.encoding =
-          FormOf(PositionOf(page), PositionOf(page + 1), end, codec, space_.spec().codec);
-      const uint64_t page_bytes = codec.layout(encoded.encoding).page_bytes();
-      if (!batch_.empty() && bytes + page_bytes > space_.connection()->options().push_batch_bytes)
-        break;
-      bytes += page_bytes;
-      encoded.bytes.resize(page_bytes);
-      encoded.block_crc32c.resize(codec.geometry().blocks());
-      const EncodeItem item{
-          .encoding = encoded.encoding,
-          .slots = request_.slots.subspan(page * space_.page_tokens(), space_.page_tokens()),
-          .page = encoded.bytes,
-          .block_crc32c = encoded.block_crc32c};
-      OSCARKV_RETURN_IF_ERROR(
-          Annotate(codec.Encode(cache_, {&item, 1}, &report_.encode), absl::StrCat("page ", page)));
-      (encoded.encoding == Encoding::kWide ? report_.wide_pages : report_.packed_pages) += 1;
-      report_.bytes_model += codec.layout(Encoding::kWide).page_bytes();
-      batch_.push_back(std::move(encoded));
+    std::vector<Encoding> encodings;
+    for (size_t page = first; page < first + count_max; ++page) {
+      encodings.push_back(
+          FormOf(PositionOf(page), PositionOf(page + 1), end, codec, space_.spec().codec));
     }
+    OSCARKV_ASSIGN_OR_RETURN(
+        batch_, source_.Encode(static_cast<uint32_t>(first), encodings, &report_.encode));
+    for (const EncodedPage& page : batch_)
+      (page.encoding == Encoding::kWide ? report_.wide_pages : report_.packed_pages) += 1;
+    report_.bytes_model += batch_.size() * codec.layout(Encoding::kWide).page_bytes();
     return batch_.size();
   }
 
@@ -114,7 +94,7 @@ class Pusher {
     const size_t chunk_bytes = space_.max_chunk_bytes();
     v1::PutRequest message;
     for (size_t i = 0; i < batch_.size(); ++i) {
-      const std::vector<std::byte>& bytes = batch_[i].bytes;
+      const ByteView bytes = batch_[i].bytes;
       for (size_t offset = 0; offset < bytes.size(); offset += chunk_bytes) {
         const size_t count = std::min(chunk_bytes, bytes.size() - offset);
         v1::Chunk* chunk = message.mutable_chunk();
@@ -153,24 +133,36 @@ class Pusher {
   }
 
   Namespace::Impl& space_;
-  const EngineView& cache_;
+  PageSource& source_;
   const PushRequest& request_;
   const absl::Time deadline_;
   PushReport report_;
-  std::vector<EncodedPage> batch_;
+  std::span<const EncodedPage> batch_;
 };
 
 }  // namespace
+
+absl::Status Namespace::Impl::CheckPushable() const {
+  if (spec_.codec.transform_hash.empty() || codec_->can_pack()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "the namespace was opened without its transform set: pages can not be pushed");
+}
 
 absl::StatusOr<PushReport> Namespace::Impl::Push(const EngineView& cache,
                                                  const PushRequest& request) {
   OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
   OSCARKV_RETURN_IF_ERROR(CheckSlots(cache, request.keys, request.slots, /*least=*/0));
-  if (!spec_.codec.transform_hash.empty() && !codec_->can_pack()) {
-    return absl::FailedPreconditionError(
-        "the namespace was opened without its transform set: pages can not be pushed");
-  }
-  return Pusher(*this, cache, request).Run();
+  OSCARKV_RETURN_IF_ERROR(CheckPushable());
+  CpuPageSource source(*codec_, cache, request.slots, connection_->options().push_batch_bytes);
+  return Pusher(*this, source, request).Run();
+}
+
+absl::StatusOr<PushReport> Namespace::Impl::PushFrom(PageSource& source,
+                                                     const PushRequest& request) {
+  OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
+  OSCARKV_RETURN_IF_ERROR(CheckPages(request.keys, source.pages()));
+  OSCARKV_RETURN_IF_ERROR(CheckPushable());
+  return Pusher(*this, source, request).Run();
 }
 
 }  // namespace oscarkv::client

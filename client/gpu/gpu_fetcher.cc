@@ -76,19 +76,14 @@ absl::StatusOr<uint64_t> GpuFetcher::Add(const TransferStep& step,
   const DeviceScope scope(staging_->device());
   OSCARKV_RETURN_IF_ERROR(scope.status());
   OSCARKV_ASSIGN_OR_RETURN(const StagedStep place, staging_->Next(step, staging_->copies().get()));
-  staging_->FillPointers(step, place);
   const uint32_t blocks = step.layers.count * part_.heads.count;
-  uint32_t* crcs = staging_->crcs().host() + place.first_block;
   CopyBatch& batch = staging_->batch();
   for (uint32_t page = 0; page < step.pages; ++page) {
-    std::copy_n(pages[page].block_crc32c, blocks, crcs + page * blocks);
+    std::copy_n(pages[page].block_crc32c, blocks, place.host_crcs + page * blocks);
     batch.Add(place.memory + page * step.bytes, pages[page].bytes, step.bytes);
   }
-  const auto& pointers = staging_->pointers();
-  batch.Add(pointers.on_device() + place.first_pointer, pointers.host() + place.first_pointer,
-            step.pages * sizeof(std::byte*));
-  uint32_t* device_crcs = staging_->crcs().on_device() + place.first_block;
-  batch.Add(device_crcs, crcs, uint64_t{step.pages} * blocks * sizeof(uint32_t));
+  OSCARKV_RETURN_IF_ERROR(
+      staging_->SendTable(step, place, Staging::Table::kPointersAndCrcs, staging_->copies().get()));
   OSCARKV_RETURN_IF_ERROR(batch.Enqueue(staging_->copies().get()));
   OSCARKV_RETURN_IF_ERROR(staging_->ready(place).Record(staging_->copies().get()));
   OSCARKV_RETURN_IF_ERROR(staging_->ready(place).MakeWait(staging_->codes().get()));
@@ -98,10 +93,10 @@ absl::StatusOr<uint64_t> GpuFetcher::Add(const TransferStep& step,
       .layers = step.layers,
       .heads = part_.heads,
       .pages = step.pages,
-      .page_bytes = pointers.on_device() + place.first_pointer,
+      .page_bytes = place.pointers,
       .slots = staging_->slots().on_device() +
                uint64_t{step.first_page} * staging_->geometry().page_tokens,
-      .block_crc32c = device_crcs,
+      .block_crc32c = place.crcs,
       .status = staging_->statuses().on_device() + place.first_block};
   OSCARKV_RETURN_IF_ERROR(staging_->codec().Decode(decode, staging_->codec().engine_basis(),
                                                    cache_->view(), staging_->codes().get()));

@@ -89,22 +89,15 @@ absl::Status GpuPusher::AddStep(const TransferStep& step, std::span<const HostPa
   const cudaStream_t copies = staging_->copies().get();
   const cudaStream_t codes = staging_->codes().get();
   OSCARKV_ASSIGN_OR_RETURN(const StagedStep place, staging_->Next(step, codes));
-  staging_->FillPointers(step, place);
-  const auto& pointers = staging_->pointers();
-  std::byte** device_pointers = pointers.on_device() + place.first_pointer;
-  CopyBatch& batch = staging_->batch();
-  batch.Add(device_pointers, pointers.host() + place.first_pointer,
-            step.pages * sizeof(std::byte*));
-  OSCARKV_RETURN_IF_ERROR(batch.Enqueue(codes));
-  uint32_t* device_crcs = staging_->crcs().on_device() + place.first_block;
+  OSCARKV_RETURN_IF_ERROR(staging_->SendTable(step, place, Staging::Table::kPointers, codes));
   const cuda::DeviceEncodeBatch encode = {
       .encoding = step.encoding,
       .layers = step.layers,
       .heads = {0, geometry.kv_heads},
       .pages = step.pages,
-      .page_bytes = device_pointers,
+      .page_bytes = place.pointers,
       .slots = staging_->slots().on_device() + uint64_t{step.first_page} * geometry.page_tokens,
-      .block_crc32c = device_crcs,
+      .block_crc32c = place.crcs,
       .status = staging_->statuses().on_device() + place.first_block,
       .counts = counts_.on_device()};
   OSCARKV_RETURN_IF_ERROR(staging_->codec().Encode(cache_->view(), encode, codes));
@@ -112,16 +105,19 @@ absl::Status GpuPusher::AddStep(const TransferStep& step, std::span<const HostPa
   OSCARKV_RETURN_IF_ERROR(staging_->ready(place).MakeWait(copies));
 
   const uint32_t blocks = step.layers.count * geometry.kv_heads;
+  CopyBatch& batch = staging_->batch();
   for (uint32_t page = 0; page < step.pages; ++page) {
     batch.Add(rooms[page].bytes + step.offset, place.memory + page * step.bytes, step.bytes);
     pending_.push_back(
-        {.first_block = place.first_block + uint64_t{page} * blocks,
+        {.source = place.host_crcs + page * blocks,
          .count = blocks,
          .destination = rooms[page].block_crc32c + step.layers.first * geometry.kv_heads});
   }
-  batch.Add(staging_->crcs().host() + place.first_block, device_crcs,
-            uint64_t{step.pages} * blocks * sizeof(uint32_t));
   OSCARKV_RETURN_IF_ERROR(batch.Enqueue(copies));
+  OSCARKV_RETURN_IF_ERROR(
+      ToStatus(cudaMemcpyAsync(place.host_crcs, place.crcs, place.blocks * sizeof(uint32_t),
+                               cudaMemcpyDeviceToHost, copies),
+               "copying checksums"));
   rows_ += uint64_t{step.pages} * blocks * geometry.page_tokens * 2;
   return staging_->free(place).Record(copies);
 }
@@ -138,8 +134,7 @@ absl::Status GpuPusher::WaitEncoded(cudaStream_t stream) {
 absl::Status GpuPusher::WaitCopied() {
   if (!active_) return NotBegun();
   OSCARKV_RETURN_IF_ERROR(staging_->copies().Synchronize());
-  for (const PendingCrcs& crcs : pending_)
-    std::copy_n(staging_->crcs().host() + crcs.first_block, crcs.count, crcs.destination);
+  for (const PendingCrcs& crcs : pending_) std::copy_n(crcs.source, crcs.count, crcs.destination);
   pending_.clear();
   return absl::OkStatus();
 }

@@ -69,7 +69,7 @@ class GpuPusher {
   const MirroredArray<cuda::DeviceEncodeCounts> counts_;  // one
   // Of the push under way.
   struct PendingCrcs {
-    uint64_t first_block = 0;
+    const uint32_t* source = nullptr;  // pinned
     uint32_t count = 0;
     uint32_t* destination = nullptr;
   };

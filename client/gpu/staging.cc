@@ -16,6 +16,8 @@ using device::Event;
 using device::Stream;
 using device::ToStatus;
 
+uint64_t RoundUp(uint64_t bytes, uint64_t to) { return (bytes + to - 1) / to * to; }
+
 absl::Status CheckOptions(const GpuTransferOptions& options, const PageLayouts& layouts) {
   if (options.pages_max < 1 || options.stages < 2 || options.layers_at_once < 1) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -62,7 +64,7 @@ Staging::Staging(std::shared_ptr<const cuda::CudaPageCodec> codec,
                  const GpuTransferOptions& options, Stream copies, Stream codes, Event begun)
     : codec_(std::move(codec)),
       options_(options),
-      batch_(size_t{options.pages_max} + 2),
+      batch_(options.pages_max),
       copies_(std::move(copies)),
       codes_(std::move(codes)),
       begun_(std::move(begun)) {}
@@ -84,11 +86,12 @@ absl::Status Staging::Allocate() {
   OSCARKV_ASSIGN_OR_RETURN(device_, device::CurrentDevice());
   const Geometry& geometry = this->geometry();
   const size_t pages = options_.pages_max;
-  stage_stride_ = (options_.stage_bytes + 255) / 256 * 256;
+  stage_stride_ = RoundUp(options_.stage_bytes, 256);
   OSCARKV_ASSIGN_OR_RETURN(ring_, device::DeviceBuffer::Allocate(stage_stride_ * options_.stages));
-  OSCARKV_ASSIGN_OR_RETURN(pointers_, MirroredArray<std::byte*>::Allocate(pages * geometry.layers));
+  table_bytes_max_ = pages * (geometry.layers * sizeof(std::byte*) +
+                              RoundUp(geometry.blocks() * sizeof(uint32_t), sizeof(std::byte*)));
+  OSCARKV_ASSIGN_OR_RETURN(tables_, MirroredArray<std::byte>::Allocate(table_bytes_max_));
   OSCARKV_ASSIGN_OR_RETURN(slots_, MirroredArray<int64_t>::Allocate(pages * geometry.page_tokens));
-  OSCARKV_ASSIGN_OR_RETURN(crcs_, MirroredArray<uint32_t>::Allocate(pages * geometry.blocks()));
   OSCARKV_ASSIGN_OR_RETURN(statuses_, MirroredArray<uint32_t>::Allocate(pages * geometry.blocks()));
   for (uint32_t stage = 0; stage < options_.stages; ++stage) {
     for (std::vector<Event>* events : {&ready_, &free_}) {
@@ -108,7 +111,7 @@ absl::Status Staging::Begin(const TransferPart& part, std::span<const int64_t> s
   }
   OSCARKV_RETURN_IF_ERROR(device::CheckStream(stream, device_, "the transfer's stream"));
   part_ = part;
-  steps_ = pointers_used_ = blocks_ = 0;
+  steps_ = table_bytes_ = blocks_ = 0;
   OSCARKV_RETURN_IF_ERROR(begun_.Record(stream));
   OSCARKV_RETURN_IF_ERROR(begun_.MakeWait(codes_.get()));
   if (pages == 0) return absl::OkStatus();
@@ -124,28 +127,41 @@ absl::Status Staging::Begin(const TransferPart& part, std::span<const int64_t> s
 
 absl::StatusOr<StagedStep> Staging::Next(const TransferStep& step, cudaStream_t user) {
   const uint64_t blocks = uint64_t{step.pages} * step.layers.count * part_.heads.count;
+  const uint64_t pointer_bytes = step.pages * sizeof(std::byte*);
+  const uint64_t bytes = RoundUp(pointer_bytes + blocks * sizeof(uint32_t), sizeof(std::byte*));
   const bool fits = blocks_ + blocks <= uint64_t{options_.pages_max} * geometry().blocks() &&
-                    pointers_used_ + step.pages <= uint64_t{options_.pages_max} * geometry().layers;
+                    table_bytes_ + bytes <= table_bytes_max_;
   if (step.pages == 0 || step.stage_bytes() > options_.stage_bytes || !fits) {
     return absl::InvalidArgumentError(absl::StrCat(
         "a step of ", step.pages, " pages and ", step.stage_bytes(), " bytes: a stage has ",
         options_.stage_bytes, ", and the tables are for ", options_.pages_max, " pages"));
   }
+  std::byte* table = tables_.on_device() + table_bytes_;
+  std::byte* host_table = tables_.host() + table_bytes_;
   const StagedStep place{.number = steps_,
                          .memory = ring_.data() + steps_ % options_.stages * stage_stride_,
-                         .first_pointer = pointers_used_,
-                         .first_block = blocks_};
+                         .pointers = reinterpret_cast<std::byte**>(table),
+                         .crcs = reinterpret_cast<uint32_t*>(table + pointer_bytes),
+                         .host_pointers = reinterpret_cast<std::byte**>(host_table),
+                         .host_crcs = reinterpret_cast<uint32_t*>(host_table + pointer_bytes),
+                         .first_block = blocks_,
+                         .blocks = blocks};
   if (steps_ >= options_.stages) OSCARKV_RETURN_IF_ERROR(free(place).MakeWait(user));
   ++steps_;
-  pointers_used_ += step.pages;
+  table_bytes_ += bytes;
   blocks_ += blocks;
   return place;
 }
 
-void Staging::FillPointers(const TransferStep& step, const StagedStep& place) {
-  std::byte** pointers = pointers_.host() + place.first_pointer;
+absl::Status Staging::SendTable(const TransferStep& step, const StagedStep& place, Table what,
+                                cudaStream_t stream) {
   for (uint32_t page = 0; page < step.pages; ++page)
-    pointers[page] = place.memory + page * step.bytes;
+    place.host_pointers[page] = place.memory + page * step.bytes;
+  const uint64_t crc_bytes = what == Table::kPointersAndCrcs ? place.blocks * sizeof(uint32_t) : 0;
+  return ToStatus(
+      cudaMemcpyAsync(place.pointers, place.host_pointers,
+                      step.pages * sizeof(std::byte*) + crc_bytes, cudaMemcpyHostToDevice, stream),
+      "copying a step's table");
 }
 
 absl::Status Staging::CollectStatuses() {

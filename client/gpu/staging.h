@@ -65,12 +65,17 @@ class CopyBatch {
   std::vector<size_t> bytes_;
 };
 
-// A step's place in the ring and in the tables.
+// A step's place in the ring and in the tables. A table is one run of bytes, so that one copy moves
+// it: pointers [pages], then checksums [pages][layers.count][heads.count].
 struct StagedStep {
   uint64_t number = 0;  // of the transfer's steps
   std::byte* memory = nullptr;
-  uint64_t first_pointer = 0;
-  uint64_t first_block = 0;
+  std::byte** pointers = nullptr;  // on the device, and
+  uint32_t* crcs = nullptr;
+  std::byte** host_pointers = nullptr;  // pinned
+  uint32_t* host_crcs = nullptr;
+  uint64_t first_block = 0;  // of its status words
+  uint64_t blocks = 0;
 };
 
 // Not thread-safe: its owner's calls are one after another.
@@ -96,8 +101,12 @@ class Staging {
   // stage's last step has left it. kInvalidArgument: a step that fits no stage, or more steps than
   // whole pages have.
   absl::StatusOr<StagedStep> Next(const TransferStep& step, cudaStream_t user);
-  // Table entries of a step: where its pages lie in the stage.
-  void FillPointers(const TransferStep& step, const StagedStep& place);
+  // Enqueues a copy of the step's table to the device: the pointers, which it fills in, and the
+  // checksums if they are wanted. Apart from the copies of pages: between those of a batch, small
+  // ones have the driver wait for each.
+  enum class Table { kPointers, kPointersAndCrcs };
+  absl::Status SendTable(const TransferStep& step, const StagedStep& place, Table what,
+                         cudaStream_t stream);
 
   // The streams: copies over the link, and the codec's work.
   const device::Stream& copies() const { return copies_; }
@@ -111,9 +120,7 @@ class Staging {
   }
 
   CopyBatch& batch() { return batch_; }
-  const MirroredArray<std::byte*>& pointers() const { return pointers_; }
   const MirroredArray<int64_t>& slots() const { return slots_; }
-  const MirroredArray<uint32_t>& crcs() const { return crcs_; }
   const MirroredArray<uint32_t>& statuses() const { return statuses_; }
   uint64_t blocks() const { return blocks_; }  // of all steps so far
 
@@ -131,10 +138,9 @@ class Staging {
   const GpuTransferOptions options_;
   int device_ = 0;
   device::DeviceBuffer ring_;
-  MirroredArray<std::byte*> pointers_;  // [pages_max * layers]
-  MirroredArray<int64_t> slots_;        // [pages_max][page_tokens]
-  MirroredArray<uint32_t> crcs_;        // [pages_max * blocks], by step
-  MirroredArray<uint32_t> statuses_;    // likewise
+  MirroredArray<std::byte> tables_;   // of all steps
+  MirroredArray<int64_t> slots_;      // [pages_max][page_tokens]
+  MirroredArray<uint32_t> statuses_;  // [pages_max * blocks], by step
   CopyBatch batch_;
   device::Stream copies_;
   device::Stream codes_;
@@ -144,7 +150,8 @@ class Staging {
   uint64_t stage_stride_ = 0;
   TransferPart part_;
   uint64_t steps_ = 0;
-  uint64_t pointers_used_ = 0;
+  uint64_t table_bytes_max_ = 0;
+  uint64_t table_bytes_ = 0;  // used
   uint64_t blocks_ = 0;
 };
 

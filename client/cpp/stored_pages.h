@@ -1,0 +1,69 @@
+// Pages as a store holds them, for callers that encode and decode elsewhere than in this library:
+// on a GPU, say. Knows no network; Namespace::FetchTo and PushFrom bring both together.
+#ifndef OSCARKV_CLIENT_CPP_STORED_PAGES_H_
+#define OSCARKV_CLIENT_CPP_STORED_PAGES_H_
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "kernels/base/bytes.h"
+#include "kernels/codec/page_codec.h"
+
+namespace oscarkv::client {
+
+// Takes the pages of one fetch. Called from the thread that fetches. An error that is not said to
+// mean something else ends the fetch, which returns it.
+class PageSink {
+ public:
+  virtual ~PageSink() = default;
+
+  // How many pages it has been made for.
+  virtual uint64_t pages() const = 0;
+  // In what order the layers are fetched: all pages' blocks of the first group, then of the next.
+  virtual std::vector<BlockRange> LayerGroups(BlockRange layers) const = 0;
+  // The fetch begins, of these parts of pages.
+  virtual absl::Status Begin(BlockRange layers, BlockRange heads) = 0;
+  // Room for `bytes` bytes, the blocks of a group of layers of page `page`; pages come in order.
+  // Asked for again when the page has to be fetched once more.
+  virtual absl::StatusOr<MutableByteView> Room(uint32_t page, Encoding encoding, BlockRange layers,
+                                               uint64_t bytes) = 0;
+  // What it gave room for is there, with these checksums of its blocks; nothing was verified.
+  // kDataLoss: a checksum is wrong, the page is corrupt, and none after it is wanted.
+  virtual absl::Status Take(std::span<const uint32_t> block_crc32c) = 0;
+  // A group's pages are complete, up to the first one that did not come.
+  virtual absl::Status EndLayers(BlockRange layers) = 0;
+  // Ends the fetch: what each page that came has come to, kDataLoss where it is corrupt; pages that
+  // are not named are whole.
+  virtual absl::StatusOr<std::vector<absl::Status>> Finish() = 0;
+  // Ends a fetch that failed, which Finish does not.
+  virtual void Abandon(const absl::Status& reason) = 0;
+};
+
+struct EncodedPage {
+  Encoding encoding = Encoding::kWide;
+  ByteView bytes;
+  std::span<const uint32_t> block_crc32c;
+};
+
+// Gives the pages of one push. Called from the thread that pushes; an error ends the push, which
+// returns it.
+class PageSource {
+ public:
+  virtual ~PageSource() = default;
+
+  // How many pages it has been made for.
+  virtual uint64_t pages() const = 0;
+  // Encodes pages from `first` on in these forms: as many as it can hold at once, one at least.
+  // They stay until the next call. What encoding met is added to the report.
+  virtual absl::StatusOr<std::span<const EncodedPage>> Encode(uint32_t first,
+                                                              std::span<const Encoding> encodings,
+                                                              EncodeReport* report) = 0;
+};
+
+}  // namespace oscarkv::client
+
+#endif  // OSCARKV_CLIENT_CPP_STORED_PAGES_H_
