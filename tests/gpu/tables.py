@@ -1,6 +1,6 @@
 """The Markdown table of `./run gpu-bench`, from the JSON of gpu_bench and of torch_peers.py.
 
-    tables.py BENCH.json [TORCH.json]
+    tables.py BENCH.json [TORCH.json ...]
 """
 
 import json
@@ -71,5 +71,14 @@ def markdown(bench, torch=None):
     return "\n".join(lines)
 
 
+def merged(reports):
+    """One of several parts of torch_peers.py's workloads, from one kind of machine; None of none."""
+    machines = {(report["device"], report["torch"]) for report in reports}
+    if len(machines) > 1:
+        raise SystemExit(f"tables.py: PyTorch's figures are of several machines: {sorted(machines)}")
+    return {**reports[0], "rows": [row for report in reports for row in report["rows"]]} if reports else None
+
+
 if __name__ == "__main__":
-    print(markdown(*(json.loads(pathlib.Path(path).read_text()) for path in sys.argv[1:3])))
+    bench, *torch = (json.loads(pathlib.Path(path).read_text()) for path in sys.argv[1:])
+    print(markdown(bench, merged(torch)))

@@ -13,6 +13,8 @@ import json
 import math
 import pathlib
 import re
+import sys
+import time
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -60,18 +62,11 @@ def rotation(call_bytes):
 # What is timed. Rows are [tokens, heads, dim] in bf16, transforms [heads, dim, dim]; a row's codes are packed as
 # FORMAT.md has them, four to a byte, dims 0, 32, 64 and 96 in the first.
 
-def encode_by_sort(rows, transform):
-    return _encode_rows(rows, transform, lambda magnitudes, k: magnitudes.sort(-1).values[..., k:k + 1])
-
-
-def encode_by_topk(rows, transform):
-    return _encode_rows(rows, transform, lambda magnitudes, k: magnitudes.topk(DIM - k, -1).values[..., -1:])
-
-
-def _encode_rows(rows, transform, select):
+def encode_rows(rows, transform):
     """Transform, clip by the exact order statistic, quantise to 2 bits, pack: codes and (scale, zero) in fp16."""
     y = torch.bmm(rows.transpose(0, 1), transform).float()  # [heads, tokens, dim]
-    limit = select(y.abs(), int(CLIP_RATIO * DIM))
+    at = int(CLIP_RATIO * DIM)
+    limit = y.abs().sort(-1).values[..., at:at + 1]  # topk and kthvalue take longer
     y = torch.minimum(torch.maximum(y, -limit), limit)
     low, high = y.amin(-1, keepdim=True), y.amax(-1, keepdim=True)
     scale = (high - low).clamp_min(1e-8) / 3
@@ -102,7 +97,7 @@ def codec_memory(tokens):
     for _ in "kv":
         basis = torch.linalg.qr(torch.randn(HEADS, DIM, DIM, device="cuda"))[0].to(torch.bfloat16)
         rows = random(tokens, HEADS, DIM)
-        codes, params = encode_by_sort(rows, basis)
+        codes, params = encode_rows(rows, basis)
         sides.append({"rows": rows, "transform": basis, "inverse": basis.transpose(1, 2).contiguous(),
                       "offset": random(HEADS, 1, DIM), "codes": codes, "params": params, "slots": slots})
     return sides
@@ -110,24 +105,23 @@ def codec_memory(tokens):
 
 def codec_ways(work, compiled):
     """{words for it: a function of a side's memory} for "encode", "decode" or "decode_rotated"."""
-    if work == "encode":
-        functions = {"sort": encode_by_sort, "topk": encode_by_topk}
+    def encode(function, side):
+        return function(side["rows"], side["transform"])
 
-        def call(function, side):
-            return function(side["rows"], side["transform"])
-    else:
-        functions = {"": decode_rows}
+    def decode(function, side):
+        inverse = side["inverse"] if work == "decode" else None
+        return function(side["codes"], side["params"], inverse, side["offset"], side["rows"], side["slots"])
 
-        def call(function, side):
-            inverse = side["inverse"] if work == "decode" else None
-            return function(side["codes"], side["params"], inverse, side["offset"], side["rows"], side["slots"])
-
-    ways = {}
-    for words, function in functions.items():
-        for how, wrap in (("eager", lambda f: f), ("compiled", functools.partial(torch.compile, dynamic=False))):
-            if how == "eager" or compiled:
-                ways[f"{how} {words}".strip()] = functools.partial(call, wrap(function))
+    call, function = (encode, encode_rows) if work == "encode" else (decode, decode_rows)
+    ways = {"eager": functools.partial(call, function)}
+    if compiled:
+        ways["compiled"] = functools.partial(call, compile_once(function))
     return ways
+
+
+@functools.cache
+def compile_once(function):
+    return torch.compile(function, dynamic=True)  # for all sizes
 
 
 def attend_ways():
@@ -158,11 +152,13 @@ def best(ways, memory, calls):
 
     tried = {}
     for words in ways:
+        start = time.monotonic()
         try:
             tried[words] = time_us(all_calls(words), LOOK_REPEATS)[0]
         except RuntimeError as error:  # a backend that does not take this shape
             tried[words] = str(error).splitlines()[0]
             torch.cuda.synchronize()
+        print(f"    {words}: {tried[words]} us, tried for {time.monotonic() - start:.1f} s", file=sys.stderr)
     done = {words: found for words, found in tried.items() if not isinstance(found, str)}
     if not done:
         raise SystemExit(f"torch_peers: no way worked: {tried}")

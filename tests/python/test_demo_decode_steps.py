@@ -33,7 +33,7 @@ def _decoded(page, kv):
     k, v = (np.zeros((LAYERS, SIZE, HEADS, DIM), np.uint16) for _ in "kv")
     number = len(kv.addresses) // 2 + page.position // SIZE
     address = int(kv.addresses[number]) - kv.memory.data_ptr()
-    data = kv.memory.flatten()[address:address + page.data.nbytes].numpy()
+    data = kv.memory.flatten()[address:address + page.data.nbytes].cpu().numpy()
     crcs = np.array([_crc32c(block) for block in np.split(data, LAYERS * HEADS)], np.uint32)
     CODEC.decode(data, crcs, oscarkv.PagedKv(k, v), np.arange(SIZE), page.encoding)
     return k, v
@@ -72,6 +72,28 @@ def test_pages_in_memory_hold_the_sequence_and_the_new_token(rows):
             if known < page.tokens:
                 for layer in range(LAYERS):
                     assert np.array_equal(from_bf16(side[layer, known]), (written[1] + layer).float().numpy())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_attention_over_pages_is_attention_over_what_they_decode_to(rows):
+    from oscarkv import _gpu  # noqa: F401: here a build without CUDA is a fault
+
+    pages = _pages(rows)
+    kv = attention_kv.PackedKv(GEOMETRY, pages, 2, "cuda")
+    spec = oscarkv.CodecSpec(transform_hash=TRANSFORMS.hash)
+    attention = attention_kv.PackedAttention(kv, GEOMETRY, spec, TRANSFORMS, 3 * HEADS)
+    q = torch.randn(2, 3 * HEADS, DIM, dtype=torch.bfloat16, device="cuda")
+    new = torch.randn(2, 2, HEADS, DIM, dtype=torch.bfloat16, device="cuda")
+    for layer in range(LAYERS):
+        found = attention.attend(layer, q, *new)[1].float().cpu().numpy()
+        decoded = [_decoded(page, kv) for page in pages]
+        k, v = (np.concatenate([from_bf16(sides[at])[layer, :page.tokens] for page, sides in zip(pages, decoded)])
+                for at in (0, 1))
+        queries = q[1].float().cpu().numpy().reshape(HEADS, 3, DIM)
+        logits = np.einsum("hsd,thd->hst", queries, k) / np.sqrt(DIM)
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        expected = np.einsum("hst,thd->hsd", weights / weights.sum(-1, keepdims=True), v).reshape(found.shape)
+        assert np.linalg.norm(found - expected) < 1e-2 * np.linalg.norm(expected)
 
 
 def test_a_step_over_contiguous_rows_is_the_model_s_own(tmp_path):

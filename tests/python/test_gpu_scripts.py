@@ -17,7 +17,7 @@ BENCH = {"device": "Card", "copy_tb_per_s": 3.0, "repeats": 61, "rows": [
      "operations": 0},
     {"name": "attend/requests:1/length:81920/wide:5", "us": 31.0, "tb_per_s": 1.6, "of_copy": 0.5, "floor_us": 15.9,
      "operations": 0}]}
-TORCH = {"torch": "2.11", "matrix_tflop_per_s": 600.0, "rows": [
+TORCH = {"device": "Card", "torch": "2.11", "matrix_tflop_per_s": 600.0, "rows": [
     {"name": "attend/requests:1/length:81920", "us": 145.0, "way": "SDPA flash"}]}
 
 
@@ -60,14 +60,24 @@ if int(os.environ["GTEST_SHARD_INDEX"]) in {list(failing)!r}:
 def test_table_says_what_is_met_and_what_pytorch_takes(tmp_path):
     (tmp_path / "bench.json").write_text(json.dumps(BENCH))
     (tmp_path / "torch.json").write_text(json.dumps(TORCH))
-    done = _script("tables.py", tmp_path / "bench.json", tmp_path / "torch.json")
+    (tmp_path / "more.json").write_text(json.dumps(TORCH | {"rows": [
+        {"name": "decode/tokens:65536", "us": 1200.0, "way": "compiled"}]}))
+    done = _script("tables.py", tmp_path / "bench.json", tmp_path / "torch.json", tmp_path / "more.json")
     assert done.returncode == 0, done.stderr
     rows = _rows(done.stdout)
     encode, decode = rows["encode, 65,536 tokens"], rows["decode, 65,536 tokens"]
     assert encode[4:6] == ["2.0 TB/s", "missed"] and decode[4:6] == ["2.2 TB/s", "met"]
     assert encode[3] == "100.0" and decode[3] == "150.0"  # bytes, and operations where they take longer
+    assert decode[6:9] == ["1200.0", "10.0x", "compiled"] and encode[6:9] == ["", "", ""]
     assert rows["attend, B = 1, L = 81,920"][4:9] == ["29 us", "met", "145.0", "5.0x", "SDPA flash"]
     assert rows["attend, B = 1, L = 81,920, 5 of its pages WIDE"][4:7] == ["", "", "145.0"]
+
+
+def test_figures_of_several_machines_make_no_table(tmp_path):
+    for name, figures in (("bench", BENCH), ("torch", TORCH), ("other", TORCH | {"device": "Another"})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(figures))
+    done = _script("tables.py", tmp_path / "bench.json", tmp_path / "torch.json", tmp_path / "other.json")
+    assert done.returncode and "several machines" in done.stderr and not done.stdout
 
 
 def test_table_without_pytorch_has_empty_cells(programs, tmp_path):
