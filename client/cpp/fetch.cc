@@ -32,11 +32,7 @@ class Fetcher {
   absl::StatusOr<FetchReport> Run() {
     OSCARKV_RETURN_IF_ERROR(CheckArguments());
     OSCARKV_RETURN_IF_ERROR(sink_.Begin(all_layers_, heads_));
-    const absl::Status failed = FetchGroups();
-    if (!failed.ok()) {
-      sink_.Abandon(failed);
-      return failed;
-    }
+    OSCARKV_RETURN_IF_ERROR(FetchGroups());
     OSCARKV_ASSIGN_OR_RETURN(const std::vector<absl::Status> pages, sink_.Finish());
     for (size_t page = std::min<size_t>(pages.size(), limit_); page-- > 0;) {
       if (pages[page].ok()) continue;
@@ -248,9 +244,14 @@ absl::StatusOr<FetchReport> Namespace::Impl::Fetch(const EngineView& cache,
 }
 
 absl::StatusOr<FetchReport> Namespace::Impl::FetchTo(PageSink& sink, const FetchRequest& request) {
-  OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
-  OSCARKV_RETURN_IF_ERROR(CheckPages(request.keys, sink.pages()));
-  return Fetcher(*this, sink, request).Run();
+  const auto fetch = [&]() -> absl::StatusOr<FetchReport> {
+    OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
+    OSCARKV_RETURN_IF_ERROR(CheckPages(request.keys, sink.pages()));
+    return Fetcher(*this, sink, request).Run();
+  };
+  absl::StatusOr<FetchReport> report = fetch();
+  if (!report.ok()) sink.Abandon(report.status());
+  return report;
 }
 
 }  // namespace oscarkv::client

@@ -39,7 +39,7 @@ class PageSink {
   // Ends the fetch: what each page that came has come to, kDataLoss where it is corrupt; pages that
   // are not named are whole.
   virtual absl::StatusOr<std::vector<absl::Status>> Finish() = 0;
-  // Ends a fetch that failed, which Finish does not.
+  // Ends a fetch that failed, at whatever point; after Finish it does nothing.
   virtual void Abandon(const absl::Status& reason) = 0;
 };
 

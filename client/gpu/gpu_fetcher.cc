@@ -144,7 +144,8 @@ absl::Status GpuFetcher::AddAll(std::span<const HostPage> pages) {
   }
   std::vector<Encoding> encodings;
   for (const HostPage& page : pages) encodings.push_back(page.encoding);
-  for (const BlockRange group : LayerGroups(part_.layers, options().layers_at_once)) {
+  const uint32_t layers_at_once = LayersOfPiece(layouts(), part_, options().piece_bytes);
+  for (const BlockRange group : LayerGroups(part_.layers, layers_at_once)) {
     absl::Status status = AddGroup(group, encodings, pages);
     if (status.ok()) continue;
     Abandon(status);

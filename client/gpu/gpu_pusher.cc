@@ -44,7 +44,6 @@ GpuPusher::~GpuPusher() {
 }
 
 absl::Status GpuPusher::Begin(const PushOrigin& origin, cudaStream_t stream) {
-  if (active_) return absl::FailedPreconditionError("a push is under way: Finish it first");
   const Geometry& geometry = staging_->geometry();
   OSCARKV_RETURN_IF_ERROR(CheckDevice(origin.cache, staging_->device()));
   const uint64_t pages = origin.slots.size() / geometry.page_tokens;
@@ -52,6 +51,8 @@ absl::Status GpuPusher::Begin(const PushOrigin& origin, cudaStream_t stream) {
                                      origin.cache.view().slots));
   const DeviceScope scope(staging_->device());
   OSCARKV_RETURN_IF_ERROR(scope.status());
+  if (active_) OSCARKV_RETURN_IF_ERROR(staging_->Drain());
+  active_ = false;
   OSCARKV_RETURN_IF_ERROR(
       staging_->Begin({{0, geometry.layers}, {0, geometry.kv_heads}}, origin.slots, stream));
   OSCARKV_RETURN_IF_ERROR(
@@ -131,24 +132,18 @@ absl::Status GpuPusher::WaitEncoded(cudaStream_t stream) {
   return encoded_.MakeWait(stream);
 }
 
-absl::Status GpuPusher::WaitCopied() {
+absl::StatusOr<EncodeReport> GpuPusher::WaitCopied() {
   if (!active_) return NotBegun();
-  OSCARKV_RETURN_IF_ERROR(staging_->copies().Synchronize());
-  for (const PendingCrcs& crcs : pending_) std::copy_n(crcs.source, crcs.count, crcs.destination);
-  pending_.clear();
-  return absl::OkStatus();
-}
-
-absl::StatusOr<EncodeReport> GpuPusher::Result() {
   const DeviceScope scope(device());
   OSCARKV_RETURN_IF_ERROR(scope.status());
   const absl::Status collected = ToStatus(
       cudaMemcpyAsync(counts_.host(), counts_.on_device(), sizeof(cuda::DeviceEncodeCounts),
                       cudaMemcpyDeviceToHost, staging_->codes().get()),
       "copying counts");
-  OSCARKV_RETURN_IF_ERROR(WaitCopied());
   OSCARKV_RETURN_IF_ERROR(staging_->Drain());
   OSCARKV_RETURN_IF_ERROR(collected);
+  for (const PendingCrcs& crcs : pending_) std::copy_n(crcs.source, crcs.count, crcs.destination);
+  pending_.clear();
   const cuda::DeviceEncodeCounts& counts = *counts_.host();
   return EncodeReport{.rows = rows_,
                       .constant_rows = counts.constant_rows,
@@ -157,8 +152,7 @@ absl::StatusOr<EncodeReport> GpuPusher::Result() {
 }
 
 absl::StatusOr<EncodeReport> GpuPusher::Finish() {
-  if (!active_) return NotBegun();
-  auto result = Result();
+  auto result = WaitCopied();
   active_ = false;
   return result;
 }

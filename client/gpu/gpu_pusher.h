@@ -32,8 +32,8 @@ struct PushOrigin {
   std::span<const int64_t> slots = {};  // [pages][page_tokens]; copied
 };
 
-// One push at a time, from Begin to Finish. Not thread-safe. Works on the device that was current
-// when it was made.
+// One push at a time, from Begin to Finish or the next Begin. Not thread-safe. Works on the device
+// that was current when it was made.
 class GpuPusher {
  public:
   // Takes all the memory, streams and events that it will use. Errors as Staging::Create's.
@@ -46,23 +46,23 @@ class GpuPusher {
   PageLayouts layouts() const { return staging_->layouts(); }
   int device() const { return staging_->device(); }
 
-  // Starts a push; the cache is read after what `stream` holds now. Errors as GpuFetcher::Begin's.
+  // Starts a push, and ends one that nobody finished; the cache is read after what `stream` holds
+  // now. Errors as GpuFetcher::Begin's.
   absl::Status Begin(const PushOrigin& origin, cudaStream_t stream);
   // Enqueues the encoding of pages first_page.. of the origin into their rooms. Waits for nothing.
   absl::Status Add(uint32_t first_page, std::span<const HostPageRoom> rooms);
   // Has `stream` wait until the pages added so far have been read: the engine may write there then.
   absl::Status WaitEncoded(cudaStream_t stream);
-  // Waits until the pages added so far are in their rooms, checksums with them. kUnavailable when
-  // the device is lost.
-  absl::Status WaitCopied();
-  // Ends the push: waits until all is done, and says what encoding met.
+  // Waits until the pages added so far are in their rooms, checksums with them, and says what
+  // encoding met. kUnavailable when the device is lost.
+  absl::StatusOr<EncodeReport> WaitCopied();
+  // The same, and ends the push.
   absl::StatusOr<EncodeReport> Finish();
 
  private:
   GpuPusher(std::unique_ptr<Staging> staging, device::Event encoded,
             MirroredArray<cuda::DeviceEncodeCounts> counts);
   absl::Status AddStep(const TransferStep& step, std::span<const HostPageRoom> rooms);
-  absl::StatusOr<EncodeReport> Result();
 
   const std::unique_ptr<Staging> staging_;
   const device::Event encoded_;

@@ -19,11 +19,10 @@ using device::ToStatus;
 uint64_t RoundUp(uint64_t bytes, uint64_t to) { return (bytes + to - 1) / to * to; }
 
 absl::Status CheckOptions(const GpuTransferOptions& options, const PageLayouts& layouts) {
-  if (options.pages_max < 1 || options.stages < 2 || options.layers_at_once < 1) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "transfer: expected pages_max and layers_at_once of at least 1 and stages of at least 2, "
-        "found ",
-        options.pages_max, ", ", options.layers_at_once, " and ", options.stages));
+  if (options.pages_max < 1 || options.stages < 2) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("transfer: expected pages_max of at least 1 and stages of at least 2, found ",
+                     options.pages_max, " and ", options.stages));
   }
   const uint64_t least = LargestPiece(layouts);
   if (options.stage_bytes >= least) return absl::OkStatus();
@@ -88,8 +87,10 @@ absl::Status Staging::Allocate() {
   const size_t pages = options_.pages_max;
   stage_stride_ = RoundUp(options_.stage_bytes, 256);
   OSCARKV_ASSIGN_OR_RETURN(ring_, device::DeviceBuffer::Allocate(stage_stride_ * options_.stages));
-  table_bytes_max_ = pages * (geometry.layers * sizeof(std::byte*) +
-                              RoundUp(geometry.blocks() * sizeof(uint32_t), sizeof(std::byte*)));
+  // The most that steps need: those of one page and one layer.
+  table_bytes_max_ =
+      pages * geometry.layers *
+      (sizeof(std::byte*) + RoundUp(geometry.kv_heads * sizeof(uint32_t), sizeof(std::byte*)));
   OSCARKV_ASSIGN_OR_RETURN(tables_, MirroredArray<std::byte>::Allocate(table_bytes_max_));
   OSCARKV_ASSIGN_OR_RETURN(slots_, MirroredArray<int64_t>::Allocate(pages * geometry.page_tokens));
   OSCARKV_ASSIGN_OR_RETURN(statuses_, MirroredArray<uint32_t>::Allocate(pages * geometry.blocks()));

@@ -20,12 +20,13 @@ namespace oscarkv::client {
 
 // What a fetcher or pusher takes for itself when it is made.
 struct GpuTransferOptions {
-  uint32_t pages_max = 4096;         // of one transfer; about 3 KiB of pinned memory and of device
-                                     // memory for each page
-  uint64_t stage_bytes = 16u << 20;  // device memory of a stage; more keeps the link busier, less
-                                     // has the last bytes decoded sooner
-  uint32_t stages = 4;               // how many: one is copied while another is coded
-  uint32_t layers_at_once = 4;       // of a fetch: what is copied and decoded together
+  uint32_t pages_max = 4096;          // of one transfer; about 3 KiB of pinned memory and of device
+                                      // memory for each page
+  uint64_t stage_bytes = 16u << 20;   // device memory of a stage; more keeps the link busier, less
+                                      // has the last bytes decoded sooner
+  uint32_t stages = 4;                // how many: one is copied while another is coded
+  uint64_t piece_bytes = 256u << 10;  // of a page are copied at once in a fetch, after its first
+                                      // layers; the link is slower with smaller ones
 };
 
 // An array that exists in pinned host memory and in device memory.

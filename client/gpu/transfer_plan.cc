@@ -78,9 +78,33 @@ uint64_t LargestPiece(const PageLayouts& layouts) {
 std::vector<BlockRange> LayerGroups(BlockRange layers, uint32_t layers_at_once) {
   std::vector<BlockRange> groups;
   const uint32_t end = layers.first + layers.count;
+  uint32_t wanted = 1;
   for (uint32_t first = layers.first; first < end; first += groups.back().count) {
-    const uint32_t count = groups.empty() ? 1 : std::min(layers_at_once, end - first);
-    groups.push_back({first, count});
+    groups.push_back({first, std::min(wanted, end - first)});
+    wanted = std::min(2 * wanted, layers_at_once);
+  }
+  return groups;
+}
+
+uint32_t LayersOfPiece(const PageLayouts& layouts, const TransferPart& part, uint64_t piece_bytes) {
+  uint32_t count = 1;
+  while (count < part.layers.count &&
+         PartBytes(layouts.packed, part, {part.layers.first, count}) < piece_bytes)
+    ++count;
+  return count;
+}
+
+std::vector<BlockRange> GroupsThatFit(const PageLayouts& layouts, const TransferPart& part,
+                                      BlockRange layers, uint32_t layers_at_once,
+                                      uint64_t stage_bytes) {
+  std::vector<BlockRange> groups;
+  for (BlockRange rest : LayerGroups(layers, layers_at_once)) {
+    while (rest.count > 0) {
+      const uint32_t count = std::min(LayersThatFit(layouts.wide, part, rest, stage_bytes),
+                                      LayersThatFit(layouts.packed, part, rest, stage_bytes));
+      groups.push_back({rest.first, count});
+      rest = {rest.first + count, rest.count - count};
+    }
   }
   return groups;
 }

@@ -51,9 +51,17 @@ uint64_t PartBytes(const PageLayout& layout, const TransferPart& part, BlockRang
 // The largest piece that no plan cuts: one layer of one page, of whichever encoding.
 uint64_t LargestPiece(const PageLayouts& layouts);
 
-// Groups of layers, in order, of at most `layers_at_once`; the first one is a single layer, so that
-// it is ready soon.
+// Groups of layers, in order: the first one is a single layer, so that it is ready soon, and each
+// is twice as long as the one before, up to `layers_at_once`.
 std::vector<BlockRange> LayerGroups(BlockRange layers, uint32_t layers_at_once);
+
+// How many layers make a piece of a PACKED page that has `piece_bytes`; at least one.
+uint32_t LayersOfPiece(const PageLayouts& layouts, const TransferPart& part, uint64_t piece_bytes);
+
+// The same, and a page of a group takes no more than a stage, whatever its encoding.
+std::vector<BlockRange> GroupsThatFit(const PageLayouts& layouts, const TransferPart& part,
+                                      BlockRange layers, uint32_t layers_at_once,
+                                      uint64_t stage_bytes);
 
 // For fetches: steps of one layer group after another, so that the first layers of all pages come
 // first. A group is cut further where a stage of `stage_bytes` does not take it for one page.

@@ -65,15 +65,40 @@ std::set<std::pair<uint32_t, uint32_t>> Held(const Layouts& layouts, const Trans
   return held;
 }
 
-TEST(LayerGroups, FirstIsOneLayer) {
-  const auto groups = LayerGroups({2, 8}, 3);
-  ASSERT_EQ(groups.size(), 4u);
-  EXPECT_EQ(std::make_pair(groups[0].first, groups[0].count), std::make_pair(2u, 1u));
-  EXPECT_EQ(std::make_pair(groups[1].first, groups[1].count), std::make_pair(3u, 3u));
-  EXPECT_EQ(std::make_pair(groups[3].first, groups[3].count), std::make_pair(9u, 1u));
+std::vector<uint32_t> Counts(const std::vector<BlockRange>& groups) {
+  std::vector<uint32_t> counts;
+  for (const BlockRange& group : groups) counts.push_back(group.count);
+  return counts;
+}
+
+TEST(LayerGroups, DoubleFromOneLayerOn) {
+  const auto groups = LayerGroups({2, 16}, 5);
+  EXPECT_THAT(Counts(groups), ElementsAre(1, 2, 4, 5, 4));
+  EXPECT_EQ(groups.front().first, 2u);
+  EXPECT_EQ(groups.back().first, 14u);
 }
 
 TEST(LayerGroups, OneLayerIsOneGroup) { EXPECT_EQ(LayerGroups({5, 1}, 4).size(), 1u); }
+
+TEST(LayersOfPieceTest, CountsBytesOfPackedPages) {
+  const Layouts layouts;
+  const auto layers = [&](uint64_t bytes) {
+    return LayersOfPiece(layouts.both(), layouts.whole(), bytes);
+  };
+  const uint64_t layer = layouts.packed.range_bytes({0, 1}, {0, 3});
+  EXPECT_EQ(layers(0), 1u);
+  EXPECT_EQ(layers(layer), 1u);
+  EXPECT_EQ(layers(layer + 1), 2u);
+  EXPECT_EQ(layers(1000 * layer), 6u);
+}
+
+TEST(GroupsThatFitTest, AreCutWhereAStageDoesNotTakeAPage) {
+  const Layouts layouts;
+  const uint64_t two_layers = 2 * LargestPiece(layouts.both());
+  const auto groups = GroupsThatFit(layouts.both(), layouts.whole(), {0, 6}, 4, two_layers);
+  EXPECT_THAT(Counts(groups), ElementsAre(1, 2, 2, 1));
+  EXPECT_EQ(groups.back().first, 5u);
+}
 
 TEST(PlanByLayers, HoldsEveryBlockOnceWhateverTheStage) {
   const Layouts layouts;

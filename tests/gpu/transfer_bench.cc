@@ -274,15 +274,15 @@ void Run(uint32_t tokens, int repeats, bool sweep, const std::string& json) {
   fetch("fetch", {});
   report.Add("fetch/kernel_reads_host_memory", world.FetchDirectly(), up);
   if (sweep) {
-    for (uint32_t layers : {1u, 2u, 3u, 4u, 6u, 9u}) {
-      for (uint64_t mib : {4u, 8u, 16u, 32u}) {
-        fetch("fetch/layers:" + std::to_string(layers) + "/stage_mib:" + std::to_string(mib),
-              {.stage_bytes = mib << 20, .layers_at_once = layers});
+    for (uint64_t kib : {36u, 72u, 144u, 256u, 512u}) {
+      for (uint64_t mib : {8u, 16u, 32u, 64u}) {
+        fetch("fetch/piece_kib:" + std::to_string(kib) + "/stage_mib:" + std::to_string(mib),
+              {.stage_bytes = mib << 20, .piece_bytes = kib << 10});
       }
     }
-    for (uint32_t stages : {2u, 3u, 8u})
+    for (uint32_t stages : {2u, 3u, 6u})
       fetch("fetch/stages:" + std::to_string(stages), {.stages = stages});
-    for (uint64_t mib : {4u, 8u, 32u, 64u})
+    for (uint64_t mib : {8u, 16u, 64u})
       report.Add("push/stage_mib:" + std::to_string(mib), world.Push({.stage_bytes = mib << 20}),
                  down);
   }

@@ -97,7 +97,7 @@ GpuTransferOptions TransferWorld::Small() const {
   return {.pages_max = static_cast<uint32_t>(slots.size()),
           .stage_bytes = client::LargestPiece(layouts),
           .stages = 2,
-          .layers_at_once = 2};
+          .piece_bytes = 1};
 }
 
 void TransferWorld::Decode(const std::vector<EncodedPage>& of, const TransferPart& part,

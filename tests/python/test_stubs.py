@@ -12,6 +12,9 @@ import oscarkv
 from oscarkv import _native
 
 
+_OUR_DUNDERS = ("__init__", "__enter__", "__exit__")
+
+
 def stub_of(name):
     return ast.parse(importlib.resources.files(oscarkv).joinpath(f"{name}.pyi").read_text())
 
@@ -34,7 +37,7 @@ def stub_members(body):
     """{name: arguments} of functions, {name: "property"} of properties; what begins with an underscore is the stub's own."""
     found = {}
     for node in body:
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef) and not (node.name.startswith("_") and node.name not in _OUR_DUNDERS):
             is_property = any(getattr(decorator, "id", "") == "property" for decorator in node.decorator_list)
             found[node.name] = "property" if is_property else arguments_of(node)
         elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
@@ -46,7 +49,7 @@ def module_members(holder):
     """The same of the module, from what pybind11 writes into the docstrings."""
     found = {}
     for name, value in vars(holder).items():
-        if name.startswith("_") and name not in ("__init__", "__enter__", "__exit__"):
+        if name.startswith("_") and name not in _OUR_DUNDERS:
             continue
         if isinstance(value, type):
             found[name] = module_members(value)

@@ -2,10 +2,12 @@
 
 Device memory and streams are integers: tensor.data_ptr(), stream.cuda_stream."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from oscarkv._native import CodecSpec, Geometry, TransformSet
+from oscarkv._native import CodecSpec, Geometry, TransformSet, _PageSink, _PageSource, _Slots
 
 def page_table(addresses: npt.ArrayLike, positions: npt.ArrayLike, tokens: npt.ArrayLike,
                packed: npt.ArrayLike) -> npt.NDArray[np.uint8]: ...
@@ -16,3 +18,26 @@ class Attention:
     def attend(self, *, layer: int, requests: int, new_tokens: int = 1, softmax_scale: float, pages: int,
                first_page: int, lengths: int, queries: int, output: int, workspace: int, workspace_bytes: int,
                stream: int, log_sum_exp: int = 0) -> None: ...
+
+class PagedKv:
+    def __init__(self, k: Any, v: Any) -> None: ...
+
+class PageCodec:
+    def __init__(self, geometry: Geometry, spec: CodecSpec, transforms: TransformSet | None = None,
+                 device: int = 0) -> None: ...
+    @property
+    def device(self) -> int: ...
+
+class FetchSink:
+    def __init__(self, codec: PageCodec, pages_max: int = 4096, stage_bytes: int = 33554432, stages: int = 4) -> None: ...
+    def start(self, kv: PagedKv, slots: _Slots, layers: tuple[int, int] | None = None,
+              heads: tuple[int, int] | None = None, stream: Any = None) -> None: ...
+    def wait_layer(self, layer: int, stream: Any = None) -> None: ...
+    @property
+    def pages(self) -> _PageSink: ...
+
+class PushSource:
+    def __init__(self, codec: PageCodec, pages_max: int = 4096, stage_bytes: int = 33554432, stages: int = 4) -> None: ...
+    def start(self, kv: PagedKv, slots: _Slots, stream: Any = None) -> None: ...
+    @property
+    def pages(self) -> _PageSource: ...

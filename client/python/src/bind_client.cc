@@ -100,6 +100,33 @@ FetchReport Fetch(const Namespace& self, const PagedKv& kv, const py::object& sl
   return ValueOrThrow(WithoutGil([&] { return self.Fetch(view, request); }));
 }
 
+// What is made elsewhere (oscarkv._gpu) and handed through.
+void BindStoredPages(py::module_& module) {
+  py::class_<client::PageSink>(module, "_PageSink", "Takes the pages of a fetch.");
+  py::class_<client::PageSource>(module, "_PageSource", "Gives the pages of a push.");
+}
+
+PushReport PushFrom(const Namespace& self, client::PageSource& source,
+                    const std::vector<std::string>& keys, const std::string& parent,
+                    uint64_t first_position, std::optional<uint64_t> end_position) {
+  const client::PushRequest request{.keys = keys,
+                                    .parent = parent,
+                                    .first_position = first_position,
+                                    .end_position = end_position.value_or(0)};
+  return ValueOrThrow(WithoutGil([&] { return self.PushFrom(source, request); }));
+}
+
+FetchReport FetchTo(const Namespace& self, client::PageSink& sink,
+                    const std::vector<std::string>& keys, const Hit* hit,
+                    const std::optional<std::pair<uint32_t, uint32_t>>& layers,
+                    const std::optional<std::pair<uint32_t, uint32_t>>& heads) {
+  const client::FetchRequest request{.keys = keys,
+                                     .lease_id = hit == nullptr ? 0 : hit->lease.id(),
+                                     .layers = RangeOf(layers, "layers"),
+                                     .heads = RangeOf(heads, "heads")};
+  return ValueOrThrow(WithoutGil([&] { return self.FetchTo(sink, request); }));
+}
+
 void BindReports(py::module_& module) {
   py::class_<Hit>(module, "Hit",
                   "What a lookup found. Holds its lease until released or collected.",
@@ -154,6 +181,9 @@ void BindNamespace(py::module_& module) {
            arg("layers") = Range(), arg("heads") = Range(), arg("form") = "stored",
            "Fetches pages into the cache, up to the first that is not there. layers and heads are "
            "(first, end).")
+      .def("_push_from", &PushFrom, arg("source"), arg("keys"), arg("parent"),
+           arg("first_position"), arg("end_position"))
+      .def("_fetch_to", &FetchTo, arg("sink"), arg("keys"), arg("hit"), arg("layers"), arg("heads"))
       .def(
           "delete",
           [](const Namespace& n, const std::vector<std::string>& keys) {
@@ -199,6 +229,7 @@ std::unique_ptr<Client> MakeClient(const std::string& endpoint, int timeout_ms,
 }  // namespace
 
 void BindClient(py::module_& module) {
+  BindStoredPages(module);
   BindReports(module);
   BindNamespace(module);
   py::class_<Client>(module, "Client",

@@ -15,6 +15,7 @@ T* AtAddress(uintptr_t address) {
 }
 
 void BindAttention(pybind11::module_& module);
+void BindGpuPages(pybind11::module_& module);
 
 }  // namespace oscarkv::python
 

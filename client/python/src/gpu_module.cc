@@ -7,4 +7,5 @@ PYBIND11_MODULE(_gpu, module) {
   // Its classes are arguments here.
   pybind11::module_::import("oscarkv._native");
   oscarkv::python::BindAttention(module);
+  oscarkv::python::BindGpuPages(module);
 }

@@ -1,0 +1,145 @@
+#include "client/gpu/gpu_pages.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+#include "kernels/base/status_macros.h"
+#include "kernels/device/device.h"
+
+namespace oscarkv::client {
+namespace {
+
+// How often each page is asked for, a share of its layers each time, so that an engine can begin
+// before the last of them are there. The first layer comes on its own.
+constexpr uint32_t kShares = 4;
+
+bool Same(BlockRange a, BlockRange b) { return a.first == b.first && a.count == b.count; }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GpuPageSink>> GpuPageSink::Create(
+    std::shared_ptr<const cuda::CudaPageCodec> codec, const GpuTransferOptions& options) {
+  OSCARKV_ASSIGN_OR_RETURN(std::unique_ptr<GpuFetcher> fetcher,
+                           GpuFetcher::Create(std::move(codec), options));
+  std::vector<Receiver> receivers;
+  for (uint32_t stage = 0; stage < options.stages; ++stage) {
+    OSCARKV_ASSIGN_OR_RETURN(device::PinnedBuffer memory,
+                             device::PinnedBuffer::Allocate(options.stage_bytes));
+    receivers.push_back({.memory = std::move(memory)});
+  }
+  return std::unique_ptr<GpuPageSink>(new GpuPageSink(std::move(fetcher), std::move(receivers)));
+}
+
+absl::Status GpuPageSink::Start(const FetchTarget& target, cudaStream_t stream) {
+  OSCARKV_RETURN_IF_ERROR(fetcher_->Begin(target, stream));
+  pages_ = target.slots.size() / fetcher_->layouts().wide.geometry().page_tokens;
+  part_ = target.part;
+  step_ = {};
+  crcs_.clear();
+  for (Receiver& receiver : receivers_) receiver.used = false;
+  return absl::OkStatus();
+}
+
+std::vector<BlockRange> GpuPageSink::LayerGroups(BlockRange layers) const {
+  return GroupsThatFit(fetcher_->layouts(), part_, layers, (layers.count + kShares - 1) / kShares,
+                       fetcher_->options().stage_bytes);
+}
+
+absl::Status GpuPageSink::Begin(BlockRange layers, BlockRange heads) {
+  if (Same(layers, part_.layers) && Same(heads, part_.heads)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "the fetch is of layers ", layers.first, " + ", layers.count, " and heads ", heads.first,
+      " + ", heads.count, ", it was started for ", part_.layers.first, " + ", part_.layers.count,
+      " and ", part_.heads.first, " + ", part_.heads.count));
+}
+
+absl::StatusOr<MutableByteView> GpuPageSink::Room(uint32_t page, Encoding encoding,
+                                                  BlockRange layers, uint64_t bytes) {
+  const bool goes_on = step_.pages > 0 && step_.encoding == encoding &&
+                       Same(step_.layers, layers) && step_.first_page + step_.pages == page &&
+                       step_.stage_bytes() + bytes <= fetcher_->options().stage_bytes;
+  if (step_.pages > 0 && !goes_on) OSCARKV_RETURN_IF_ERROR(Flush());
+  Receiver& receiver = receivers_[receiver_];
+  if (step_.pages == 0) {
+    if (receiver.used) OSCARKV_RETURN_IF_ERROR(fetcher_->WaitCopied(receiver.step));
+    receiver.used = false;
+    step_ = {.encoding = encoding, .first_page = page, .layers = layers, .bytes = bytes};
+  }
+  return receiver.memory.bytes().subspan(step_.stage_bytes(), bytes);
+}
+
+absl::Status GpuPageSink::Take(std::span<const uint32_t> block_crc32c) {
+  crcs_.insert(crcs_.end(), block_crc32c.begin(), block_crc32c.end());
+  ++step_.pages;
+  return absl::OkStatus();
+}
+
+absl::Status GpuPageSink::Flush() {
+  Receiver& receiver = receivers_[receiver_];
+  const size_t blocks = crcs_.size() / step_.pages;
+  std::vector<HostPage> pages;
+  for (uint32_t page = 0; page < step_.pages; ++page) {
+    pages.push_back({step_.encoding, receiver.memory.bytes().data() + page * step_.bytes,
+                     crcs_.data() + page * blocks});
+  }
+  OSCARKV_ASSIGN_OR_RETURN(receiver.step, fetcher_->Add(step_, pages));
+  receiver.used = true;
+  receiver_ = (receiver_ + 1) % receivers_.size();
+  step_ = {};
+  crcs_.clear();
+  return absl::OkStatus();
+}
+
+absl::Status GpuPageSink::EndLayers(BlockRange layers) {
+  if (step_.pages > 0) OSCARKV_RETURN_IF_ERROR(Flush());
+  step_ = {};
+  return fetcher_->EndLayers(layers);
+}
+
+absl::StatusOr<std::unique_ptr<GpuPageSource>> GpuPageSource::Create(
+    std::shared_ptr<const cuda::CudaPageCodec> codec, const GpuTransferOptions& options) {
+  const uint64_t bytes =
+      std::max(options.stage_bytes * options.stages, codec->layout(Encoding::kWide).page_bytes());
+  OSCARKV_ASSIGN_OR_RETURN(std::unique_ptr<GpuPusher> pusher,
+                           GpuPusher::Create(std::move(codec), options));
+  OSCARKV_ASSIGN_OR_RETURN(device::PinnedBuffer memory, device::PinnedBuffer::Allocate(bytes));
+  return std::unique_ptr<GpuPageSource>(new GpuPageSource(std::move(pusher), std::move(memory)));
+}
+
+absl::Status GpuPageSource::Start(const PushOrigin& origin, cudaStream_t stream) {
+  OSCARKV_RETURN_IF_ERROR(pusher_->Begin(origin, stream));
+  pages_ = origin.slots.size() / pusher_->layouts().wide.geometry().page_tokens;
+  reported_ = {};
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::span<const EncodedPage>> GpuPageSource::Encode(
+    uint32_t first, std::span<const Encoding> encodings, EncodeReport* report) {
+  const PageLayouts layouts = pusher_->layouts();
+  const uint32_t blocks = layouts.wide.geometry().blocks();
+  crcs_.resize(encodings.size() * blocks);
+  encoded_.clear();
+  std::vector<HostPageRoom> rooms;
+  uint64_t used = 0;
+  for (const Encoding encoding : encodings) {
+    const uint64_t bytes = layouts.of(encoding).page_bytes();
+    if (used + bytes > memory_.bytes().size()) break;
+    std::byte* room = memory_.bytes().data() + used;
+    uint32_t* crcs = crcs_.data() + rooms.size() * blocks;
+    rooms.push_back({encoding, room, crcs});
+    encoded_.push_back({encoding, {room, bytes}, {crcs, blocks}});
+    used += bytes;
+  }
+  OSCARKV_RETURN_IF_ERROR(pusher_->Add(first, rooms));
+  OSCARKV_ASSIGN_OR_RETURN(const EncodeReport now, pusher_->WaitCopied());
+  report->rows += now.rows - reported_.rows;
+  report->constant_rows += now.constant_rows - reported_.constant_rows;
+  report->nonfinite_rows += now.nonfinite_rows - reported_.nonfinite_rows;
+  report->overflow_rows += now.overflow_rows - reported_.overflow_rows;
+  reported_ = now;
+  return std::span<const EncodedPage>(encoded_);
+}
+
+}  // namespace oscarkv::client

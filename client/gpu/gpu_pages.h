@@ -1,0 +1,106 @@
+// A store's pages to and from a cache on the GPU: what Namespace::FetchTo and PushFrom
+// (client/cpp/client.h) are given. Knows no network itself.
+#ifndef OSCARKV_CLIENT_GPU_GPU_PAGES_H_
+#define OSCARKV_CLIENT_GPU_GPU_PAGES_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "client/cpp/stored_pages.h"
+#include "client/gpu/gpu_cache.h"
+#include "client/gpu/gpu_fetcher.h"
+#include "client/gpu/gpu_pusher.h"
+#include "kernels/codec/oscar/cuda_page_codec.h"
+#include "kernels/device/buffer.h"
+
+namespace oscarkv::client {
+
+// Receives pages into pinned memory and has them copied and decoded from there while the next ones
+// arrive. One fetch after another: Start, then Namespace::FetchTo. WaitLayer may be called by other
+// threads from Start on.
+class GpuPageSink final : public PageSink {
+ public:
+  // Takes all that it will use: a GpuFetcher's share, and as much pinned memory as the stages have.
+  // Errors as GpuFetcher::Create's.
+  static absl::StatusOr<std::unique_ptr<GpuPageSink>> Create(
+      std::shared_ptr<const cuda::CudaPageCodec> codec, const GpuTransferOptions& options = {});
+
+  // Says where the next fetch goes; the cache is written after what `stream` holds now. The fetch
+  // must be of the target's layers and heads. Errors as GpuFetcher::Begin's.
+  absl::Status Start(const FetchTarget& target, cudaStream_t stream);
+  // As GpuFetcher::WaitLayer.
+  absl::Status WaitLayer(uint32_t layer, cudaStream_t stream) {
+    return fetcher_->WaitLayer(layer, stream);
+  }
+
+  uint64_t pages() const override { return pages_; }
+  std::vector<BlockRange> LayerGroups(BlockRange layers) const override;
+  absl::Status Begin(BlockRange layers, BlockRange heads) override;
+  absl::StatusOr<MutableByteView> Room(uint32_t page, Encoding encoding, BlockRange layers,
+                                       uint64_t bytes) override;
+  absl::Status Take(std::span<const uint32_t> block_crc32c) override;
+  absl::Status EndLayers(BlockRange layers) override;
+  absl::StatusOr<std::vector<absl::Status>> Finish() override { return fetcher_->Finish(); }
+  void Abandon(const absl::Status& reason) override { fetcher_->Abandon(reason); }
+
+ private:
+  // Host memory of a stage, and the step that was copied from it last.
+  struct Receiver {
+    device::PinnedBuffer memory;
+    bool used = false;
+    uint64_t step = 0;
+  };
+  GpuPageSink(std::unique_ptr<GpuFetcher> fetcher, std::vector<Receiver> receivers)
+      : fetcher_(std::move(fetcher)), receivers_(std::move(receivers)) {}
+  absl::Status Flush();
+
+  const std::unique_ptr<GpuFetcher> fetcher_;
+  std::vector<Receiver> receivers_;  // [options.stages]
+  // Of the fetch under way.
+  uint64_t pages_ = 0;
+  TransferPart part_;
+  // The step that is being filled; its pages have one size.
+  size_t receiver_ = 0;
+  TransferStep step_;
+  std::vector<uint32_t> crcs_;  // of its pages so far
+};
+
+// Encodes pages into pinned memory, from where they are sent. One push after another: Start, then
+// Namespace::PushFrom, after which the engine may write to the pages again.
+class GpuPageSource final : public PageSource {
+ public:
+  // Takes all that it will use: a GpuPusher's share, and as much pinned memory as its stages have,
+  // or a WIDE page. Errors as GpuPusher::Create's.
+  static absl::StatusOr<std::unique_ptr<GpuPageSource>> Create(
+      std::shared_ptr<const cuda::CudaPageCodec> codec, const GpuTransferOptions& options = {});
+
+  // Says where the next push comes from; the cache is read after what `stream` holds now. Errors as
+  // GpuPusher::Begin's.
+  absl::Status Start(const PushOrigin& origin, cudaStream_t stream);
+
+  uint64_t pages() const override { return pages_; }
+  absl::StatusOr<std::span<const EncodedPage>> Encode(uint32_t first,
+                                                      std::span<const Encoding> encodings,
+                                                      EncodeReport* report) override;
+
+ private:
+  GpuPageSource(std::unique_ptr<GpuPusher> pusher, device::PinnedBuffer memory)
+      : pusher_(std::move(pusher)), memory_(std::move(memory)) {}
+
+  const std::unique_ptr<GpuPusher> pusher_;
+  const device::PinnedBuffer memory_;
+  // Of the push under way.
+  uint64_t pages_ = 0;
+  EncodeReport reported_;
+  std::vector<uint32_t> crcs_;
+  std::vector<EncodedPage> encoded_;
+};
+
+}  // namespace oscarkv::client
+
+#endif  // OSCARKV_CLIENT_GPU_GPU_PAGES_H_
