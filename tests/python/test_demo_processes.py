@@ -4,6 +4,7 @@ import io
 
 import pytest
 
+from oscarkv.demo import report
 from oscarkv.demo.console import Console, bytes_text
 from oscarkv.demo.processes import ProcessFailed, Server, Worker
 
@@ -60,3 +61,13 @@ def test_terminals_get_colours():
                                          (2.5e12, "2500.00 GB")])
 def test_bytes_are_told_in_decimal_units(count, text):
     assert bytes_text(count) == text
+
+
+def test_decode_steps_are_told_beside_bf16():
+    figure = {"requests": 8, "tokens": 8000, "us_bf16": 300.4, "us_int2": 200.0, "us_without_attention": 100.0,
+              "kl": 0.00125, "kv_bytes_bf16": 7_000_000, "kv_bytes_int2": 1_000_000}
+    out = io.StringIO()
+    report.print_decode_steps(Console(out, out), "tiny", {"model": [figure], "qwen3_8b_attention": [figure]})
+    rows = [line.split() for line in out.getvalue().splitlines() if "8 x 8,000" in line]
+    assert rows[0] == "8 x 8,000 300 200 1.50x 100 0.0013 7.00 MB 1.00 MB".split()
+    assert rows[1] == "8 x 8,000 300 200 1.50x 7.00 MB 1.00 MB".split()

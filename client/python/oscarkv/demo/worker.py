@@ -25,14 +25,16 @@ from .model import Model
 from .paged_cache import BLOCK_TOKENS, Sequence
 from .quality import compare_hidden
 from .tokenizer import Tokenizer
+from .transfers import GpuTransfers, HostTransfers
 
 
 class Worker:
-    def __init__(self, model, cache, kv, namespace, page_tokens, stops, progress):
-        """`cache` is the model's, `kv` the store's view of it."""
+    def __init__(self, model, cache, namespace, transfers, page_tokens, stops, progress):
+        """`transfers` pushes and fetches between the cache and the namespace."""
         self._model = model
-        self._cache, self._kv = cache, kv
+        self._cache = cache
         self._namespace = namespace
+        self._transfers = transfers
         self._page_tokens = page_tokens
         self._stops = stops
         self._progress = progress
@@ -53,8 +55,7 @@ class Worker:
         ready = time.monotonic()
         keys = oscarkv.chain_keys(np.array(prompt, np.uint32), self._page_tokens)
         covered = len(keys) * self._page_tokens
-        report = self._namespace.push(self._kv, sequence.slots(0, covered), keys,
-                                      end_position=len(prompt))
+        report = self._transfers.push(sequence.slots(0, covered), keys, end_position=len(prompt))
         pushed = time.monotonic()
         sequence.free()
         statuses = [str(status) for status in report.statuses]
@@ -97,7 +98,7 @@ class Worker:
                   "encodings": [str(encoding) for encoding in hit.encodings[:pages]]}
         if pages:
             slots = sequence.slots(0, pages * self._page_tokens)
-            report = self._namespace.fetch(self._kv, slots, keys[:pages], hit=hit)
+            report = self._transfers.fetch(slots, keys[:pages], hit=hit)
             sequence.length = report.pages * self._page_tokens
             result |= {"tokens_reused": sequence.length, "bytes_wire": report.bytes_wire}
         return result | {"fetch_s": time.monotonic() - looked}
@@ -118,18 +119,12 @@ class Worker:
                 "kl": (total.kl_first + total.kl_rest) / total.positions}
 
 
-def _on_device(device, loaded, blocks):
-    """A model there, its cache, and the store's view of that."""
+def _classes(device):
+    """What makes a model there, and its transfers."""
     if device == "cpu":
-        model = Model(loaded)
-        cache = model.cache(blocks)
-        return model, cache, oscarkv.PagedKv(cache.k, cache.v)
-    from oscarkv import gpu
-
+        return Model, HostTransfers
     from .torch_model import TorchModel
-    model = TorchModel(loaded, device)
-    cache = model.cache(blocks)
-    return model, cache, gpu.PagedKv(cache.k, cache.v)
+    return TorchModel, GpuTransfers
 
 
 def _arguments():
@@ -162,9 +157,11 @@ def main():
     with oscarkv.Client(arguments.endpoint, timeout_ms=10000, name=arguments.name) as client:
         namespace = client.open(oscarkv.NamespaceSpec(config.name, geometry, codec),
                                 transforms=transforms)
-        worker = Worker(*_on_device(arguments.device, loaded, arguments.cache_tokens // BLOCK_TOKENS),
-                        namespace, arguments.page_tokens, Tokenizer(loaded.vocabulary).stops(),
-                        lambda done: say({"done": done}))
+        make_model, make_transfers = _classes(arguments.device)
+        model = make_model(loaded)
+        cache = model.cache(arguments.cache_tokens // BLOCK_TOKENS)
+        worker = Worker(model, cache, namespace, make_transfers(namespace, transforms, cache),
+                        arguments.page_tokens, Tokenizer(loaded.vocabulary).stops(), lambda done: say({"done": done}))
         worker.warm_up()
         for line in sys.stdin:
             request = json.loads(line)
