@@ -19,16 +19,14 @@ constexpr double kRotatedBytes = 600e6;  // many times the second-level cache
 
 }  // namespace
 
-Bench::Bench(const std::string& filter)
-    : filter_(filter), stream_(OrDie(device::Stream::Create())) {
+Bench::Bench(const std::string& filter, bool sweeps)
+    : filter_(filter), sweeps_(sweeps), stream_(OrDie(device::Stream::Create())) {
   cudaDeviceProp device;
   OrDie(device::ToStatus(cudaGetDeviceProperties(&device, 0), "asking for device 0"));
   copy_ = CopyBandwidth(stream_.get());
-  report_ = {{"device", device.name},
-             {"multiprocessors", device.multiProcessorCount},
-             {"copy_tb_per_s", copy_},
-             {"repeats", kTimedRepeats},
-             {"rows", nlohmann::json::array()}};
+  report_ = {{"device", device.name},           {"multiprocessors", device.multiProcessorCount},
+             {"copy_tb_per_s", copy_},          {"repeats", kTimedRepeats},
+             {"rows", nlohmann::json::array()}, {"transfers", nlohmann::json::array()}};
   std::printf("%s, %d multiprocessors; copy %.2f TB/s, counting reads and writes\n", device.name,
               device.multiProcessorCount, copy_);
   std::printf("%-40s %9s %9s %9s %7s %8s %9s\n", "one layer of Qwen3-8B", "us", "10 %", "90 %",
@@ -65,17 +63,20 @@ void Bench::Measure(const std::string& name, const Least& least,
 }  // namespace oscarkv::testing
 
 int main(int argc, char** argv) try {
-  CLI::App app("Times the device's kernels: encode, decode, attend", "gpu_bench");
+  CLI::App app("Times the device's kernels: encode, decode, attend; and transfers", "gpu_bench");
   std::string filter = ".";
+  bool sweeps = false;
   std::string json;
   app.add_option("--filter", filter, "only workloads in whose names this expression is found")
       ->capture_default_str();
+  app.add_flag("--sweep", sweeps, "also other settings than the defaults");
   app.add_option("--json", json, "write every figure to this file");
   CLI11_PARSE(app, argc, argv);
-  oscarkv::testing::Bench bench(filter);
+  oscarkv::testing::Bench bench(filter, sweeps);
   oscarkv::testing::BenchCodec(bench);
   oscarkv::testing::BenchAttention(bench);
-  if (bench.report()["rows"].empty()) {
+  oscarkv::testing::BenchTransfers(bench);
+  if (bench.report()["rows"].empty() && bench.report()["transfers"].empty()) {
     std::fprintf(stderr, "gpu_bench: no workload's name holds '%s'\n", filter.c_str());
     return 1;
   }

@@ -23,12 +23,19 @@ struct Least {
 class Bench {
  public:
   // Measures the copy bandwidth first. Workloads whose names `filter` is not found in are left out.
-  explicit Bench(const std::string& filter);
+  // `sweeps`: also what helps to choose defaults.
+  Bench(const std::string& filter, bool sweeps);
 
   // Whether the workload is asked for: to be tried before anything is set up for it.
   bool Wants(const std::string& name) const;
+  bool sweeps() const { return sweeps_; }
   // Names are stable: "encode/tokens:65536". tests/gpu/torch_peers.py measures the same names.
   void Measure(const std::string& name, const Least& least, const std::vector<Enqueue>& calls);
+
+  // For what is not measured by Measure: a row among `section`'s.
+  void AddRow(const std::string& section, const nlohmann::json& row) {
+    report_[section].push_back(row);
+  }
 
   // How many calls make one graph, and of how many copies of the memory they work on.
   struct Rotation {
@@ -37,11 +44,12 @@ class Bench {
   };
   static Rotation RotationFor(const Least& least);
 
-  // Device, copy bandwidth, and a row for each workload.
+  // Device, copy bandwidth, and a row for each workload: "rows" of Measure, "transfers".
   const nlohmann::json& report() const { return report_; }
 
  private:
   std::regex filter_;
+  bool sweeps_;
   device::Stream stream_;
   double copy_ = 0;
   nlohmann::json report_;
@@ -49,6 +57,7 @@ class Bench {
 
 void BenchAttention(Bench& bench);
 void BenchCodec(Bench& bench);
+void BenchTransfers(Bench& bench);
 
 }  // namespace oscarkv::testing
 

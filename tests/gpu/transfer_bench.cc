@@ -6,8 +6,6 @@
 #include <bit>
 #include <chrono>
 #include <cstdio>
-#include <exception>
-#include <fstream>
 #include <functional>
 #include <memory>
 #include <numeric>
@@ -18,11 +16,11 @@
 
 #include "nlohmann/json.hpp"
 
-#include "CLI/CLI.hpp"
 #include "client/gpu/gpu_fetcher.h"
 #include "client/gpu/gpu_pusher.h"
 #include "kernels/device/status.h"
 #include "tests/codec/page_testing.h"
+#include "tests/gpu/gpu_bench.h"
 #include "tests/gpu/gpu_cache.h"
 
 namespace oscarkv::testing {
@@ -41,6 +39,8 @@ constexpr Geometry kModel{.layers = 36,
                           .v_head_dim = 128,
                           .page_tokens = 64,
                           .dtype = DType::kBf16};
+constexpr uint32_t kTokens = 128 << 10;
+constexpr int kRepeats = 11;
 constexpr uint64_t kRowBytes = 128 * 2;
 constexpr uint64_t kTokenBytes = 8 * kRowBytes;
 
@@ -218,18 +218,12 @@ class World {
   std::vector<HostPage> held_;
 };
 
-class Report {
+// The rows of all transfers, in the report and on the screen.
+class TransferRows {
  public:
-  Report(uint64_t bytes, uint32_t tokens) : bytes_(bytes) {
-    cudaDeviceProp device;
-    OrDie(device::ToStatus(cudaGetDeviceProperties(&device, 0), "asking for device 0"));
-    json_ = {{"device", device.name},
-             {"tokens", tokens},
-             {"encoded_bytes", bytes},
-             {"rows", nlohmann::json::array()}};
-    std::printf("%s; %u tokens of Qwen3-8B, %.2f GB encoded\n", device.name, tokens,
-                static_cast<double>(bytes) * 1e-9);
-    std::printf("%-44s %8s %8s %8s %7s %8s\n", "", "ms", "least", "most", "GB/s", "of copy");
+  TransferRows(Bench& bench, uint64_t bytes) : bench_(bench), bytes_(bytes) {
+    std::printf("%-44s %8s %8s %8s %7s %8s\n", "128K tokens of Qwen3-8B, host and device", "ms",
+                "least", "most", "GB/s", "of copy");
   }
 
   // `copy` is the link's time for as many bytes.
@@ -240,7 +234,7 @@ class Report {
                           {"ms_least", ms.least}, {"ms_most", ms.most},
                           {"gb_per_s", rate},     {"of_copy", copy.median / ms.median}};
     row.update(more);
-    json_["rows"].push_back(row);
+    bench_.AddRow("transfers", row);
     std::printf("%-44s %8.2f %8.2f %8.2f %7.2f %6.1f %%", name.c_str(), ms.median, ms.least,
                 ms.most, rate, 100.0 * copy.median / ms.median);
     for (const auto& [key, value] : more.items())
@@ -249,67 +243,47 @@ class Report {
     std::fflush(stdout);
   }
 
-  const nlohmann::json& json() const { return json_; }
-
  private:
+  Bench& bench_;
   uint64_t bytes_;
-  nlohmann::json json_;
 };
 
-void Run(uint32_t tokens, int repeats, bool sweep, const std::string& json) {
-  World world(tokens, repeats);
-  Report report(world.bytes(), tokens);
-  world.Push({});  // fills the arena with what is measured from then on
-  const Spread down = world.Copy(cudaMemcpyDeviceToHost);
-  const Spread up = world.Copy(cudaMemcpyHostToDevice);
-  report.Add("copy/to_host", down, down);
-  report.Add("copy/to_device", up, up);
-  report.Add("push", world.Push({}), down);
-  const auto fetch = [&](const std::string& name, const GpuTransferOptions& options) {
-    double first_layer = 0;
-    double enqueued = 0;
-    const Spread ms = world.Fetch(options, &first_layer, &enqueued);
-    report.Add(name, ms, up, {{"first_layer_ms", first_layer}, {"enqueued_ms", enqueued}});
-  };
-  fetch("fetch", {});
-  report.Add("fetch/kernel_reads_host_memory", world.FetchDirectly(), up);
-  if (sweep) {
-    for (uint64_t kib : {36u, 72u, 144u, 256u, 512u}) {
-      for (uint64_t mib : {8u, 16u, 32u, 64u}) {
-        fetch("fetch/piece_kib:" + std::to_string(kib) + "/stage_mib:" + std::to_string(mib),
-              {.stage_bytes = mib << 20, .piece_bytes = kib << 10});
-      }
+using Fetch = std::function<void(const std::string&, const GpuTransferOptions&)>;
+
+void Sweep(World& world, TransferRows& rows, const Fetch& fetch, const Spread& down) {
+  for (uint64_t kib : {36u, 72u, 144u, 256u, 512u}) {
+    for (uint64_t mib : {8u, 16u, 32u, 64u}) {
+      fetch("fetch/piece_kib:" + std::to_string(kib) + "/stage_mib:" + std::to_string(mib),
+            {.stage_bytes = mib << 20, .piece_bytes = kib << 10});
     }
-    for (uint32_t stages : {2u, 3u, 6u})
-      fetch("fetch/stages:" + std::to_string(stages), {.stages = stages});
-    for (uint64_t mib : {8u, 16u, 64u})
-      report.Add("push/stage_mib:" + std::to_string(mib), world.Push({.stage_bytes = mib << 20}),
-                 down);
   }
-  if (json.empty()) return;
-  std::ofstream file(json);
-  file << report.json().dump(2) << "\n";
-  if (!file.flush()) OrDie(absl::UnavailableError(json + " could not be written"));
+  for (uint32_t stages : {2u, 3u, 6u})
+    fetch("fetch/stages:" + std::to_string(stages), {.stages = stages});
+  for (uint64_t mib : {8u, 16u, 64u})
+    rows.Add("push/stage_mib:" + std::to_string(mib), world.Push({.stage_bytes = mib << 20}), down);
 }
 
 }  // namespace
-}  // namespace oscarkv::testing
 
-int main(int argc, char** argv) try {
-  CLI::App app("Times moving pages between pinned host memory and a cache on the GPU",
-               "gpu_transfer_bench");
-  uint32_t tokens = 128 << 10;
-  int repeats = 11;
-  bool sweep = false;
-  std::string json;
-  app.add_option("--tokens", tokens, "of the sequence, a multiple of 64")->capture_default_str();
-  app.add_option("--repeats", repeats, "of each measurement")->capture_default_str();
-  app.add_flag("--sweep", sweep, "other sizes of stages and layer groups, too");
-  app.add_option("--json", json, "write every figure to this file");
-  CLI11_PARSE(app, argc, argv);
-  oscarkv::testing::Run(tokens, repeats, sweep, json);
-  return 0;
-} catch (const std::exception& error) {
-  std::fprintf(stderr, "gpu_transfer_bench: %s\n", error.what());
-  return 1;
+void BenchTransfers(Bench& bench) {
+  if (!bench.Wants("transfers")) return;
+  World world(kTokens, kRepeats);
+  TransferRows rows(bench, world.bytes());
+  world.Push({});  // fills the arena with what is measured from then on
+  const Spread down = world.Copy(cudaMemcpyDeviceToHost);
+  const Spread up = world.Copy(cudaMemcpyHostToDevice);
+  rows.Add("copy/to_host", down, down);
+  rows.Add("copy/to_device", up, up);
+  rows.Add("push", world.Push({}), down);
+  const Fetch fetch = [&](const std::string& name, const GpuTransferOptions& options) {
+    double first_layer = 0;
+    double enqueued = 0;
+    const Spread ms = world.Fetch(options, &first_layer, &enqueued);
+    rows.Add(name, ms, up, {{"first_layer_ms", first_layer}, {"enqueued_ms", enqueued}});
+  };
+  fetch("fetch", {});
+  rows.Add("fetch/kernel_reads_host_memory", world.FetchDirectly(), up);
+  if (bench.sweeps()) Sweep(world, rows, fetch, down);
 }
+
+}  // namespace oscarkv::testing
