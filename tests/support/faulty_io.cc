@@ -25,7 +25,11 @@ void FaultyIo::DoRun(std::span<IoRequest> requests, absl::FunctionRef<void(IoReq
     IoRequest& request = requests[i];
     {
       absl::MutexLock lock(&mutex_);
-      request.status = request.kind == IoKind::kRead ? Read(request) : Write(request);
+      if (Stopped()) {
+        request.status = absl::UnavailableError("stopped");
+      } else {
+        request.status = request.kind == IoKind::kRead ? Read(request) : Write(request);
+      }
     }
     ended(request);
   }
@@ -87,6 +91,7 @@ absl::Status FaultyIo::Write(IoRequest& request) {
 
 absl::Status FaultyIo::DoSync(int file) {
   absl::MutexLock lock(&mutex_);
+  if (Stopped()) return absl::UnavailableError("stopped");
   if (Happens(faults_.sync_error)) return IoError(EIO, "fdatasync");
   std::erase_if(unsynced_, [file](const Unsynced& write) { return write.file == file; });
   return base_->Sync(file);

@@ -42,6 +42,11 @@ class FaultyIo final : public BlockIo {
   // Called before each batch, outside of the lock: to do something in the middle of a call.
   void OnRun(std::function<void()> callback) { on_run_ = std::move(callback); }
 
+  // Nothing more is carried out after `requests` more reads, writes and syncs: they fail.
+  void StopAfter(uint64_t requests) {
+    absl::MutexLock lock(&mutex_);
+    requests_left_ = requests;
+  }
   // The power goes: of what was written and not synced since, some is on the device, some is not,
   // and some is in part (512 bytes at a time). Files are still open.
   void LosePower();
@@ -70,6 +75,11 @@ class FaultyIo final : public BlockIo {
   bool Happens(int per_thousand) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return per_thousand > 0 && static_cast<int>(random_() % 1000) < per_thousand;
   }
+  bool Stopped() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (requests_left_ == 0) return true;
+    --requests_left_;
+    return false;
+  }
   absl::Status Read(IoRequest& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Write(IoRequest& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Pass(IoKind kind, int file, uint64_t offset, MutableByteView data)
@@ -84,6 +94,7 @@ class FaultyIo final : public BlockIo {
   IoFaults faults_ ABSL_GUARDED_BY(mutex_);
   std::vector<Unsynced> unsynced_ ABSL_GUARDED_BY(mutex_);
   uint64_t damages_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t requests_left_ ABSL_GUARDED_BY(mutex_) = UINT64_MAX;
 };
 
 }  // namespace oscarkv::testing

@@ -11,8 +11,12 @@ namespace oscarkv::testing {
 
 class ScopedFolder {
  public:
-  ScopedFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "oscarkv-XXXXXX").string();
+  enum class Where { kDisk, kMemory };  // in memory where the machine has such a file system
+
+  explicit ScopedFolder(Where where = Where::kDisk) {
+    const bool memory = where == Where::kMemory && std::filesystem::is_directory("/dev/shm");
+    const std::filesystem::path base = memory ? "/dev/shm" : std::filesystem::temp_directory_path();
+    std::string name = (base / "oscarkv-XXXXXX").string();
     if (mkdtemp(name.data()) != nullptr) path_ = name;
   }
   ~ScopedFolder() {

@@ -29,8 +29,8 @@ struct IoRequest {
   IoKind kind = IoKind::kRead;
   int file = -1;
   uint64_t offset = 0;
-  MutableByteView data;
-  absl::Status status;  // once it has ended; OK: all of it was read or written
+  MutableByteView data = {};
+  absl::Status status = {};  // once it has ended; OK: all of it was read or written
 };
 
 struct IoStats {

@@ -1,0 +1,81 @@
+#include "server/tier/disk/disk_index.h"
+
+#include <cassert>
+
+#include "absl/hash/hash.h"
+#include "absl/strings/string_view.h"
+
+namespace oscarkv {
+
+DiskIndex::DiskIndex(uint32_t segments)
+    : segments_(segments), places_(0, Hash{this}, Equal{this}) {}
+
+size_t DiskIndex::Hash::operator()(const Name& name) const {
+  return absl::HashOf(name.space, absl::string_view(name.key.data(), name.key.size()));
+}
+
+uint32_t DiskIndex::NumberOf(std::string_view fingerprint) {
+  if (const auto found = numbers_.find(fingerprint); found != numbers_.end()) return found->second;
+  const auto number = static_cast<uint32_t>(fingerprints_.size());
+  fingerprints_.emplace_back(fingerprint);
+  numbers_[fingerprints_.back()] = number;
+  return number;
+}
+
+const DiskPlace* DiskIndex::Find(std::string_view fingerprint, std::string_view key) const {
+  const auto number = numbers_.find(fingerprint);
+  if (number == numbers_.end()) return nullptr;
+  const auto place = places_.find(Name{number->second, key});
+  return place == places_.end() ? nullptr : &*place;
+}
+
+void DiskIndex::Append(uint32_t segment, const PageHeader& header) {
+  DiskSegmentPages& pages = segments_[segment];
+  const DiskPlace place{segment, static_cast<uint32_t>(pages.entries.size())};
+  DiskEntry& entry = pages.entries.emplace_back();
+  entry.key.Assign(header.key);
+  entry.encoding = header.encoding;
+  entry.space = NumberOf(header.fingerprint);
+  entry.record_block = header.record_block;
+  entry.body_bytes = header.body_bytes;
+  entry.first_position = header.first_position;
+  entry.sequence = header.sequence;
+  if (const auto other = places_.find(Name{entry.space, header.key}); other != places_.end()) {
+    if (At(*other).sequence > entry.sequence) return;
+    Erase(*other);
+  }
+  entry.live = true;
+  places_.insert(place);
+  ++pages.live_pages;
+  pages.live_bytes += RecordBytes(entry.body_bytes);
+  live_bytes_ += RecordBytes(entry.body_bytes);
+}
+
+void DiskIndex::Erase(const DiskPlace& place) {
+  const DiskPlace copy = place;  // it may be the table's own
+  DiskSegmentPages& pages = segments_[copy.segment];
+  DiskEntry& entry = pages.entries[copy.entry];
+  assert(entry.live);
+  places_.erase(places_.find(NameOf(copy)));
+  entry.live = false;
+  --pages.live_pages;
+  pages.live_bytes -= RecordBytes(entry.body_bytes);
+  live_bytes_ -= RecordBytes(entry.body_bytes);
+}
+
+uint32_t DiskIndex::Clear(uint32_t segment) {
+  DiskSegmentPages& pages = segments_[segment];
+  const uint32_t had = pages.live_pages;
+  for (uint32_t entry = 0; entry < pages.entries.size(); ++entry)
+    if (pages.entries[entry].live) Erase({segment, entry});
+  pages.entries.clear();
+  return had;
+}
+
+uint64_t DiskIndex::memory_bytes() const {
+  uint64_t bytes = places_.capacity() * (sizeof(DiskPlace) + 1);
+  for (const DiskSegmentPages& pages : segments_) bytes += pages.entries.size() * sizeof(DiskEntry);
+  return bytes;
+}
+
+}  // namespace oscarkv

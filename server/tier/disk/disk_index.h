@@ -1,0 +1,119 @@
+// What the disk tier knows of its pages, in memory: where each lies, by namespace and key, and by
+// segment. Pure bookkeeping.
+#ifndef OSCARKV_SERVER_TIER_DISK_DISK_INDEX_H_
+#define OSCARKV_SERVER_TIER_DISK_DISK_INDEX_H_
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/functional/function_ref.h"
+
+#include "server/core/page_record.h"
+#include "server/tier/disk/format.h"
+
+namespace oscarkv {
+
+// An entry of a segment's table.
+struct DiskPlace {
+  uint32_t segment = 0;
+  uint32_t entry = 0;
+  bool operator==(const DiskPlace&) const = default;
+};
+
+// 64 bytes; entries that hold no page (any more) stay as gaps until their segment starts anew.
+struct DiskEntry {
+  RecordKey key;
+  Encoding encoding = Encoding::kWide;
+  bool live = false;               // it is what the index holds for its key
+  std::atomic<bool> used = false;  // read since it was written
+  uint32_t space = 0;              // number of its fingerprint
+  uint32_t record_block = 0;
+  uint32_t body_bytes = 0;
+  uint64_t first_position = 0;
+  uint64_t sequence = 0;
+};
+static_assert(sizeof(DiskEntry) <= 72);
+
+struct DiskSegmentPages {
+  std::deque<DiskEntry> entries;  // [place in the table]
+  uint32_t live_pages = 0;
+  uint64_t live_bytes = 0;  // of records
+};
+
+// Thread-compatible; the flag `used` may be set under a lock that others share.
+class DiskIndex {
+ public:
+  explicit DiskIndex(uint32_t segments);
+
+  // Null when the page is not there. Valid until the index changes.
+  const DiskPlace* Find(std::string_view fingerprint, std::string_view key) const;
+  const DiskEntry& At(const DiskPlace& place) const {
+    return segments_[place.segment].entries[place.entry];
+  }
+  DiskEntry& At(const DiskPlace& place) { return segments_[place.segment].entries[place.entry]; }
+  std::string_view FingerprintOf(const DiskEntry& entry) const {
+    return fingerprints_[entry.space];
+  }
+  const DiskSegmentPages& segment(uint32_t segment) const { return segments_[segment]; }
+
+  // Appends the page as the next entry of its segment; of two with one key the one with the higher
+  // sequence stays.
+  void Append(uint32_t segment, const PageHeader& header);
+  // Appends an entry that holds no page.
+  void AppendGap(uint32_t segment) { segments_[segment].entries.emplace_back(); }
+  // Takes a live page out.
+  void Erase(const DiskPlace& place);
+  // Takes out all pages of a segment and forgets its entries; returns how many pages it had.
+  uint32_t Clear(uint32_t segment);
+  // Makes room for this many pages in all.
+  void Reserve(uint64_t pages) { places_.reserve(pages); }
+
+  uint64_t pages() const { return places_.size(); }
+  uint64_t live_bytes() const { return live_bytes_; }
+  uint64_t memory_bytes() const;
+
+ private:
+  struct Name {
+    uint32_t space;
+    std::string_view key;
+  };
+  struct Hash {
+    using is_transparent = void;
+    const DiskIndex* index;
+    size_t operator()(const Name& name) const;
+    size_t operator()(const DiskPlace& place) const { return (*this)(index->NameOf(place)); }
+  };
+  struct Equal {
+    using is_transparent = void;
+    const DiskIndex* index;
+    bool operator()(const DiskPlace& a, const DiskPlace& b) const { return a == b; }
+    bool operator()(const DiskPlace& place, const Name& name) const {
+      const Name other = index->NameOf(place);
+      return other.space == name.space && other.key == name.key;
+    }
+    bool operator()(const Name& name, const DiskPlace& place) const { return (*this)(place, name); }
+  };
+
+  Name NameOf(const DiskPlace& place) const {
+    const DiskEntry& entry = At(place);
+    return {entry.space, entry.key.view()};
+  }
+  uint32_t NumberOf(std::string_view fingerprint);
+
+  std::vector<DiskSegmentPages> segments_;
+  std::deque<std::string> fingerprints_;  // [number]
+  absl::flat_hash_map<std::string_view, uint32_t> numbers_;
+  absl::flat_hash_set<DiskPlace, Hash, Equal> places_;
+  uint64_t live_bytes_ = 0;
+};
+
+}  // namespace oscarkv
+
+#endif  // OSCARKV_SERVER_TIER_DISK_DISK_INDEX_H_

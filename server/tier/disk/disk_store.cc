@@ -1,0 +1,246 @@
+#include "server/tier/disk/disk_store.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+
+#include "kernels/base/checksum.h"
+#include "kernels/base/status_macros.h"
+
+namespace oscarkv {
+namespace {
+
+constexpr uint32_t kPlacesPerCall = 1 << 16;
+
+// A cursor is the place to go on from, its segment above its entry; 0 is the start.
+uint64_t CursorOf(const DiskPlace& place) { return uint64_t{place.segment} << 32 | place.entry; }
+DiskPlace PlaceOf(uint64_t cursor) {
+  return {static_cast<uint32_t>(cursor >> 32), static_cast<uint32_t>(cursor)};
+}
+
+std::string Name(std::string_view key) {
+  return absl::StrCat("page ", absl::BytesToHexString(absl::string_view(key.data(), key.size())));
+}
+
+DiskPage PageOf(const DiskEntry& entry) {
+  return {entry.encoding, entry.first_position, entry.body_bytes};
+}
+
+}  // namespace
+
+// A read under way: what the index said when it began.
+struct DiskStore::Flight {
+  DiskPlace place;
+  uint64_t generation = 0;
+  uint64_t sequence = 0;
+  uint32_t record_block = 0;
+  uint64_t record_bytes = 0;
+};
+
+DiskStore::DiskStore(const DiskStoreOptions& options, std::unique_ptr<BlockIo> io,
+                     std::unique_ptr<DiskReclaimPolicy> policy, DiskDirectory directory)
+    : options_(options),
+      io_(std::move(io)),
+      policy_(std::move(policy)),
+      directory_(std::move(directory)),
+      staging_(options.staging_bytes),
+      index_(directory_.segments()),
+      segments_(directory_.segments()) {}
+
+std::optional<DiskPage> DiskStore::Find(std::string_view fingerprint, std::string_view key) const {
+  absl::ReaderMutexLock lock(&mutex_);
+  const DiskPlace* place = index_.Find(fingerprint, key);
+  if (place == nullptr) return std::nullopt;
+  return PageOf(index_.At(*place));
+}
+
+bool DiskStore::Forget(std::string_view fingerprint, std::string_view key) {
+  absl::MutexLock lock(&mutex_);
+  const DiskPlace* place = index_.Find(fingerprint, key);
+  if (place == nullptr) return false;
+  removals_.push_back({*place, segments_[place->segment].generation});
+  index_.Erase(*place);
+  ++stats_.removed_pages;
+  return true;
+}
+
+DiskListResult DiskStore::List(std::string_view fingerprint, uint32_t pages_max,
+                               uint64_t cursor) const {
+  DiskListResult result;
+  DiskPlace place = PlaceOf(cursor);
+  absl::ReaderMutexLock lock(&mutex_);
+  for (uint32_t looked = 0; place.segment < segments_.size(); ++looked) {
+    if (place.entry >= index_.segment(place.segment).entries.size()) {
+      place = {place.segment + 1, 0};
+      continue;
+    }
+    if (looked >= kPlacesPerCall || result.pages.size() >= pages_max) {
+      result.cursor = CursorOf(place);
+      break;
+    }
+    const DiskEntry& entry = index_.At(place);
+    if (entry.live && index_.FingerprintOf(entry) == fingerprint)
+      result.pages.push_back({std::string(entry.key.view()), PageOf(entry)});
+    ++place.entry;
+  }
+  return result;
+}
+
+DiskStoreStats DiskStore::Stats() const {
+  absl::ReaderMutexLock lock(&mutex_);
+  DiskStoreStats stats = stats_;
+  stats.capacity_bytes = directory_.capacity_bytes();
+  stats.live_bytes = index_.live_bytes();
+  stats.pages = index_.pages();
+  stats.segments = segments_.size();
+  stats.free_segments = static_cast<uint64_t>(std::ranges::count(
+      segments_, SegmentUse::kFree, [](const Segment& segment) { return segment.use; }));
+  stats.index_bytes = index_.memory_bytes();
+  stats.io = io_->Stats();
+  stats.segments_made = directory_.segments_made();
+  stats.backend = io_->name();
+  stats.direct = directory_.direct();
+  return stats;
+}
+
+void DiskStore::NoteError(const absl::Status& status) {
+  absl::MutexLock lock(&mutex_);
+  stats_.last_error = std::string(status.message());
+}
+
+// --- Reading ---
+
+DiskStore::Flight DiskStore::Begin(const DiskPlace& place) {
+  const DiskEntry& entry = index_.At(place);
+  Segment& segment = segments_[place.segment];
+  ++segment.readers;
+  return {.place = place,
+          .generation = segment.generation,
+          .sequence = entry.sequence,
+          .record_block = entry.record_block,
+          .record_bytes = RecordBytes(entry.body_bytes)};
+}
+
+absl::Status DiskStore::Check(const Flight& flight, DiskGet& get) const {
+  const ByteView record = get.buffer.first(flight.record_bytes);
+  absl::StatusOr<PageHeader> header = DecodePageHeader(record.first<kPageHeaderBytes>());
+  if (!header.ok()) return Annotate(header.status(), "header");
+  if (header->key != get.key || header->fingerprint != get.fingerprint)
+    return absl::DataLossError(absl::StrCat("another page lies there, ", Name(header->key)));
+  if (header->sequence != flight.sequence || header->generation != flight.generation ||
+      RecordBytes(header->body_bytes) != flight.record_bytes) {
+    return absl::DataLossError(absl::StrCat("an older write of it lies there: sequence ",
+                                            header->sequence, ", expected ", flight.sequence));
+  }
+  const ByteView body = record.subspan(kPageHeaderBytes, header->body_bytes);
+  if (const uint32_t crc = Crc32c(body); crc != header->body_crc) {
+    return absl::DataLossError(absl::StrCat("body: checksum ", absl::Hex(crc), ", expected ",
+                                            absl::Hex(header->body_crc)));
+  }
+  get.header = *header;
+  get.body = body;
+  return absl::OkStatus();
+}
+
+void DiskStore::End(const Flight& flight, const DiskGet& get, bool device_failed) {
+  absl::MutexLock lock(&mutex_);
+  Segment& segment = segments_[flight.place.segment];
+  --segment.readers;
+  if (get.status.ok()) {
+    ++stats_.read_pages;
+    stats_.read_body_bytes += get.body.size();
+    return;
+  }
+  stats_.last_error = std::string(get.status.message());
+  // Unless it has gone meanwhile, or moved.
+  if (segment.generation != flight.generation) return;
+  const DiskPlace* place = index_.Find(get.fingerprint, get.key);
+  if (place == nullptr || *place != flight.place) return;
+  removals_.push_back({flight.place, flight.generation});
+  index_.Erase(flight.place);
+  ++(device_failed ? stats_.unreadable_pages : stats_.corrupt_pages);
+}
+
+void DiskStore::ReadAll(std::span<DiskGet> gets, bool count_as_use) {
+  std::vector<Flight> flights;
+  std::vector<IoRequest> requests;
+  std::vector<DiskGet*> of_request;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (DiskGet& get : gets) {
+      const DiskPlace* place = index_.Find(get.fingerprint, get.key);
+      if (place == nullptr) {
+        get.status = absl::NotFoundError(Name(get.key));
+        continue;
+      }
+      DiskEntry& entry = index_.At(*place);
+      const uint64_t bytes = RecordBytes(entry.body_bytes);
+      if (get.buffer.size() < bytes) {
+        get.status = absl::InvalidArgumentError(absl::StrCat(
+            Name(get.key), ": a buffer of ", get.buffer.size(), " bytes, needed are ", bytes));
+        continue;
+      }
+      if (count_as_use) entry.used.store(true, std::memory_order_relaxed);
+      const Flight& flight = flights.emplace_back(Begin(*place));
+      requests.push_back({.kind = IoKind::kRead,
+                          .file = directory_.file(place->segment),
+                          .offset = flight.record_block * kDiskBlockBytes,
+                          .data = get.buffer.first(bytes)});
+      of_request.push_back(&get);
+    }
+  }
+  io_->Run(requests, [&](IoRequest& request) {
+    const auto i = static_cast<size_t>(&request - requests.data());
+    DiskGet& get = *of_request[i];
+    get.status = request.status.ok() ? Check(flights[i], get) : request.status;
+    get.status = Annotate(get.status, Name(get.key));
+    End(flights[i], get, !request.status.ok());
+  });
+}
+
+void DiskStore::Read(std::span<DiskGet> gets) { ReadAll(gets, true); }
+
+DiskVerifyProgress DiskStore::Verify(uint64_t cursor, uint64_t bytes_max) {
+  DiskVerifyProgress progress;
+  DiskPlace place = PlaceOf(cursor);
+  AlignedBuffer buffer;
+  for (bool more = true; more;) {
+    std::string fingerprint;
+    std::string key;
+    uint64_t bytes = 0;
+    {
+      absl::ReaderMutexLock lock(&mutex_);
+      for (uint32_t looked = 0; key.empty(); ++looked) {
+        if (place.segment >= segments_.size()) {
+          progress.cursor = 0;
+          return progress;
+        }
+        if (place.entry >= index_.segment(place.segment).entries.size()) {
+          place = {place.segment + 1, 0};
+          continue;
+        }
+        if (looked >= kPlacesPerCall) break;
+        const DiskEntry& entry = index_.At(place);
+        ++place.entry;
+        if (!entry.live) continue;
+        fingerprint = index_.FingerprintOf(entry);
+        key = entry.key.view();
+        bytes = RecordBytes(entry.body_bytes);
+      }
+    }
+    progress.cursor = CursorOf(place);
+    if (key.empty()) break;
+    buffer.Grow(bytes);
+    DiskGet get{.fingerprint = fingerprint, .key = key, .buffer = buffer.bytes()};
+    ReadAll({&get, 1}, false);
+    ++progress.pages_checked;
+    progress.bytes_checked += bytes;
+    if (!get.status.ok() && !absl::IsNotFound(get.status)) ++progress.pages_corrupt;
+    more = progress.bytes_checked < bytes_max;
+  }
+  return progress;
+}
+
+}  // namespace oscarkv
