@@ -65,4 +65,20 @@ PinnedBuffer::~PinnedBuffer() {
   if (data_ != nullptr) cudaFreeHost(data_);
 }
 
+absl::StatusOr<PinnedRange> PinnedRange::Pin(MutableByteView bytes) {
+  OSCARKV_RETURN_IF_ERROR(
+      ToStatus(cudaHostRegister(bytes.data(), bytes.size(), cudaHostRegisterPortable),
+               absl::StrCat("page-locking ", bytes.size(), " bytes")));
+  return PinnedRange(bytes);
+}
+
+PinnedRange& PinnedRange::operator=(PinnedRange&& other) noexcept {
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+PinnedRange::~PinnedRange() {
+  if (!bytes_.empty()) cudaHostUnregister(bytes_.data());
+}
+
 }  // namespace oscarkv::device

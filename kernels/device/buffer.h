@@ -67,6 +67,23 @@ class PinnedBuffer {
   size_t size_ = 0;
 };
 
+// Page-locks host memory that somebody else owns, as long as this lives. The memory is touched.
+class PinnedRange {
+ public:
+  PinnedRange() = default;
+  // kResourceExhausted when the system does not let that much be locked.
+  static absl::StatusOr<PinnedRange> Pin(MutableByteView bytes);
+  PinnedRange(PinnedRange&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+  PinnedRange& operator=(PinnedRange&& other) noexcept;
+  ~PinnedRange();
+
+  MutableByteView bytes() const { return bytes_; }
+
+ private:
+  explicit PinnedRange(MutableByteView bytes) : bytes_(bytes) {}
+  MutableByteView bytes_;
+};
+
 }  // namespace oscarkv::device
 
 #endif  // OSCARKV_KERNELS_DEVICE_BUFFER_H_

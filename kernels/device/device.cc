@@ -13,6 +13,21 @@ absl::StatusOr<int> CurrentDevice() {
   return device;
 }
 
+absl::Status CheckDevice(int device) {
+  int count = 0;
+  OSCARKV_RETURN_IF_ERROR(ToStatus(cudaGetDeviceCount(&count), "counting devices"));
+  if (device >= 0 && device < count) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("there is no device ", device, ": this machine has ", count));
+}
+
+absl::StatusOr<std::string> DeviceName(int device) {
+  cudaDeviceProp properties;
+  OSCARKV_RETURN_IF_ERROR(
+      ToStatus(cudaGetDeviceProperties(&properties, device), "asking for a device's name"));
+  return std::string(properties.name);
+}
+
 absl::Status CheckStream(cudaStream_t stream, int device, const char* what) {
   if (stream == nullptr || stream == cudaStreamLegacy || stream == cudaStreamPerThread)
     return absl::OkStatus();

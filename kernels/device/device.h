@@ -2,6 +2,8 @@
 #ifndef OSCARKV_KERNELS_DEVICE_DEVICE_H_
 #define OSCARKV_KERNELS_DEVICE_DEVICE_H_
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
@@ -11,6 +13,12 @@ namespace oscarkv::device {
 
 // kUnavailable where there is none.
 absl::StatusOr<int> CurrentDevice();
+
+// kUnavailable when this machine has no such device.
+absl::Status CheckDevice(int device);
+
+// "NVIDIA H100 80GB HBM3"
+absl::StatusOr<std::string> DeviceName(int device);
 
 // kInvalidArgument unless `stream` belongs to `device`; `what` is for the error. CUDA's default
 // streams belong to whichever device is current, and to all.

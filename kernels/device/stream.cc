@@ -25,9 +25,10 @@ absl::Status Stream::Synchronize() const {
   return ToStatus(cudaStreamSynchronize(stream_), "waiting for a stream");
 }
 
-absl::StatusOr<Event> Event::Create(Timing timing) {
+absl::StatusOr<Event> Event::Create(Timing timing, Waiting waiting) {
   cudaEvent_t event = nullptr;
-  const unsigned flags = timing == Timing::kOn ? cudaEventDefault : cudaEventDisableTiming;
+  const unsigned flags = (timing == Timing::kOn ? cudaEventDefault : cudaEventDisableTiming) |
+                         (waiting == Waiting::kSleep ? cudaEventBlockingSync : cudaEventDefault);
   absl::Status status = ToStatus(cudaEventCreateWithFlags(&event, flags), "making an event");
   if (!status.ok()) return status;
   return Event(event);

@@ -33,7 +33,9 @@ class Stream {
 class Event {
  public:
   enum class Timing { kOff, kOn };
-  static absl::StatusOr<Event> Create(Timing timing = Timing::kOff);
+  enum class Waiting { kSpin, kSleep };  // of Synchronize
+  static absl::StatusOr<Event> Create(Timing timing = Timing::kOff,
+                                      Waiting waiting = Waiting::kSpin);
   Event(Event&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
   Event& operator=(Event&& other) noexcept;
   ~Event();
