@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "absl/status/status.h"
 
 #include "kernels/base/bytes.h"
 #include "kernels/codec/page_layout.h"
+#include "server/core/tier.h"
 
 namespace oscarkv {
 
@@ -20,6 +22,16 @@ absl::Status CheckBlocks(const PageLayout& layout, ByteView page, std::span<cons
                          BlockRange layers, BlockRange heads);
 absl::Status CheckAllBlocks(const PageLayout& layout, ByteView page,
                             std::span<const uint32_t> crcs);
+
+// What a tier has to check so that no byte of a slot is unverified: every block with its padding,
+// in order, then the checksums behind the page, as one piece.
+std::vector<TierPieces> PiecesOfSlot(const PageLayout& layout);
+// How many pieces those are: one a block, and one.
+uint64_t CountPieces(const PageLayout& layout);
+// Whether the pieces' checksums as they were `found` are those of a sound page with these `crcs`.
+// Errors as CheckBlocks. O(pieces).
+absl::Status CheckPieces(const PageLayout& layout, std::span<const uint32_t> crcs,
+                         std::span<const uint32_t> found);
 
 // Sets the padding of every block to zero.
 void ClearPadding(const PageLayout& layout, MutableByteView page);

@@ -134,6 +134,7 @@ class PinnedPage {
   absl::StatusOr<ByteView> VerifiedPage();  // all blocks
 
  private:
+  friend class CopyMover;
   friend class PageStore;
   // Verified without counting bytes as fetched: what the store itself reads.
   absl::Status Verify(BlockRange layers, BlockRange heads) const;

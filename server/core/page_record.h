@@ -41,17 +41,20 @@ class RecordKey {
 // learns both in one step:
 //   bits  0..27  pins: readers and writers of the slot's bytes. The slot may not move or change.
 //   bits 28..55  holds: leases. The page may not be dropped for room; it may move.
+//   bit 61       copied: a copy lies in a faster tier. Changes under the lock of PageCopies, and
+//                while the page is in the index or pinned.
 //   bit 62       parked: the policy was told that the page may not go, because a holder was met.
 //   bit 63       detached: out of the index; the last holder frees it.
-// Counts rise only under the page's shard lock, or from a count that is not zero. Flags change only
-// under the tree lock, and rise only by compare-exchange or while the shard lock keeps counts from
-// rising. A holder that sees a flag lets go under the tree lock. All operations are
+// Counts rise only under the page's shard lock, or from a count that is not zero. The other flags
+// change only under the tree lock, and rise only by compare-exchange or while the shard lock keeps
+// counts from rising. A holder that sees a flag lets go under the tree lock. All operations are
 // acquire-release: what a holder did with the slot comes before its reuse.
 namespace page_state {
 inline constexpr uint64_t kPin = 1;
 inline constexpr uint64_t kHold = uint64_t{1} << 28;
 inline constexpr uint64_t kPinsMask = kHold - 1;
 inline constexpr uint64_t kHoldersMask = (uint64_t{1} << 56) - 1;
+inline constexpr uint64_t kCopied = uint64_t{1} << 61;
 inline constexpr uint64_t kParked = uint64_t{1} << 62;
 inline constexpr uint64_t kDetached = uint64_t{1} << 63;
 

@@ -29,7 +29,8 @@ uint64_t RandomSeed() {
 absl::StatusOr<std::unique_ptr<PageStore>> PageStore::Create(const PageStoreOptions& options,
                                                              std::unique_ptr<MappedTier> tier,
                                                              std::unique_ptr<EvictionPolicy> policy,
-                                                             const Clock& clock) {
+                                                             const Clock& clock,
+                                                             std::unique_ptr<PageCopies> copies) {
   if (tier == nullptr) return absl::InvalidArgumentError("store: a tier is needed");
   if (!(options.leased_share_max >= 0 && options.leased_share_max <= 1)) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -42,14 +43,16 @@ absl::StatusOr<std::unique_ptr<PageStore>> PageStore::Create(const PageStoreOpti
   }
   if (policy == nullptr) policy = std::make_unique<LruPolicy>();
   return std::unique_ptr<PageStore>(
-      new PageStore(options, std::move(tier), std::move(policy), clock));
+      new PageStore(options, std::move(tier), std::move(policy), clock, std::move(copies)));
 }
 
 PageStore::PageStore(const PageStoreOptions& options, std::unique_ptr<MappedTier> tier,
-                     std::unique_ptr<EvictionPolicy> policy, const Clock& clock)
+                     std::unique_ptr<EvictionPolicy> policy, const Clock& clock,
+                     std::unique_ptr<PageCopies> copies)
     : options_(options),
       tier_(std::move(tier)),
       clock_(clock),
+      copies_(std::move(copies)),
       index_(records_, RandomSeed()),
       dropped_(options.dropped_keys_remembered),
       policy_(std::move(policy)),
@@ -170,7 +173,9 @@ void PageStore::GrantLease(const LookupRequest& request, std::span<const LeasedP
 // --- Pins ---
 
 PageMeta PageStore::MetaOf(const PageRecord& record) const {
-  return {record.encoding, tier_->kind(), record.page_bytes(), record.first_position};
+  const bool copied = (record.state.load(std::memory_order_acquire) & page_state::kCopied) != 0;
+  return {record.encoding, copied ? TierKind::kGpu : tier_->kind(), record.page_bytes(),
+          record.first_position};
 }
 
 MutableByteView PageStore::SlotOf(const PageRecord& record) const {
@@ -187,6 +192,21 @@ PinnedPage PageStore::MakePinned(PageRecord& record) {
   page.slot_ = SlotOf(record);
   page.meta_ = MetaOf(record);
   return page;
+}
+
+PinnedPage PageStore::PinRecord(PageRecord& record) {
+  absl::MutexLock lock(&tree_mutex_);
+  return PinRecordLocked(record);
+}
+
+PinnedPage PageStore::PinRecordLocked(PageRecord& record) {
+  PinnedPage page;
+  if (record.in_index) index_.Write(record, [&] { page = MakePinned(record); });
+  return page;
+}
+
+PinnedCopy PageStore::PinCopy(const PinnedPage& page) const {
+  return copies_ == nullptr ? PinnedCopy() : copies_->Pin(*page.record_);
 }
 
 PinResult PageStore::Pin(const Namespace& space, std::string_view key) {
@@ -242,16 +262,23 @@ std::vector<ItemStatus> PageStore::Touch(const Namespace& space,
     if (!found) statuses[i] = AbsentStatus(probe);
   }
   std::vector<PageId> used;
+  std::vector<PageRecord*> used_records;
   used.reserve(keys.size());
-  absl::MutexLock lock(&tree_mutex_);
-  for (size_t i = keys.size(); i-- > 0;) {
-    // Looked up before the lock, so that the lock is short: is it still the same page?
-    const PageRecord* record = records[i];
-    if (record != nullptr && record->in_index && record->space == &space &&
-        record->key.view() == keys[i])
+  const absl::Duration now = clock_.Now();
+  {
+    absl::MutexLock lock(&tree_mutex_);
+    for (size_t i = keys.size(); i-- > 0;) {
+      // Looked up before the lock, so that the lock is short: is it still the same page?
+      PageRecord* const record = records[i];
+      if (record == nullptr || !record->in_index || record->space != &space ||
+          record->key.view() != keys[i])
+        continue;
       used.push_back(record->id);
+      used_records.push_back(record);
+    }
+    policy_->OnUse(used, now);
   }
-  policy_->OnUse(used, clock_.Now());
+  if (copies_ != nullptr) copies_->OnUse(used_records, now);
   return statuses;
 }
 
@@ -325,6 +352,10 @@ StoreStats PageStore::Stats() const {
   stats.pins = read(counters_.pins);
   stats.holds = leases.holds;
 
+  if (copies_ != nullptr) {
+    stats.tiers.push_back(copies_->Stats());
+    stats.copies = copies_->Counters();
+  }
   stats.tiers.push_back(tier_->Stats());
   stats.index_bytes = index_.memory_bytes() + dropped_.memory_bytes();
   const std::vector<const Namespace*> spaces = Namespaces();

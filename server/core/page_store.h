@@ -37,6 +37,7 @@
 #include "server/core/eviction_policy.h"
 #include "server/core/lease_table.h"
 #include "server/core/namespace.h"
+#include "server/core/page_copies.h"
 #include "server/core/page_handles.h"
 #include "server/core/page_index.h"
 #include "server/core/page_record.h"
@@ -57,12 +58,13 @@ struct PageStoreOptions {
 // Thread-safe. No call blocks on anything but short locks; none waits for a client or for time.
 class PageStore {
  public:
-  // kInvalidArgument when an option is out of range. `policy` null means least recently used.
+  // kInvalidArgument when an option is out of range. `policy` null means least recently used,
+  // `copies` null that pages are not copied into a faster tier; otherwise a CopyMover has to run.
   // `clock` is borrowed for the store's life.
-  static absl::StatusOr<std::unique_ptr<PageStore>> Create(const PageStoreOptions& options,
-                                                           std::unique_ptr<MappedTier> tier,
-                                                           std::unique_ptr<EvictionPolicy> policy,
-                                                           const Clock& clock);
+  static absl::StatusOr<std::unique_ptr<PageStore>> Create(
+      const PageStoreOptions& options, std::unique_ptr<MappedTier> tier,
+      std::unique_ptr<EvictionPolicy> policy, const Clock& clock,
+      std::unique_ptr<PageCopies> copies = nullptr);
   // All PutSlots and PinnedPages have been destroyed before.
   ~PageStore();
   PageStore(const PageStore&) = delete;
@@ -126,6 +128,10 @@ class PageStore {
   // Removes every page of the namespace that is not held by a lease or a transfer.
   ClearResult Clear(const Namespace& space);
 
+  // The page's copy in a faster tier; empty when there is none. The bytes are as good as that
+  // tier's memory: who reads them verifies them (`page` has the checksums).
+  PinnedCopy PinCopy(const PinnedPage& page) const;
+
   // --- Sessions and leases ---
 
   SessionId OpenSession(std::string_view client_name);
@@ -147,7 +153,11 @@ class PageStore {
 
   StoreStats Stats() const;
 
+  // Null when pages are not copied.
+  PageCopies* copies() const { return copies_.get(); }
+
  private:
+  friend class CopyMover;
   friend class PutSlot;
   friend class PinnedPage;
 
@@ -167,7 +177,8 @@ class PageStore {
   };
 
   PageStore(const PageStoreOptions& options, std::unique_ptr<MappedTier> tier,
-            std::unique_ptr<EvictionPolicy> policy, const Clock& clock);
+            std::unique_ptr<EvictionPolicy> policy, const Clock& clock,
+            std::unique_ptr<PageCopies> copies);
 
   // page_store.cc
   // Puts a hold on the page when it is there and `held` is not null.
@@ -177,6 +188,9 @@ class PageStore {
   PageMeta MetaOf(const PageRecord& record) const;
   MutableByteView SlotOf(const PageRecord& record) const;
   PinnedPage MakePinned(PageRecord& record);
+  // Whatever page the record holds now; empty when none.
+  PinnedPage PinRecord(PageRecord& record) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  PinnedPage PinRecordLocked(PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
   ItemStatus AbsentStatus(const PageProbe& probe) const { return dropped_.Find(probe.hash); }
   void Unpin(PageRecord& record);
   void DropHolds(std::span<const PageId> pages);
@@ -225,6 +239,7 @@ class PageStore {
   const PageStoreOptions options_;
   const std::unique_ptr<MappedTier> tier_;
   const Clock& clock_;
+  const std::unique_ptr<PageCopies> copies_;  // null: none. Reads the tier's memory: goes first
 
   // Guards the namespaces; taken with no other lock.
   mutable absl::Mutex namespaces_mutex_;

@@ -18,6 +18,7 @@ bool PageStore::RemoveLocked(PageRecord& record, RemoveReason reason) {
   });
   if (!erased) return false;
   record.in_index = false;
+  if (copies_ != nullptr) copies_->OnRemove(record);
   UnlinkLocked(record);
   policy_->OnRemove(record.id, reason);
   if (reason == RemoveReason::kCorrupt)

@@ -45,9 +45,7 @@ VerifyProgress PageStore::Verify(uint64_t cursor, uint64_t bytes_max) {
       absl::MutexLock lock(&tree_mutex_);
       const uint64_t lock_stop = std::min({stop, place + kPlacesPerLock, uint64_t{records_.end()}});
       for (; place < lock_stop && !page; ++place) {
-        PageRecord& record = records_.Get(static_cast<PageId>(place));
-        if (!record.in_index) continue;
-        index_.Write(record, [&] { page = MakePinned(record); });
+        page = PinRecordLocked(records_.Get(static_cast<PageId>(place)));
       }
       progress.cursor = place >= records_.end() ? 0 : place;
     }

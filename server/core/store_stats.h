@@ -57,8 +57,18 @@ struct StoreCounters {
   uint64_t leases_orphaned = 0;  // with their session
 };
 
+// Of pages copied into a faster tier (PageCopies).
+struct CopyCounters {
+  uint64_t copied_pages = 0;
+  uint64_t copied_bytes = 0;
+  uint64_t dropped_pages = 0;  // copies dropped for room
+  uint64_t refused_pages = 0;  // not copied, because everything there was in use, or queued
+  uint64_t failed_pages = 0;   // whose copy failed, or arrived damaged
+};
+
 struct StoreStats {
   StoreCounters counters;
+  CopyCounters copies;
   std::vector<NamespaceStats> namespaces;  // in the order of opening
   std::vector<TierStats> tiers;            // fastest first
   uint64_t pages = 0;                      // in the index

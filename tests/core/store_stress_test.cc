@@ -13,8 +13,11 @@
 
 #include "gtest/gtest.h"
 
+#include "server/core/copy_mover.h"
+#include "server/tier/gpu_tier.h"
 #include "server/tier/host_tier.h"
 #include "tests/core/store_test.h"
+#include "tests/support/fake_device_memory.h"
 
 namespace oscarkv::testing {
 namespace {
@@ -26,9 +29,14 @@ class StoreStressTest : public StoreTest {
  protected:
   void SetUp() override {
     // 48 WIDE pages for 72: always under pressure; small units, so that regions change size.
+    Begin(nullptr);
+  }
+  void Begin(std::unique_ptr<PageCopies> copies) {
+    store_.reset();
+    chains_.clear();
     auto tier = HostTier::Create({.capacity_bytes = 6 * 8 * 1088, .unit_bytes = 8 * 1088});
     ASSERT_OK(tier);
-    OpenOver(*std::move(tier), {.leased_share_max = 0.3});
+    OpenOver(*std::move(tier), {.leased_share_max = 0.3}, std::move(copies));
     for (uint64_t i = 0; i < kChains; ++i) {
       chains_.push_back(
           Chain(space(), i * 100, kChainPages, i % 3 == 0 ? Encoding::kPacked : Encoding::kWide));
@@ -106,10 +114,10 @@ class StoreStressTest : public StoreTest {
     EXPECT_EQ(stats.leases, 0u);
     EXPECT_EQ(stats.leased_bytes, 0u);
     EXPECT_EQ(stats.detached_pages, 0u);
-    EXPECT_EQ(stats.tiers[0].reserved_slots, stats.pages);
+    EXPECT_EQ(stats.tiers.back().reserved_slots, stats.pages);
     store().Clear(space());
     EXPECT_EQ(store().Stats().pages, 0u);
-    EXPECT_EQ(store().Stats().tiers[0].reserved_slots, 0u);
+    for (const TierStats& tier : store().Stats().tiers) EXPECT_EQ(tier.reserved_slots, 0u);
     EXPECT_EQ(UsedBytes(), 0u);
   }
 
@@ -158,6 +166,41 @@ TEST_F(StoreStressTest, EverythingAtOnce) {
     }
   };
   RunAll({put, put, read, read, lease, care}, 400);
+  ExpectDrained();
+}
+
+TEST_F(StoreStressTest, CopiesComeAndGoMeanwhile) {
+  deleting_ = true;
+  const auto faults = std::make_shared<DeviceFaults>();
+  // A dozen copies for more pages than that.
+  auto gpu = *GpuTier::Create(std::make_unique<FakeDeviceMemory>(12 * 1088, faults), 2 * 1088);
+  Begin(*PageCopies::Create({.window = absl::Nanoseconds(5)}, std::move(gpu)));
+  const Worker put = [this](std::mt19937_64& random) { PutSome(random); };
+  const Worker read = [this](std::mt19937_64& random) {
+    clock_.Advance(absl::Nanoseconds(1));
+    ReadSome(random);
+  };
+  const Worker copies = [this](std::mt19937_64& random) {
+    std::vector<PinnedCopy> held;
+    for (const TestItem& item : Some(random)) {
+      const PinResult pin = store().Pin(space(), item.key);
+      if (pin.status == ItemStatus::kOk) held.push_back(store().PinCopy(pin.page));
+    }
+  };
+  const Worker care = [this, &faults](std::mt19937_64& random) {
+    const auto& chain = Some(random);
+    const std::string_view key = chain[random() % chain.size()].key;
+    if (random() % 3 == 0) store().Delete(space(), {&key, 1});
+    if (random() % 50 == 0) faults->FlipInCopy(0, random() % 1000);
+  };
+  {
+    const CopyWorker worker(store(), {.pages_max = 4}, [](const std::string&) {});
+    RunAll({put, put, read, read, copies, care}, 400);
+    EXPECT_EQ(wrong_, 0);
+    faults->FailWait(0, absl::UnavailableError("lost"));
+    RunAll({put, read, copies}, 100);
+  }
+  EXPECT_GT(store().Stats().copies.copied_pages, 0u);
   ExpectDrained();
 }
 

@@ -25,10 +25,11 @@ class StoreTest : public ::testing::Test {
   void Open(uint64_t wide_pages = 64, PageStoreOptions options = {}) {
     OpenOver(std::make_unique<FakeTier>(wide_pages * kWideSlotBytes), options);
   }
-  void OpenOver(std::unique_ptr<MappedTier> base, PageStoreOptions options = {}) {
+  void OpenOver(std::unique_ptr<MappedTier> base, PageStoreOptions options = {},
+                std::unique_ptr<PageCopies> copies = nullptr) {
     auto tier = std::make_unique<FaultyTier>(std::move(base));
     tier_ = tier.get();
-    auto store = PageStore::Create(options, std::move(tier), nullptr, clock_);
+    auto store = PageStore::Create(options, std::move(tier), nullptr, clock_, std::move(copies));
     ASSERT_OK(store);
     store_ = *std::move(store);
     auto space = store_->OpenNamespace(SmallSpec(), true);
@@ -43,7 +44,7 @@ class StoreTest : public ::testing::Test {
   uint32_t Prefix(const std::vector<TestItem>& items) {
     return PrefixPages(*store_, *space_, items);
   }
-  uint64_t UsedBytes() const { return store_->Stats().tiers[0].used_bytes; }
+  uint64_t UsedBytes() const { return store_->Stats().tiers.back().used_bytes; }
 
   FakeClock clock_;
   FaultyTier* tier_ = nullptr;

@@ -3,6 +3,8 @@
 //     page that was deleted, cleared or never stored.
 //   * What is leased or pinned is there.
 //   * Space adds up after every step, and never passes the capacity.
+//   * A copy in a faster tier has its page's bytes, whatever its device does; a copy that is held
+//     stays.
 //   * After all is let go nothing is pinned, and Clear brings all memory back.
 //
 // The seed is printed; --seed=N replays it.
@@ -26,8 +28,11 @@
 #include "absl/strings/strip.h"
 #include "gtest/gtest.h"
 
+#include "server/core/copy_mover.h"
+#include "server/tier/gpu_tier.h"
 #include "server/tier/host_tier.h"
 #include "tests/core/store_test.h"
+#include "tests/support/fake_device_memory.h"
 
 namespace oscarkv::testing {
 namespace {
@@ -61,6 +66,9 @@ struct Known {
   Encoding encoding = Encoding::kWide;
 };
 
+// What the store lies in.
+enum class Memory { kFakeTier, kHostTier, kHostTierWithCopies };
+
 class StoreModel : public StoreTest {
  protected:
   struct HeldPage {
@@ -82,13 +90,36 @@ class StoreModel : public StoreTest {
     bool may_be_spoiled;
   };
 
-  void Start(uint64_t seed, bool host) {
+  struct HeldCopy {
+    PinnedCopy copy;
+    uint64_t seed;
+    Encoding encoding;
+  };
+
+  void Start(uint64_t seed, Memory memory) {
     random_.seed(seed);
+    mover_.reset();
     std::unique_ptr<MappedTier> tier = std::make_unique<FakeTier>(40 * kWideSlotBytes);
-    if (host) tier = *HostTier::Create({.capacity_bytes = 5 * 8 * 1088, .unit_bytes = 8 * 1088});
-    OpenOver(std::move(tier), {.lease_max = absl::Seconds(50), .leased_share_max = 0.4});
+    if (memory != Memory::kFakeTier)
+      tier = *HostTier::Create({.capacity_bytes = 5 * 8 * 1088, .unit_bytes = 8 * 1088});
+    std::unique_ptr<PageCopies> copies;
+    if (memory == Memory::kHostTierWithCopies) copies = MakeCopies();
+    OpenOver(std::move(tier), {.lease_max = absl::Seconds(50), .leased_share_max = 0.4},
+             std::move(copies));
+    if (store().copies() != nullptr) {
+      mover_ = std::make_unique<CopyMover>(
+          store(), CopyMoverOptions{.pages_max = 1 + static_cast<uint32_t>(Below(5))});
+    }
     GrowUniverse();
     session_ = store().OpenSession("model");
+  }
+  // Room for a dozen copies, on a device that lives for a while.
+  std::unique_ptr<PageCopies> MakeCopies() {
+    faults_ = std::make_shared<DeviceFaults>();
+    auto gpu =
+        *GpuTier::Create(std::make_unique<FakeDeviceMemory>(6 * 2 * 1088, faults_), 2 * 1088);
+    gpu_ = gpu.get();
+    return *PageCopies::Create({.window = absl::Seconds(40)}, std::move(gpu));
   }
 
   void GrowUniverse() {
@@ -329,10 +360,48 @@ class StoreModel : public StoreTest {
       Forget(node);
     }
   }
+  // --- Copies ---
+
+  void MoveSome() {
+    if (Below(200) == 0) faults_->FlipInCopy(Below(2), Below(1000));
+    if (Below(200) == 0) faults_->FailStart(Below(2), absl::InternalError("injected"));
+    if (Below(200) == 0) faults_->FailWait(Below(2), absl::InternalError("injected"));
+    if (Below(2000) == 0) faults_->FailWait(0, absl::UnavailableError("injected"));
+    for (size_t steps = 1 + Below(4); steps > 0; --steps) mover_->Step();
+  }
+  void ReadCopy() {
+    const size_t node = AnyNode();
+    const PinResult pin = store().Pin(space(), nodes_[node].item.key);
+    if (pin.status != ItemStatus::kOk) return;
+    PinnedCopy copy = store().PinCopy(pin.page);
+    if (!copy) return;
+    held_copies_.push_back({std::move(copy), known_[node].seed, known_[node].encoding});
+    CheckCopy(held_copies_.back());
+    // Whatever becomes of the page, now or later.
+    const size_t other = Below(held_copies_.size());
+    CheckCopy(held_copies_[other]);
+    if (held_copies_.size() < 4) return;
+    std::swap(held_copies_[other], held_copies_.back());
+    held_copies_.pop_back();
+  }
+  void CheckCopy(const HeldCopy& held) {
+    std::vector<std::byte> bytes(held.copy.slot().bytes);
+    auto pending = gpu_->CopyOut(held.copy.slot(), bytes);
+    if (pending.ok() && !(*pending)->Wait().ok()) return;  // an injected fault
+    if (!pending.ok()) return;
+    const TestPage expected = MakePage(space(), held.encoding, held.seed);
+    ++copies_checked_;
+    EXPECT_TRUE(std::ranges::equal(expected.bytes, std::span(bytes).first(expected.bytes.size())));
+  }
+
   void TouchSome() { store().Touch(space(), KeysAt(PathTo(AnyNode()))); }
   void FailSome() { tier_->FailReservations(1, absl::ResourceExhaustedError("injected")); }
 
   void Step() {
+    if (mover_ != nullptr && Below(3) == 0) {
+      const size_t of_copies = Below(3);
+      return of_copies == 0 ? MoveSome() : of_copies == 1 ? ReadCopy() : TouchSome();
+    }
     const size_t action = Below(100);
     if (action < 30) return BeginPut();
     if (action < 56) return FinishPut();
@@ -352,12 +421,16 @@ class StoreModel : public StoreTest {
 
   void CheckSpace() {
     const StoreStats stats = store().Stats();
-    const TierStats& tier = stats.tiers[0];
+    const TierStats& tier = stats.tiers.back();
     ASSERT_LE(tier.used_bytes, tier.capacity_bytes);
     ASSERT_EQ(tier.reserved_slots, stats.pages + stats.detached_pages + stats.open_puts);
     ASSERT_EQ(stats.open_puts, puts_.size());
     ASSERT_EQ(stats.leases, leases_.size());
     ASSERT_LE(stats.leased_bytes, stats.leasable_bytes);
+    if (mover_ != nullptr) {
+      ASSERT_LE(stats.tiers[0].used_bytes, stats.tiers[0].capacity_bytes);
+      ASSERT_LE(stats.tiers[0].reserved_slots, stats.pages + held_copies_.size() + 5);
+    }
     ASSERT_EQ(stats.namespaces[0].wide_pages + stats.namespaces[0].packed_pages, stats.pages);
   }
 
@@ -365,6 +438,8 @@ class StoreModel : public StoreTest {
     held_.clear();
     puts_.clear();
     leases_.clear();
+    held_copies_.clear();
+    mover_.reset();
     store().CloseSession(session_);
     StoreStats stats = store().Stats();
     EXPECT_EQ(stats.pins, 0u);
@@ -375,8 +450,10 @@ class StoreModel : public StoreTest {
     store().Clear(space());
     stats = store().Stats();
     EXPECT_EQ(stats.pages, 0u);
-    EXPECT_EQ(stats.tiers[0].used_bytes, 0u);
-    EXPECT_EQ(stats.tiers[0].reserved_slots, 0u);
+    for (const TierStats& tier : stats.tiers) {
+      EXPECT_EQ(tier.used_bytes, 0u);
+      EXPECT_EQ(tier.reserved_slots, 0u);
+    }
   }
 
   std::mt19937_64 random_;
@@ -386,9 +463,14 @@ class StoreModel : public StoreTest {
   std::vector<HeldLease> leases_;
   std::vector<OpenPut> puts_;
   SessionId session_ = 0;
+  std::shared_ptr<DeviceFaults> faults_;
+  GpuTier* gpu_ = nullptr;
+  std::unique_ptr<CopyMover> mover_;  // null without copies
+  std::vector<HeldCopy> held_copies_;
+  uint64_t copies_checked_ = 0;
 };
 
-class StoreModelTest : public StoreModel, public ::testing::WithParamInterface<bool> {};
+class StoreModelTest : public StoreModel, public ::testing::WithParamInterface<Memory> {};
 
 TEST_P(StoreModelTest, RandomOperationsAgreeWithAMap) {
   const auto [only, steps] = GetArguments();
@@ -406,6 +488,7 @@ TEST_P(StoreModelTest, RandomOperationsAgreeWithAMap) {
       if (HasFatalFailure() || HasNonfatalFailure()) FAIL() << "at step " << step;
     }
     const StoreCounters counters = store().Stats().counters;
+    const CopyCounters copies = store().Stats().copies;
     Drain();
     if (steps < Arguments{}.steps) continue;
     // The run was not an idle one: everything that can happen did.
@@ -416,11 +499,16 @@ TEST_P(StoreModelTest, RandomOperationsAgreeWithAMap) {
     for (const uint64_t removed : counters.removed_by_reason) EXPECT_GT(removed, 0u);
     EXPECT_GT(counters.leases_granted, 0u);
     EXPECT_GT(counters.leases_expired, 0u);
-    EXPECT_TRUE(!GetParam() || counters.moved_pages > 0);
+    EXPECT_TRUE(GetParam() == Memory::kFakeTier || counters.moved_pages > 0);
+    EXPECT_TRUE(GetParam() != Memory::kHostTierWithCopies || copies.copied_pages > 0);
   }
+  EXPECT_TRUE(GetParam() != Memory::kHostTierWithCopies || steps < Arguments{}.steps ||
+              copies_checked_ > 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(OverFakeAndHostTier, StoreModelTest, ::testing::Bool());
+INSTANTIATE_TEST_SUITE_P(OverEachMemory, StoreModelTest,
+                         ::testing::Values(Memory::kFakeTier, Memory::kHostTier,
+                                           Memory::kHostTierWithCopies));
 
 }  // namespace
 }  // namespace oscarkv::testing
