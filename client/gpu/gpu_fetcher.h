@@ -70,7 +70,7 @@ class GpuFetcher {
 
   // Has `stream` wait until the layer of all pages that came is in the cache. The caller waits only
   // until the fetching thread has got that far. Pages were not looked at yet: what Finish says of
-  // them counts. The error that ended the fetch where it ended before that layer;
+  // them counts. The reason that a fetch was abandoned for, where that was before this layer;
   // kFailedPrecondition without a fetch.
   absl::Status WaitLayer(uint32_t layer, cudaStream_t stream);
 

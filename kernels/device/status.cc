@@ -16,12 +16,17 @@ absl::StatusCode CodeOf(cudaError_t error) {
     case cudaErrorECCUncorrectable:
     case cudaErrorIllegalAddress:
     case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
     case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorAssert:
       return absl::StatusCode::kUnavailable;
     case cudaErrorInvalidValue:
     case cudaErrorInvalidDevice:
     case cudaErrorInvalidResourceHandle:
-    case cudaErrorMisalignedAddress:
     case cudaErrorInvalidConfiguration:
       return absl::StatusCode::kInvalidArgument;
     default:

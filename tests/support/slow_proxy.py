@@ -1,4 +1,4 @@
-"""A line between a client and a server that can be cut short: after so many bytes, what a side sends gets no further."""
+"""A line between a client and a server that can be cut short, after so many bytes, or that turns a bit over."""
 
 import socket
 import threading
@@ -13,6 +13,7 @@ class SlowProxy:
         self.endpoint = "127.0.0.1:%d" % self._listener.getsockname()[1]
         self._lock = threading.Lock()
         self._left = {"to_server": None, "to_client": None}  # bytes that still pass; None: all
+        self._until_flip = None  # bytes to the client until one is changed
         self._sockets = [self._listener]
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
@@ -26,6 +27,18 @@ class SlowProxy:
         """For connections to come: the ones that were cut short have lost bytes."""
         with self._lock:
             self._left = dict.fromkeys(self._left)
+
+    def flip_bit_after(self, count):
+        """Of the bytes that the client is sent from now on, the one after `count` others arrives changed."""
+        with self._lock:
+            self._until_flip = count
+
+    def _flip(self, data):
+        at, self._until_flip = self._until_flip, self._until_flip - len(data)
+        if at >= len(data):
+            return data
+        self._until_flip = None
+        return data[:at] + bytes([data[at] ^ 1]) + data[at + 1:]
 
     def _connect(self):
         if self._target.startswith("unix:"):
@@ -51,6 +64,8 @@ class SlowProxy:
         try:
             while data := source.recv(65536):
                 with self._lock:
+                    if direction == "to_client" and self._until_flip is not None:
+                        data = self._flip(data)
                     if self._left[direction] is not None:
                         data = data[:self._left[direction]]
                         self._left[direction] -= len(data)

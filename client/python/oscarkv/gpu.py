@@ -65,6 +65,7 @@ class Worker:
         codec = _gpu.PageCodec(space.spec.geometry, space.spec.codec, transforms, device)
         self._sink = _gpu.FetchSink(codec, pages_max, stage_bytes, stages)
         self._source = _gpu.PushSource(codec, pages_max, stage_bytes, stages)
+        self._running: concurrent.futures.Future[oscarkv.FetchReport] | None = None
         self._threads = concurrent.futures.ThreadPoolExecutor(1, "oscarkv-fetch")
 
     def push(self, kv: PagedKv, slots: Slots, keys: Sequence[bytes], parent: bytes = b"", first_position: int = 0,
@@ -83,6 +84,8 @@ class Worker:
                     layers: tuple[int, int] | None = None, heads: tuple[int, int] | None = None, *,
                     stream: Stream = None) -> Fetch:
         """The same, layer by layer, on a thread of its own: the engine waits for a layer when it needs it."""
+        if self._running is not None and not self._running.done():
+            raise ValueError("expected no fetch under way, found one: wait for its result, or make another worker")
         self._sink.start(kv, slots, layers, heads, stream)
-        report = self._threads.submit(self._space._fetch_to, self._sink.pages, keys, hit, layers, heads)
-        return Fetch(self._sink, report)
+        self._running = self._threads.submit(self._space._fetch_to, self._sink.pages, keys, hit, layers, heads)
+        return Fetch(self._sink, self._running)
