@@ -11,6 +11,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/codec/page_layout.h"
 #include "kernels/device/buffer.h"
+#include "kernels/device/status.h"
 
 namespace oscarkv::cuda {
 namespace {
@@ -22,23 +23,47 @@ constexpr uint32_t kPageElementsMax = 16384;  // of a head's K: shared memory ho
 
 // Matrices of one side of a layer on the device.
 struct LayerSide {
-  DeviceBuffer matrix;
+  DeviceBuffer fragments;
   DeviceBuffer offset;
   uint32_t per_head = 0;
+
+  AttendMatrix matrix() const {
+    return {.fragments = fragments.as<uint4>(), .offset = offset.as<float>(), .per_head = per_head};
+  }
 };
 
+// A matrix as AttendMatrix has it; transposed: out_i = sum_j inverse_ji in_j.
+void AddFragments(const SideTransform& side, bool transposed, std::vector<uint32_t>& fragments) {
+  const uint32_t dim = side.dim;
+  const auto part = [&](uint32_t i, uint32_t j, uint32_t which) -> uint32_t {
+    const float entry = side.inverse[transposed ? j * dim + i : i * dim + j];
+    const uint16_t first = FloatToBf16(entry);
+    return which == 0 ? first : FloatToBf16(entry - Bf16ToFloat(first));
+  };
+  for (uint32_t row = 0; row < dim; row += 16) {
+    for (uint32_t column = 0; column < dim; column += 16) {
+      for (uint32_t which = 0; which < 2; ++which) {
+        for (uint32_t lane = 0; lane < 32; ++lane) {
+          for (uint32_t word = 0; word < 4; ++word) {
+            const uint32_t i = row + lane / 4 + word % 2 * 8;
+            const uint32_t j = column + lane % 4 * 2 + word / 2 * 8;
+            fragments.push_back(part(i, j, which) | part(i, j + 1, which) << 16);
+          }
+        }
+      }
+    }
+  }
+}
+
 absl::StatusOr<LayerSide> Upload(const std::vector<SideTransform>& heads, bool transposed) {
-  std::vector<float> matrices;
+  std::vector<uint32_t> fragments;
   std::vector<float> offsets;
   for (const SideTransform& head : heads) {
-    for (uint32_t i = 0; i < head.dim; ++i) {
-      for (uint32_t j = 0; j < head.dim; ++j)
-        matrices.push_back(head.inverse[transposed ? j * head.dim + i : i * head.dim + j]);
-    }
+    AddFragments(head, transposed, fragments);
     offsets.insert(offsets.end(), head.offset.begin(), head.offset.end());
   }
   LayerSide side;
-  OSCARKV_ASSIGN_OR_RETURN(side.matrix, DeviceBuffer::CopyOf(std::span(matrices)));
+  OSCARKV_ASSIGN_OR_RETURN(side.fragments, DeviceBuffer::CopyOf(std::span(fragments)));
   OSCARKV_ASSIGN_OR_RETURN(side.offset, DeviceBuffer::CopyOf(std::span(offsets)));
   side.per_head = heads.size() > 1 ? 1 : 0;
   return side;
@@ -55,18 +80,28 @@ absl::Status CheckShape(const Geometry& geometry, const CodecSpec& spec, uint32_
                      q_heads / geometry.kv_heads <= kAttendRatioMax;
   const bool pages =
       geometry.page_tokens % 8 == 0 && geometry.page_tokens * dim <= kPageElementsMax;
-  if (known_dim && two_bits && one_group && ratio && pages && geometry.dtype == DType::kBf16 &&
-      spec.params == ParamsDType::kFp16 && spec.wide_basis == WideBasis::kModel) {
+  const bool dtype = geometry.dtype == DType::kBf16 || geometry.dtype == DType::kFp16;
+  if (known_dim && two_bits && one_group && ratio && pages && dtype &&
+      spec.wide_basis == WideBasis::kModel) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrCat(
       "no attention kernel for K and V of ", dim, " and ", geometry.v_head_dim,
       " elements, groups of ", spec.group, ", ", q_heads, " query heads to ", geometry.kv_heads,
-      " KV heads and pages of ", geometry.page_tokens,
-      " tokens: there are 64, 128 and 256 elements, the same for K and V, of 2 bits, one group a "
-      "row, fp16 params, bf16 WIDE pages in the model's basis, up to ",
+      " KV heads and pages of ", geometry.page_tokens, " tokens of ",
+      std::string(DTypeName(geometry.dtype)),
+      ": there are 64, 128 and 256 elements, the same for K and V, of 2 bits, one group a row, "
+      "bf16 or fp16 WIDE pages in the model's basis, up to ",
       kAttendRatioMax, " query heads to a KV head, and pages of multiples of 8 tokens up to ",
       kPageElementsMax, " elements of a head"));
+}
+
+// Calls with one of the head dims there are.
+template <typename F>
+auto ForDim(uint32_t dim, F&& call) {
+  if (dim == 64) return call(std::integral_constant<uint32_t, 64>());
+  if (dim == 128) return call(std::integral_constant<uint32_t, 128>());
+  return call(std::integral_constant<uint32_t, 256>());
 }
 
 // Takes parts of the workspace one after the other, 256-byte aligned.
@@ -88,23 +123,37 @@ class Carver {
 
 class PagedAttention final : public Attention {
  public:
-  PagedAttention(PageLayout wide, PageLayout packed, uint32_t q_heads)
+  PagedAttention(PageLayout wide, PageLayout packed, bool fp32_params, uint32_t q_heads)
       : wide_(std::move(wide)),
         packed_(std::move(packed)),
         dim_(packed_.geometry().k_head_dim),
         kv_heads_(packed_.geometry().kv_heads),
-        ratio_(q_heads / kv_heads_) {}
+        ratio_(q_heads / kv_heads_),
+        fp32_params_(fp32_params) {}
 
   absl::Status Prepare(const TransformSet& transforms);
   size_t WorkspaceBytes(uint32_t requests, uint32_t new_tokens) const override {
     AttendArguments arguments = Plan(requests, new_tokens);
     return Carve(arguments, nullptr);
   }
+  absl::Status InitWorkspace(std::byte* workspace, size_t workspace_bytes,
+                             cudaStream_t stream) const override;
   absl::Status Attend(const AttendBatch& batch, std::byte* workspace, size_t workspace_bytes,
                       cudaStream_t stream) const override;
 
  private:
+  // Of any batch: counters have a place of their own in every workspace, whatever its calls.
+  uint64_t CountersMost() const {
+    const uint32_t groups_most =
+        ratio_ * kAttendNewTokensMax / 8;  // items have as many rows or more
+    return uint64_t{kAttendRequestsMax} * kv_heads_ * groups_most;
+  }
   absl::Status Check(const AttendBatch& batch) const;
+  AttendShape ShapeFor(uint32_t new_tokens) const {
+    return {.dim = dim_,
+            .item_rows = AttendItemRows(dim_, ratio_ * new_tokens),
+            .fp32_params = fp32_params_};
+  }
   AttendArguments Plan(uint32_t requests, uint32_t new_tokens) const;
   size_t Carve(AttendArguments& arguments, std::byte* workspace) const;
 
@@ -113,24 +162,26 @@ class PagedAttention final : public Attention {
   uint32_t dim_;
   uint32_t kv_heads_;
   uint32_t ratio_;
-  uint32_t blocks_[2] = {};  // thread blocks at once, for one and two tiles
+  bool fp32_params_;
+  AttendPlaces places_[kAttendNewTokensMax] = {};  // for so many new tokens, less one
   std::vector<LayerSide> k_;
   std::vector<LayerSide> v_;
 };
 
 absl::Status PagedAttention::Prepare(const TransformSet& transforms) {
   for (uint32_t layer = 0; layer < packed_.geometry().layers; ++layer) {
-    OSCARKV_ASSIGN_OR_RETURN(LayerSide k, Upload(transforms.layer(layer).k, true));
-    OSCARKV_ASSIGN_OR_RETURN(LayerSide v, Upload(transforms.layer(layer).v, false));
+    OSCARKV_ASSIGN_OR_RETURN(LayerSide k, Upload(transforms.layer(layer).k, false));
+    OSCARKV_ASSIGN_OR_RETURN(LayerSide v, Upload(transforms.layer(layer).v, true));
     k_.push_back(std::move(k));
     v_.push_back(std::move(v));
   }
-  for (uint32_t rows : {kTileRows, 2 * kTileRows}) {
-    const uint32_t tiles = AttendTiles(dim_, rows);
+  for (uint32_t tokens = 1; tokens <= kAttendNewTokensMax; ++tokens) {
+    AttendPlaces& places = places_[tokens - 1];
     OSCARKV_ASSIGN_OR_RETURN(
-        blocks_[tiles - 1],
-        AttendBlocks(dim_, tiles, static_cast<uint32_t>(packed_.block(0).stride)));
-    if (blocks_[tiles - 1] > 0) continue;
+        places, ForDim(dim_, [&]<uint32_t D>(std::integral_constant<uint32_t, D>) {
+          return PrepareAttend<D>(ShapeFor(tokens), static_cast<uint32_t>(packed_.block(0).stride));
+        }));
+    if (places.blocks > 0) continue;
     return absl::InvalidArgumentError(
         absl::StrCat("pages of ", packed_.geometry().page_tokens, " tokens of ", dim_,
                      " elements do not fit the device's shared memory"));
@@ -146,19 +197,20 @@ AttendArguments PagedAttention::Plan(uint32_t requests, uint32_t new_tokens) con
   arguments.kv_heads = kv_heads_;
   arguments.ratio = ratio_;
   arguments.rows = ratio_ * new_tokens;
-  const uint32_t item_rows = AttendTiles(dim_, arguments.rows) * kTileRows;
+  const uint32_t item_rows = AttendItemRows(dim_, arguments.rows);
   arguments.groups = (arguments.rows + item_rows - 1) / item_rows;
-  arguments.blocks = blocks_[item_rows / kTileRows - 1];
+  arguments.places = places_[new_tokens - 1].blocks;
+  arguments.stages = places_[new_tokens - 1].stages;
+  arguments.bf16 = packed_.geometry().dtype == DType::kBf16 ? 1 : 0;
   return arguments;
 }
 
 size_t PagedAttention::Carve(AttendArguments& arguments, std::byte* workspace) const {
-  const uint64_t tiles = AttendTiles(dim_, arguments.rows);
   const uint64_t items = uint64_t{arguments.batch.requests} * kv_heads_ * arguments.groups;
-  const uint64_t rows = 2 * (items + arguments.blocks) * tiles * kTileRows;  // of all slots
+  const uint64_t chunks = items + uint64_t{arguments.places} * kAttendRoundsBeyond;
+  const uint64_t rows = chunks * AttendItemRows(dim_, arguments.rows);
   Carver carver(workspace);
-  arguments.workspace = {.fragments = carver.Take<uint2>(items * tiles * (dim_ / 16) * 32),
-                         .tiles = carver.Take<QueryTile>(items * tiles),
+  arguments.workspace = {.finished = carver.Take<uint32_t>(CountersMost()),
                          .maximum_sum = carver.Take<float2>(rows),
                          .outputs = carver.Take<float>(rows * dim_)};
   return carver.taken();
@@ -189,6 +241,17 @@ absl::Status PagedAttention::Check(const AttendBatch& batch) const {
   return absl::OkStatus();
 }
 
+absl::Status PagedAttention::InitWorkspace(std::byte* workspace, size_t workspace_bytes,
+                                           cudaStream_t stream) const {
+  const size_t bytes = CountersMost() * sizeof(uint32_t);
+  if (workspace == nullptr || workspace_bytes < bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("the workspace must have ", bytes,
+                                                   " bytes at the least; found ",
+                                                   workspace == nullptr ? 0 : workspace_bytes));
+  }
+  return device::ToStatus(cudaMemsetAsync(workspace, 0, bytes, stream), "clearing counters");
+}
+
 absl::Status PagedAttention::Attend(const AttendBatch& batch, std::byte* workspace,
                                     size_t workspace_bytes, cudaStream_t stream) const {
   OSCARKV_RETURN_IF_ERROR(Check(batch));
@@ -208,22 +271,15 @@ absl::Status PagedAttention::Attend(const AttendBatch& batch, std::byte* workspa
                        .v_rows = static_cast<uint32_t>(block.v.rows_offset),
                        .v_params = static_cast<uint32_t>(block.v.params_offset)};
   };
-  const LayerSide& k = k_[batch.layer];
-  const LayerSide& v = v_[batch.layer];
   arguments.batch = batch;
   arguments.packed = place(packed_);
   arguments.wide = place(wide_);
   arguments.scale = batch.softmax_scale * kLog2E;
-  arguments.transform = {.k_inverse_transposed = k.matrix.as<float>(),
-                         .k_offset = k.offset.as<float>(),
-                         .v_inverse = v.matrix.as<float>(),
-                         .v_offset = v.offset.as<float>(),
-                         .k_per_head = k.per_head,
-                         .v_per_head = v.per_head};
-  const uint32_t tiles = AttendTiles(dim_, arguments.rows);
-  OSCARKV_RETURN_IF_ERROR(LaunchPrepareQueries(arguments, dim_, tiles, stream));
-  OSCARKV_RETURN_IF_ERROR(LaunchAttend(arguments, dim_, tiles, stream));
-  return LaunchMerge(arguments, dim_, tiles, stream);
+  arguments.k = k_[batch.layer].matrix();
+  arguments.v = v_[batch.layer].matrix();
+  return ForDim(dim_, [&]<uint32_t D>(std::integral_constant<uint32_t, D>) {
+    return LaunchAttend<D>(arguments, ShapeFor(batch.new_tokens), stream);
+  });
 }
 
 }  // namespace
@@ -237,7 +293,8 @@ absl::StatusOr<std::unique_ptr<Attention>> Attention::Create(const Geometry& geo
                            PageLayout::Create(geometry, spec, Encoding::kPacked));
   OSCARKV_RETURN_IF_ERROR(CheckShape(geometry, spec, q_heads));
   OSCARKV_RETURN_IF_ERROR(transforms.CheckFits(geometry));
-  auto attention = std::make_unique<PagedAttention>(std::move(wide), std::move(packed), q_heads);
+  auto attention = std::make_unique<PagedAttention>(std::move(wide), std::move(packed),
+                                                    spec.params == ParamsDType::kFp32, q_heads);
   OSCARKV_RETURN_IF_ERROR(attention->Prepare(transforms));
   return attention;
 }

@@ -45,9 +45,14 @@ struct AttendBatch {
   // [requests]: tokens of the sequence, the new ones included; new token i sees positions up to
   // length - new_tokens + i. Their K and V are in the pages.
   const uint32_t* lengths = nullptr;
-  const std::byte* queries = nullptr;  // bf16 [requests][new_tokens][q_heads][head dim]
+  const std::byte* queries = nullptr;  // model dtype [requests][new_tokens][q_heads][head dim]
   std::byte* output = nullptr;         // likewise; zero where a token sees nothing
-  float* log_sum_exp = nullptr;        // [requests][new_tokens][q_heads], natural; may be null
+  // [requests][new_tokens][q_heads], natural; may be null. Within 2^-14 + 2^-13 softmax_scale |y|
+  // |q| of exact arithmetic on the same pages: |y| the greatest sum of magnitudes of a PACKED key
+  // in the transformed basis, |q| the greatest sum of magnitudes that an element of the transformed
+  // query is made of. (Transformed queries are rounded to 2^-14 of |q|, of which 2^-16 are the
+  // matrix' own rounding; products and sums over tokens are good to 2^-14 together.)
+  float* log_sum_exp = nullptr;
 };
 
 // Immutable and thread-safe. Works on the device that was current when it was made.
@@ -62,12 +67,19 @@ class Attention {
                                                            uint32_t q_heads);
   virtual ~Attention() = default;
 
-  // Device memory that calls need for as long as they run, 256-byte aligned.
+  // Device memory that calls need for as long as they run, 256-byte aligned. Enough for smaller
+  // batches too, of as many new tokens or fewer.
   virtual size_t WorkspaceBytes(uint32_t requests, uint32_t new_tokens) const = 0;
 
+  // Enqueues what makes a workspace fit for its first call: its counters become zero (memory of
+  // zeros is fit as it is). Calls leave them so; needed again only after one that did not come to
+  // its end, for a device error.
+  virtual absl::Status InitWorkspace(std::byte* workspace, size_t workspace_bytes,
+                                     cudaStream_t stream) const = 0;
+
   // Only enqueues: allocates nothing, waits for nothing, can be captured into a graph. Calls that
-  // may overlap need a workspace each. kInvalidArgument: arguments out of range or null, and
-  // nothing was enqueued.
+  // may overlap need a workspace each. kInvalidArgument: arguments out of range, null or
+  // misaligned, and nothing was enqueued.
   virtual absl::Status Attend(const AttendBatch& batch, std::byte* workspace,
                               size_t workspace_bytes, cudaStream_t stream) const = 0;
 };

@@ -1,34 +1,26 @@
-// What the attention kernels are given, between the host side and the device code.
+// What the attention kernel is given, between the host side and the device code.
 //
-// Query heads of a KV head times new tokens are `rows` (new token major), in tiles of 8. A work
-// item is kTiles tiles of one (request, KV head); its units are the request's pages. The units of
-// all items, one after the other, are cut into as many equal ranges as there are thread blocks;
-// where a range and an item meet, the block leaves a partial result in slot block + item.
+// Query heads of a KV head times new tokens are `rows` (new token major). A work item is up to
+// `item_rows` of them for one (request, KV head). Items' pages are dealt into chunks, a thread
+// block takes one chunk at a time, and who finishes an item's last chunk merges the chunks' partial
+// results.
 #ifndef OSCARKV_KERNELS_ATTENTION_ATTEND_KERNELS_H_
 #define OSCARKV_KERNELS_ATTENTION_ATTEND_KERNELS_H_
 
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 #include "cuda_runtime_api.h"
 #include "kernels/attention/attend.h"
 
 namespace oscarkv::cuda {
 
-inline constexpr uint32_t kTileRows = 8;     // of queries
 inline constexpr uint32_t kTileTokens = 16;  // of keys
-inline constexpr uint32_t kAttendThreads = 256;
-inline constexpr float kNothingSeen = -1e30f;  // stands for a maximum of no logits
-
-// Of one query tile, in units of log2: logit = scale_k alpha (sum of products - zero_k sum) +
-// offset.
-struct QueryTile {
-  float sum[kTileRows];
-  float offset[kTileRows];
-  float alpha;
-  float unused[3];
-};
+// The device's plan deals no more chunks than places (thread blocks at once) times this beyond one
+// for each item.
+inline constexpr uint32_t kAttendRoundsBeyond = 4;
 
 // Where blocks of one encoding lie in a page, for the layer at hand, bytes.
 struct AttendBlock {
@@ -39,26 +31,25 @@ struct AttendBlock {
   uint32_t v_params;
 };
 
-struct AttendTransform {
-  const float* k_inverse_transposed;  // [1 or kv_heads][D][D]
-  const float* k_offset;              // [1 or kv_heads][D]
-  const float* v_inverse;
-  const float* v_offset;
-  uint32_t k_per_head;  // 0 or 1
-  uint32_t v_per_head;
+// A D x D matrix M for out_i = sum_j M_ij in_j, as left operands of 16 x 8 x 16 products:
+// [1 or kv_heads][D / 16 tiles of out][D / 16 tiles of in][2][32 lanes], bf16: M = first + second.
+struct AttendMatrix {
+  const uint4* fragments;
+  const float* offset;  // [1 or kv_heads][D]
+  uint32_t per_head;    // 0 or 1
 };
 
-// In slots: [2]: PACKED, WIDE.
+// `places` chunks at most are worked on at once.
 struct AttendWorkspace {
-  uint2* fragments;     // [requests][kv_heads][tiles][D / 16][32]
-  QueryTile* tiles;     // [requests][kv_heads][tiles]
-  float2* maximum_sum;  // [slots][2][kTiles * 8]
-  float* outputs;       // [slots][2][kTiles * 8][D]
+  uint32_t* finished;   // [items]: chunks; zero between calls
+  float2* maximum_sum;  // [chunks][item_rows]
+  float* outputs;       // [chunks][item_rows][D]
 };
 
 struct AttendArguments {
   AttendBatch batch;
-  AttendTransform transform;
+  AttendMatrix k;  // its transposed inverse, for queries
+  AttendMatrix v;  // its inverse, for outputs
   AttendWorkspace workspace;
   AttendBlock packed;
   AttendBlock wide;
@@ -67,22 +58,35 @@ struct AttendArguments {
   uint32_t ratio;
   uint32_t rows;    // ratio * new_tokens
   uint32_t groups;  // work items of a (request, KV head)
-  uint32_t blocks;  // of the attention kernel
+  uint32_t places;  // thread blocks of the kernel
+  uint32_t stages;  // pages that a thread block holds
+  uint32_t bf16;    // 1: queries, outputs and WIDE pages are bf16; 0: fp16
   float scale;      // softmax_scale * log2(e)
 };
 
-// Tiles of a work item, for as many rows.
-uint32_t AttendTiles(uint32_t dim, uint32_t rows);
-// Thread blocks that the device holds at once. 0 when the pages are too large.
-absl::StatusOr<uint32_t> AttendBlocks(uint32_t dim, uint32_t tiles, uint32_t packed_block_bytes);
+// What kernels are built for.
+struct AttendShape {
+  uint32_t dim;
+  uint32_t item_rows;
+  bool fp32_params;
+};
 
-// The three steps, in this order on one stream.
-absl::Status LaunchPrepareQueries(const AttendArguments& arguments, uint32_t dim, uint32_t tiles,
-                                  cudaStream_t stream);
-absl::Status LaunchAttend(const AttendArguments& arguments, uint32_t dim, uint32_t tiles,
+// Rows of a work item, for as many rows.
+inline uint32_t AttendItemRows(uint32_t dim, uint32_t rows) {
+  if (rows <= 4) return 4;
+  return rows <= 8 || dim > 128 ? 8 : 16;
+}
+
+struct AttendPlaces {
+  uint32_t blocks;  // that the device holds at once; 0 when the pages are too large
+  uint32_t stages;
+};
+// Of one head dim, the shape's: 64, 128 or 256, each a translation unit of its own.
+template <uint32_t D>
+absl::StatusOr<AttendPlaces> PrepareAttend(const AttendShape& shape, uint32_t packed_block_bytes);
+template <uint32_t D>
+absl::Status LaunchAttend(const AttendArguments& arguments, const AttendShape& shape,
                           cudaStream_t stream);
-absl::Status LaunchMerge(const AttendArguments& arguments, uint32_t dim, uint32_t tiles,
-                         cudaStream_t stream);
 
 }  // namespace oscarkv::cuda
 

@@ -7,6 +7,7 @@
 #include "kernels/codec/oscar/format.h"
 #include "kernels/codec/page_layout.h"
 #include "kernels/device/buffer.h"
+#include "kernels/device/status.h"
 #include "tests/codec/codec_testing.h"
 #include "tests/codec/page_testing.h"
 #include "tests/gpu/gpu_bench.h"
@@ -126,6 +127,8 @@ void BenchSetting(Bench& bench, const Pool& pool, const Setting& setting) {
     memory.emplace_back(pool, setting, next, random);
   const size_t workspace_bytes = pool.attention->WorkspaceBytes(setting.requests, 1);
   const auto workspace = OrDie(DeviceBuffer::Allocate(workspace_bytes));
+  OrDie(pool.attention->InitWorkspace(workspace.data(), workspace_bytes, nullptr));
+  OrDie(device::ToStatus(cudaDeviceSynchronize(), "clearing counters"));
   std::vector<Enqueue> calls;
   for (const Call& call : memory) {
     calls.emplace_back([&](cudaStream_t stream) {

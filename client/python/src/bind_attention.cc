@@ -61,6 +61,14 @@ void BindAttention(py::module_& module) {
            arg("geometry"), arg("spec"), arg("transforms"), arg("q_heads"))
       .def("workspace_bytes", &Attention::WorkspaceBytes, arg("requests"), arg("new_tokens") = 1)
       .def(
+          "init_workspace",
+          [](const Attention& self, uintptr_t workspace, size_t workspace_bytes, uintptr_t stream) {
+            ThrowIfError(self.InitWorkspace(AtAddress<std::byte>(workspace), workspace_bytes,
+                                            AtAddress<CUstream_st>(stream)));
+          },
+          py::kw_only(), arg("workspace"), arg("workspace_bytes"), arg("stream"),
+          "Only enqueues. Once before a workspace's first call; memory of zeros needs it not.")
+      .def(
           "attend",
           [](const Attention& self, uint32_t layer, uint32_t requests, uint32_t new_tokens,
              float softmax_scale, uintptr_t pages, uintptr_t first_page, uintptr_t lengths,
@@ -84,8 +92,8 @@ void BindAttention(py::module_& module) {
           arg("pages"), arg("first_page"), arg("lengths"), arg("queries"), arg("output"),
           arg("workspace"), arg("workspace_bytes"), arg("stream"), arg("log_sum_exp") = 0,
           "Only enqueues. Device addresses as attend.h has them: pages and first_page (uint32 "
-          "[requests + 1]) from page_table, lengths uint32 [requests], queries and output bf16 "
-          "[requests, new_tokens, q_heads, dim].");
+          "[requests + 1]) from page_table, lengths uint32 [requests], queries and output in "
+          "the model's dtype, [requests, new_tokens, q_heads, dim].");
 }
 
 }  // namespace oscarkv::python

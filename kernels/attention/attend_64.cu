@@ -1,0 +1,10 @@
+#include "kernels/attention/attend.cuh"
+
+namespace oscarkv::cuda {
+
+template absl::StatusOr<AttendPlaces> PrepareAttend<64>(const AttendShape& shape,
+                                                        uint32_t packed_block_bytes);
+template absl::Status LaunchAttend<64>(const AttendArguments& arguments, const AttendShape& shape,
+                                       cudaStream_t stream);
+
+}  // namespace oscarkv::cuda
