@@ -1,9 +1,9 @@
 """Runs the benchmarks and prints their tables: what was measured, what it is compared with in the same run, the floor.
 
-    run.py --build-dir build/release [codec store service ...]     (default: all)
+    run.py --build-dir build/release [codec store service disk ...]     (default: all)
 
 Writes BUILD_DIR/bench/NAME.json for every program that ran: Google Benchmark's own form; for the service, what
-`oscarkv bench --json` prints for each form of pages.
+`oscarkv bench --json` prints for each form of pages; for the disk, bytes a second of each round.
 """
 
 import argparse
@@ -13,13 +13,14 @@ import pathlib
 import subprocess
 import sys
 
+import disk
 import tables
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from support.server_process import ServerProcess  # noqa: E402
 
-PROGRAMS = {"codec": "codec_bench", "store": "store_bench", "service": "oscarkv"}
-TABLES = {"codec": tables.codec, "store": tables.store, "service": tables.service}
+PROGRAMS = {"codec": "codec_bench", "store": "store_bench", "service": "oscarkv", "disk": "disk_bench"}
+TABLES = {"codec": tables.codec, "store": tables.store, "service": tables.service, "disk": tables.disk}
 
 
 def machine():
@@ -66,7 +67,7 @@ def run_service(program, build_dir, out, arguments):
 def main():
     parser = argparse.ArgumentParser(prog="run bench", description="Runs the benchmarks and prints their tables.")
     parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], metavar="NAME",
-                        help="codec, store, service; all of them by default")
+                        help="codec, store, service, disk; all of them by default")
     parser.add_argument("--build-dir", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--repetitions", type=int, default=5, help="of each benchmark; medians are shown (%(default)s)")
     parser.add_argument("--min-time", type=float, default=0.2, help="seconds of each repetition (%(default)s)")
@@ -77,7 +78,7 @@ def main():
     print(f"machine: {machine()}")
     for name in arguments.names or PROGRAMS:
         print(f"run bench: {name} ...", file=sys.stderr, flush=True)
-        run = run_service if name == "service" else run_program
+        run = {"service": run_service, "disk": disk.run}.get(name, run_program)
         figures = run(PROGRAMS[name], arguments.build_dir, folder / f"{name}.json", arguments)
         print(f"\n{TABLES[name](figures)}\n", flush=True)
     print(f"figures: {folder}/*.json")

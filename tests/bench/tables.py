@@ -122,3 +122,33 @@ service: oscarkvd on this machine, through a Unix socket; {calls}
   calls:  encoding and decoding are part of them; get-decoded: the server decodes
   beside: the same pages, wide
 {layout(["call", "p50 ms", "p99 ms", "wire GB/s", "pages/s", "beside", "ratio"], rows)}"""
+
+
+def _median(values):
+    return sorted(values)[len(values) // 2]
+
+
+def disk(figures):
+    """Durable writes and verified reads of the disk store beside fio's plain ones, and the index's rebuilding."""
+    rows = []
+    for page_bytes, rounds in figures["rounds"].items():
+        for work in ("write", "read"):
+            ours = _median([one[work] for one in rounds])
+            row = [f"{work} {int(page_bytes) >> 10} KiB", f"{ours / 1e9:.2f}", "", "", ""]
+            if rounds[0][f"fio {work}"] is not None:
+                # Rounds are compared each with itself: the machine is not the same from one to the next.
+                shares = [100 * one[work] / one[f"fio {work}"] for one in rounds]
+                row[2:] = [f"{_median([one[f'fio {work}'] for one in rounds]) / 1e9:.2f}", f"{_median(shares):.0f} %",
+                           f"{min(shares):.0f}..{max(shares):.0f} %"]
+            rows.append(row)
+    first = next(iter(figures["rounds"].values()))[0]
+    opened = _median([one["pages"] / one["seconds"] for one in figures["open"]])
+    index = figures["open"][0]["index_bytes"] / figures["open"][0]["pages"]
+    amplification = ", ".join(f"{int(size) >> 10} KiB pages {rounds[0]['write amplification']:.3f}"
+                              for size, rounds in figures["rounds"].items())
+    return f"""\
+disk: the disk tier's store, {first["backend"]}, queue depth {figures["depth"]}; pages verified when read, durable when written
+  beside: fio with the same sizes and depth, direct, on the same file system; reads are of the same files
+{layout(["work", "GB/s", "fio GB/s", "share", "of the rounds"], rows)}
+index from the tables of {figures["open"][0]["pages"]} pages: {opened / 1e6:.2f} M pages/s; memory of a page: {index:.0f} bytes
+bytes written to the device for each byte of records: {amplification}"""

@@ -20,7 +20,7 @@ void Raise(std::atomic<uint64_t>& counter, uint64_t by = 1) {
   counter.fetch_add(by, std::memory_order_relaxed);
 }
 
-bool IsAligned(const IoRequest& request) {
+[[maybe_unused]] bool IsAligned(const IoRequest& request) {
   return request.offset % kIoAlignment == 0 && request.data.size() % kIoAlignment == 0 &&
          reinterpret_cast<uintptr_t>(request.data.data()) % kIoAlignment == 0;
 }

@@ -12,8 +12,11 @@
 namespace oscarkv {
 namespace {
 
-// Blocks of a table that are read at once.
-constexpr uint32_t kBlocksPerRead = 256;
+// A table is read in pieces of so many blocks, with several requests under way. Where nobody knows
+// how long it is, the first piece is small.
+constexpr uint32_t kBlocksPerPiece = 2048;
+constexpr uint32_t kBlocksOfFirstPiece = 64;
+constexpr uint64_t kRequestBytes = 512 << 10;
 // By how much the counters jump, past whatever a segment that cannot be read may have used.
 constexpr uint64_t kCounterJump = 1 << 20;
 
@@ -100,6 +103,19 @@ struct DiskStore::Recovery {
     return found;
   }
 
+  absl::Status ReadPiece(uint32_t segment, uint64_t offset, MutableByteView bytes) {
+    std::vector<IoRequest> requests;
+    for (uint64_t at = 0; at < bytes.size(); at += kRequestBytes) {
+      requests.push_back({.kind = IoKind::kRead,
+                          .file = directory.file(segment),
+                          .offset = offset + at,
+                          .data = bytes.subspan(at, std::min(kRequestBytes, bytes.size() - at))});
+    }
+    absl::Status status;
+    io.Run(requests, [&](IoRequest& request) { status.Update(request.status); });
+    return status;
+  }
+
   // Enters the pages of the segment; returns how many entries its table has.
   uint32_t ReadTable(const Found& segment) {
     const uint32_t blocks_max =
@@ -107,18 +123,17 @@ struct DiskStore::Recovery {
     const uint32_t blocks =
         segment.entries.has_value() ? TableBlocks(*segment.entries) : blocks_max;
     const uint64_t entries_max = segment.entries.value_or(blocks * kHeadersPerBlock);
-    const AlignedBuffer buffer(kBlocksPerRead * kDiskBlockBytes);
+    const AlignedBuffer buffer(kBlocksPerPiece * kDiskBlockBytes);
     uint32_t last = 0;  // entries up to the last that is a header of this generation
-    for (uint32_t block = 0; block < blocks; block += kBlocksPerRead) {
-      const uint32_t count = std::min(kBlocksPerRead, blocks - block);
+    uint32_t piece = segment.entries.has_value() ? kBlocksPerPiece : kBlocksOfFirstPiece;
+    for (uint32_t block = 0, count = 0; block < blocks; block += count) {
+      count = std::min(piece, blocks - block);
+      piece = std::min(2 * piece, kBlocksPerPiece);
       const MutableByteView bytes = buffer.bytes().first(count * kDiskBlockBytes);
-      IoRequest read{.kind = IoKind::kRead,
-                     .file = directory.file(segment.segment),
-                     .offset = TableBlockOffset(directory.segment_bytes(), block + count - 1),
-                     .data = bytes};
-      io.Run({&read, 1});
-      if (!read.status.ok()) {
-        stats.last_error = std::string(read.status.message());
+      const absl::Status status = ReadPiece(
+          segment.segment, TableBlockOffset(directory.segment_bytes(), block + count - 1), bytes);
+      if (!status.ok()) {
+        stats.last_error = std::string(status.message());
         return last;
       }
       for (uint32_t i = 0; i < count; ++i) {
@@ -201,7 +216,12 @@ struct DiskStore::Recovery {
 absl::Status DiskStore::Recover() {
   const absl::Time start = absl::Now();
   Recovery recovery{directory_, *io_, index_, stats_};
-  for (const Recovery::Found& found : recovery.FindSegments()) {
+  const std::vector<Recovery::Found> segments = recovery.FindSegments();
+  uint64_t pages = 0;
+  for (const Recovery::Found& found : segments) pages += found.entries.value_or(0);
+  index_.Reserve(pages);
+  recovery.links.reserve(pages);
+  for (const Recovery::Found& found : segments) {
     const uint32_t entries = recovery.ReadTable(found);
     Segment& segment = segments_[found.segment];
     segment.use = SegmentUse::kSealed;
