@@ -77,11 +77,15 @@ uint64_t LargestPiece(const PageLayouts& layouts) {
 
 std::vector<BlockRange> LayerGroups(BlockRange layers, uint32_t layers_at_once) {
   std::vector<BlockRange> groups;
+  uint32_t first = layers.first;
   const uint32_t end = layers.first + layers.count;
-  uint32_t wanted = 1;
-  for (uint32_t first = layers.first; first < end; first += groups.back().count) {
-    groups.push_back({first, std::min(wanted, end - first)});
-    wanted = std::min(2 * wanted, layers_at_once);
+  for (uint32_t count = 1; count < layers_at_once && count < end - first; count *= 2) {
+    groups.push_back({first, count});
+    first += count;
+  }
+  for (uint32_t turns = (end - first + layers_at_once - 1) / layers_at_once; turns > 0; --turns) {
+    groups.push_back({first, (end - first + turns - 1) / turns});
+    first += groups.back().count;
   }
   return groups;
 }

@@ -72,10 +72,12 @@ std::vector<uint32_t> Counts(const std::vector<BlockRange>& groups) {
 }
 
 TEST(LayerGroups, DoubleFromOneLayerOn) {
-  const auto groups = LayerGroups({2, 16}, 5);
-  EXPECT_THAT(Counts(groups), ElementsAre(1, 2, 4, 5, 4));
+  const auto groups = LayerGroups({2, 36}, 7);
+  EXPECT_THAT(Counts(groups), ElementsAre(1, 2, 4, 6, 6, 6, 6, 5));
   EXPECT_EQ(groups.front().first, 2u);
-  EXPECT_EQ(groups.back().first, 14u);
+  EXPECT_EQ(groups.back().first, 33u);
+  EXPECT_THAT(Counts(LayerGroups({0, 7}, 1)), ElementsAre(1, 1, 1, 1, 1, 1, 1));
+  EXPECT_THAT(Counts(LayerGroups({0, 8}, 100)), ElementsAre(1, 2, 4, 1));
 }
 
 TEST(LayerGroups, OneLayerIsOneGroup) { EXPECT_EQ(LayerGroups({5, 1}, 4).size(), 1u); }

@@ -1,6 +1,7 @@
 """oscarkv.gpu with a real oscarkvd: what the GPU pushes and fetches is what the CPU's client does, for torch and cupy."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -317,6 +318,34 @@ def test_misuse_is_named(space, worker):
     with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED.*allocating"):
         oscarkv.gpu.Worker(space, TRANSFORMS, stage_bytes=1 << 42)
     assert worker.fetch(cache.kv, SLOTS, KEYS).statuses[0] == "MISS"  # all of that left it as it was
+
+
+def test_readme_example_runs_as_it_stands(server, tmp_path):
+    readme = (HERE.parents[1] / "client" / "README.md").read_text().split("## From a GPU")[1]
+    script = tmp_path / "share.py"
+    script.write_text(re.search(r"```python\n(.*?)```", readme, re.S)[1])
+
+    def run(*command):
+        return subprocess.run([*command, server.endpoint], check=True, timeout=DEADLINE_S, capture_output=True,
+                              text=True).stdout
+
+    assert run(sys.executable, script, "fetch") == "reuse 0 tokens, prefill 647\n"
+    assert run(sys.executable, script, "push") == "pushed 3 wide and 7 packed pages; no error\n"
+    assert run(sys.executable, script, "fetch") == "reuse 640 tokens, prefill 7\n"
+
+
+def test_readme_example_in_cpp_runs_as_it_stands(server, build_dir):
+    program = build_dir / "bin" / "client_gpu_readme_example"
+    if not program.exists():
+        pytest.skip("the example is not built")
+
+    def run(what):
+        return subprocess.run([program, what, server.endpoint], check=True, timeout=DEADLINE_S, capture_output=True,
+                              text=True).stdout
+
+    assert run("fetch") == "reuse 0 tokens\n"
+    assert run("push") == f"pushed {2 * 640 * 4 * 2 * 64 * 2} bytes: OK\n"
+    assert run("fetch") == "reuse 640 tokens\n"
 
 
 LOSE_THE_DEVICE = """

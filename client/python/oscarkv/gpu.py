@@ -60,7 +60,7 @@ class Worker:
     much pinned memory, and tables for `pages_max` pages, which is the longest transfer."""
 
     def __init__(self, space: oscarkv.Namespace, transforms: oscarkv.TransformSet | None = None, *, device: int = 0,
-                 pages_max: int = 4096, stage_bytes: int = 32 << 20, stages: int = 4) -> None:
+                 pages_max: int = 4096, stage_bytes: int = 16 << 20, stages: int = 4) -> None:
         self._space = space
         codec = _gpu.PageCodec(space.spec.geometry, space.spec.codec, transforms, device)
         self._sink = _gpu.FetchSink(codec, pages_max, stage_bytes, stages)
