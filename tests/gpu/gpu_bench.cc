@@ -26,7 +26,8 @@ Bench::Bench(const std::string& filter, bool sweeps)
   copy_ = CopyBandwidth(stream_.get());
   report_ = {{"device", device.name},           {"multiprocessors", device.multiProcessorCount},
              {"copy_tb_per_s", copy_},          {"repeats", kTimedRepeats},
-             {"rows", nlohmann::json::array()}, {"transfers", nlohmann::json::array()}};
+             {"rows", nlohmann::json::array()}, {"transfers", nlohmann::json::array()},
+             {"tier", nlohmann::json::array()}};
   std::printf("%s, %d multiprocessors; copy %.2f TB/s, counting reads and writes\n", device.name,
               device.multiProcessorCount, copy_);
   std::printf("%-40s %9s %9s %9s %7s %8s %9s\n", "one layer of Qwen3-8B", "us", "10 %", "90 %",
@@ -63,7 +64,8 @@ void Bench::Measure(const std::string& name, const Least& least,
 }  // namespace oscarkv::testing
 
 int main(int argc, char** argv) try {
-  CLI::App app("Times the device's kernels: encode, decode, attend; and transfers", "gpu_bench");
+  CLI::App app("Times the device's kernels: encode, decode, attend; transfers; the GPU tier",
+               "gpu_bench");
   std::string filter = ".";
   bool sweeps = false;
   std::string json;
@@ -76,13 +78,15 @@ int main(int argc, char** argv) try {
   oscarkv::testing::BenchCodec(bench);
   oscarkv::testing::BenchAttention(bench);
   oscarkv::testing::BenchTransfers(bench);
-  if (bench.report()["rows"].empty() && bench.report()["transfers"].empty()) {
+  oscarkv::testing::BenchTier(bench);
+  const nlohmann::json& report = bench.report();
+  if (report["rows"].empty() && report["transfers"].empty() && report["tier"].empty()) {
     std::fprintf(stderr, "gpu_bench: no workload's name holds '%s'\n", filter.c_str());
     return 1;
   }
   if (json.empty()) return 0;
   std::ofstream file(json);
-  file << bench.report().dump(2) << "\n";
+  file << report.dump(2) << "\n";
   if (!file.flush()) {
     std::fprintf(stderr, "gpu_bench: %s could not be written\n", json.c_str());
     return 1;

@@ -44,7 +44,7 @@ class Bench {
   };
   static Rotation RotationFor(const Least& least);
 
-  // Device, copy bandwidth, and a row for each workload: "rows" of Measure, "transfers".
+  // Device, copy bandwidth, and a row for each workload: "rows" of Measure, "transfers", "tier".
   const nlohmann::json& report() const { return report_; }
 
  private:
@@ -57,6 +57,7 @@ class Bench {
 
 void BenchAttention(Bench& bench);
 void BenchCodec(Bench& bench);
+void BenchTier(Bench& bench);
 void BenchTransfers(Bench& bench);
 
 }  // namespace oscarkv::testing

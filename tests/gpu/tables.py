@@ -69,7 +69,7 @@ def markdown(bench, torch=None):
                  *([f"{peer['us']:.1f}", f"{peer['us'] / row['us']:.1f}x", peer["way"]] if peer else ["", "", ""]),
                  reference]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + transfers(bench.get("transfers", []))
+    return "\n".join(lines) + transfers(bench.get("transfers", [])) + tier(bench.get("tier", []))
 
 
 def transfers(rows):
@@ -81,6 +81,15 @@ def transfers(rows):
     for row in rows:
         first = f"{row['first_layer_ms']:.2f}" if "first_layer_ms" in row else ""
         lines.append(f"| {row['name']} | {row['ms']:.1f} | {row['gb_per_s']:.1f} | {100 * row['of_copy']:.0f} % | {first} |")
+    return "\n".join(lines)
+
+
+def tier(rows):
+    """The server's GPU tier: pages of Qwen3-8B to and from its host tier, with their checksums."""
+    if not rows:
+        return ""
+    lines = ["\n", "| GPU tier of the server | GB/s | of a pinned copy |", "|---|---|---|"]
+    lines += [f"| {row['name']} | {row['gb_per_s']:.1f} | {100 * row['of_copy']:.0f} % |" for row in rows]
     return "\n".join(lines)
 
 

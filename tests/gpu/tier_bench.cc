@@ -1,7 +1,7 @@
-// The GPU tier's transfers against plain copies of page-locked memory: GB/s each way, in one run.
+// The GPU tier's transfers against plain copies of page-locked memory, each way, in one run.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <random>
@@ -14,36 +14,27 @@
 #include "kernels/device/stream.h"
 #include "server/tier/gpu_tier.h"
 #include "server/tier/host_tier.h"
+#include "tests/gpu/gpu_bench.h"
+#include "tests/gpu/gpu_cache.h"
 
 namespace oscarkv::testing {
 namespace {
 
-constexpr uint64_t kBytes = uint64_t{4} << 30;
-constexpr int kRepeats = 5;
+constexpr uint64_t kBytes = uint64_t{2} << 30;
+constexpr int kRepeats = 11;
 constexpr size_t kUnderWay = 16;
 
-template <typename T>
-T OrDie(absl::StatusOr<T> value) {
-  if (!value.ok()) {
-    std::fprintf(stderr, "gpu_tier_bench: %s\n", std::string(value.status().message()).c_str());
-    std::exit(1);
-  }
-  return *std::move(value);
-}
-void OrDie(const absl::Status& status) {
-  OrDie(absl::StatusOr<int>(status.ok() ? absl::StatusOr<int>(0) : status));
-}
-
-// GB/s of the best of some runs: what others do on the bus only takes away.
-double Best(double bytes, const std::function<void()>& run) {
-  double best = 0;
-  for (int i = 0; i < kRepeats; ++i) {
+// GB/s; the median of `repeats` runs.
+double Rate(double bytes, int repeats, const std::function<void()>& run) {
+  std::vector<double> rates;
+  for (int i = 0; i < repeats; ++i) {
     const auto start = std::chrono::steady_clock::now();
     run();
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
-    best = std::max(best, bytes / time.count() * 1e-9);
+    rates.push_back(bytes / time.count() * 1e-9);
   }
-  return best;
+  std::sort(rates.begin(), rates.end());
+  return rates[rates.size() / 2];
 }
 
 double PlainCopy(cudaMemcpyKind kind) {
@@ -54,7 +45,7 @@ double PlainCopy(cudaMemcpyKind kind) {
   const bool in = kind == cudaMemcpyHostToDevice;
   void* const to = in ? static_cast<void*>(there.data()) : host.bytes().data();
   const void* const from = in ? static_cast<const void*>(host.bytes().data()) : there.data();
-  return Best(static_cast<double>(kPlain), [&] {
+  return Rate(static_cast<double>(kPlain), kRepeats, [&] {
     OrDie(device::ToStatus(cudaMemcpyAsync(to, from, kPlain, kind, stream.get()), "copying"));
     OrDie(stream.Synchronize());
   });
@@ -78,7 +69,13 @@ void RunAll(std::vector<Page>& pages, const std::function<void(Page&)>& start) {
   }
 }
 
-void Measure(const char* name, uint64_t blocks, uint64_t block_bytes) {
+struct Copies {
+  double in;
+  double out;
+};
+
+void Measure(Bench& bench, const Copies& plain, const std::string& name, uint64_t blocks,
+             uint64_t block_bytes) {
   auto host = OrDie(HostTier::Create({.capacity_bytes = kBytes}));
   auto gpu = OrDie(GpuTier::Create(
       OrDie(MakeDeviceMemory({.bytes = kBytes, .device = 0, .host_arena = host->arena()}))));
@@ -100,19 +97,16 @@ void Measure(const char* name, uint64_t blocks, uint64_t block_bytes) {
     page.pending = OrDie(gpu->CopyOut(page.gpu, host->Map(page.host)));
   };
   const double all = static_cast<double>(bytes * pages.size());
-  const double first = [&] {
-    const auto start = std::chrono::steady_clock::now();
-    RunAll(pages, in);
-    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
-    return all / time.count() * 1e-9;
-  }();
-  const double again = Best(all, [&] { RunAll(pages, in); });
-  const double back = Best(all, [&] { RunAll(pages, out); });
-  std::printf(
-      "%s, %.2f MB: in, with checksums %.1f GB/s (%.1f while the host arena is being "
-      "page-locked), out %.1f GB/s\n",
-      name, static_cast<double>(bytes) * 1e-6, again, first, back);
-  std::fflush(stdout);
+  const auto tell = [&](const std::string& what, double rate, double copy) {
+    bench.AddRow("tier",
+                 {{"name", what + "/" + name}, {"gb_per_s", rate}, {"of_copy", rate / copy}});
+    std::printf("%-40s %27.2f %6.0f %%\n", (what + "/" + name).c_str(), rate, 100.0 * rate / copy);
+    std::fflush(stdout);
+  };
+  // The first transfers page-lock the host arena.
+  tell("promote_first", Rate(all, 1, [&] { RunAll(pages, in); }), plain.in);
+  tell("promote", Rate(all, kRepeats, [&] { RunAll(pages, in); }), plain.in);
+  tell("demote", Rate(all, kRepeats, [&] { RunAll(pages, out); }), plain.out);
   for (const Page& page : pages) {
     host->Release(page.host);
     gpu->Release(page.gpu);
@@ -120,13 +114,15 @@ void Measure(const char* name, uint64_t blocks, uint64_t block_bytes) {
 }
 
 }  // namespace
-}  // namespace oscarkv::testing
 
-int main() {
-  using namespace oscarkv::testing;
-  std::printf("page-locked memory, plain copies: in %.1f GB/s, out %.1f GB/s\n",
-              PlainCopy(cudaMemcpyHostToDevice), PlainCopy(cudaMemcpyDeviceToHost));
+void BenchTier(Bench& bench) {
+  if (!bench.Wants("tier")) return;
+  const Copies plain{PlainCopy(cudaMemcpyHostToDevice), PlainCopy(cudaMemcpyDeviceToHost)};
+  std::printf("%-40s %27s %8s   (copies: in %.2f, out %.2f GB/s)\n", "the GPU tier, with checksums",
+              "GB/s", "of copy", plain.in, plain.out);
   // Qwen3-8B: 36 layers of 8 heads of 128, 64 tokens a page.
-  Measure("PACKED pages", 36 * 8, 64 * 72);
-  Measure("WIDE pages", 36 * 8, 64 * 512);
+  Measure(bench, plain, "packed", 36 * 8, 64 * 72);
+  Measure(bench, plain, "wide", 36 * 8, 64 * 512);
 }
+
+}  // namespace oscarkv::testing

@@ -17,7 +17,8 @@ BENCH = {"device": "Card", "copy_tb_per_s": 3.0, "repeats": 61, "rows": [
      "operations": 0},
     {"name": "attend/requests:1/length:81920/wide:5", "us": 31.0, "tb_per_s": 1.6, "of_copy": 0.5, "floor_us": 15.9,
      "operations": 0}], "transfers": [
-    {"name": "fetch", "ms": 54.0, "gb_per_s": 50.4, "of_copy": 0.93, "first_layer_ms": 1.5}]}
+    {"name": "fetch", "ms": 54.0, "gb_per_s": 50.4, "of_copy": 0.93, "first_layer_ms": 1.5}],
+    "tier": [{"name": "promote/packed", "gb_per_s": 51.0, "of_copy": 0.94}]}
 TORCH = {"device": "Card", "torch": "2.11", "matrix_tflop_per_s": 600.0, "rows": [
     {"name": "attend/requests:1/length:81920", "us": 145.0, "way": "SDPA flash"}]}
 
@@ -71,6 +72,7 @@ def test_table_says_what_is_met_and_what_pytorch_takes(tmp_path):
     assert encode[3] == "100.0" and decode[3] == "150.0"  # bytes, and operations where they take longer
     assert decode[6:9] == ["1200.0", "10.0x", "compiled"] and encode[6:9] == ["", "", ""]
     assert rows["attend, B = 1, L = 81,920"][4:9] == ["29 us", "met", "145.0", "5.0x", "SDPA flash"]
+    assert rows["promote/packed"] == ["51.0", "94 %"]
     assert rows["fetch"] == ["54.0", "50.4", "93 %", "1.50"]
     assert rows["attend, B = 1, L = 81,920, 5 of its pages WIDE"][4:7] == ["", "", "145.0"]
 
