@@ -118,6 +118,7 @@ class PackedAttention:
         self._pages = self._put(table, torch.uint8)
         self._first = self._put(kv.first_page, torch.int32)
         self._lengths = self._put([kv.length] * requests, torch.int32)
+        # Zeros make it fit for its first call.
         self._workspace = self._put(np.zeros(self._attention.workspace_bytes(requests)), torch.uint8)
 
     def _put(self, values, dtype):
