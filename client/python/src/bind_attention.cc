@@ -69,15 +69,6 @@ void BindAttention(py::module_& module) {
           py::kw_only(), arg("workspace"), arg("workspace_bytes"), arg("stream"),
           "Only enqueues. Once before a workspace's first call; memory of zeros needs it not.")
       .def(
-          "init_workspace",
-          [](const Attention& self, uintptr_t workspace, size_t workspace_bytes, uintptr_t stream) {
-            ThrowIfError(self.InitWorkspace(AtAddress<std::byte>(workspace), workspace_bytes,
-                                            AtAddress<CUstream_st>(stream)));
-          },
-          py::kw_only(), arg("workspace"), arg("workspace_bytes"), arg("stream"),
-          "Enqueues what makes device memory fit to be a workspace; memory of zeros is fit as it "
-          "is.")
-      .def(
           "attend",
           [](const Attention& self, uint32_t layer, uint32_t requests, uint32_t new_tokens,
              float softmax_scale, uintptr_t pages, uintptr_t first_page, uintptr_t lengths,
