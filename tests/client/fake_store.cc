@@ -218,9 +218,14 @@ std::vector<v1::GetReply> FakeStore::HonestGet(const v1::GetRequest& request) co
     item->mutable_result()->set_status(found == pages_.end() ? v1::MISS : v1::OK);
     if (found == pages_.end()) break;
     item->set_encoding(found->second.item.encoding());
-    item->set_bytes(found->second.item.bytes());
-    *item->mutable_block_crc32c() = found->second.item.block_crc32c();
-    const std::string& bytes = found->second.bytes;
+    // All heads of the layers asked for; the fixture's blocks are all of one size.
+    const auto& crcs = found->second.item.block_crc32c();
+    const auto block_bytes = found->second.bytes.size() / static_cast<size_t>(crcs.size());
+    const uint32_t first = request.first_layer() * request.heads();
+    const uint32_t blocks = request.layers() * request.heads();
+    item->mutable_block_crc32c()->Add(crcs.begin() + first, crcs.begin() + first + blocks);
+    const std::string bytes = found->second.bytes.substr(first * block_bytes, blocks * block_bytes);
+    item->set_bytes(bytes.size());
     for (size_t offset = 0; offset < bytes.size(); offset += kChunkBytes) {
       v1::Chunk* chunk = replies.emplace_back().mutable_chunk();
       chunk->set_item(i);
