@@ -82,10 +82,11 @@ absl::StatusOr<uint64_t> GpuFetcher::Add(const TransferStep& step,
     std::copy_n(pages[page].block_crc32c, blocks, place.host_crcs + page * blocks);
     batch.Add(place.memory + page * step.bytes, pages[page].bytes, step.bytes);
   }
-  OSCARKV_RETURN_IF_ERROR(
-      staging_->SendTable(step, place, Staging::Table::kPointersAndCrcs, staging_->copies().get()));
   OSCARKV_RETURN_IF_ERROR(batch.Enqueue(staging_->copies().get()));
   OSCARKV_RETURN_IF_ERROR(staging_->ready(place).Record(staging_->copies().get()));
+  // On the codec's stream, so that the pages' copies follow each other without a gap.
+  OSCARKV_RETURN_IF_ERROR(
+      staging_->SendTable(step, place, Staging::Table::kPointersAndCrcs, staging_->codes().get()));
   OSCARKV_RETURN_IF_ERROR(staging_->ready(place).MakeWait(staging_->codes().get()));
 
   const cuda::DeviceDecodeBatch decode = {
@@ -122,11 +123,17 @@ absl::Status GpuFetcher::WaitCopied(uint64_t step) {
   return staging_->ready({.number = step}).Synchronize();
 }
 
+// The link waits for the first step to be enqueued: shorter ones have it begin sooner.
+uint64_t GpuFetcher::StageBytesOf(BlockRange group) const {
+  if (group.first != part_.layers.first) return options().stage_bytes;
+  return std::max(options().stage_bytes / 4, LargestPiece(layouts()));
+}
+
 absl::Status GpuFetcher::AddGroup(BlockRange group, std::span<const Encoding> encodings,
                                   std::span<const HostPage> pages) {
   std::vector<HostPage> pieces;
   for (const TransferStep& step :
-       PlanByLayers(layouts(), encodings, part_, {&group, 1}, options().stage_bytes)) {
+       PlanByLayers(layouts(), encodings, part_, {&group, 1}, StageBytesOf(group))) {
     const uint64_t first_crc = uint64_t{step.layers.first - part_.layers.first} * part_.heads.count;
     pieces.clear();
     for (const HostPage& page : pages.subspan(step.first_page, step.pages))

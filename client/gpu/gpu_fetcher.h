@@ -84,6 +84,7 @@ class GpuFetcher {
 
  private:
   GpuFetcher(std::unique_ptr<Staging> staging, std::vector<device::Event> layer_events);
+  uint64_t StageBytesOf(BlockRange group) const;
   absl::Status AddGroup(BlockRange group, std::span<const Encoding> encodings,
                         std::span<const HostPage> pages);
   absl::StatusOr<std::vector<absl::Status>> Results() const;
