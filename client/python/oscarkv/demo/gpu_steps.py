@@ -11,7 +11,7 @@ class GpuDemo(Demo):
     _device = "cuda"
     _model_class = TorchModel
     _sets = ("oscarkv",)
-    _server_flags = ("--gpu-capacity", "256MiB")
+    _server_flags = ("--gpu-capacity", "256MiB", "--gpu-required")
 
     def run(self):
         require_torch(self._device)
