@@ -82,11 +82,12 @@ absl::StatusOr<uint64_t> GpuFetcher::Add(const TransferStep& step,
     std::copy_n(pages[page].block_crc32c, blocks, place.host_crcs + page * blocks);
     batch.Add(place.memory + page * step.bytes, pages[page].bytes, step.bytes);
   }
+  // On the same stream: on another one small copies stand behind the pages of the steps that
+  // follow.
+  OSCARKV_RETURN_IF_ERROR(
+      staging_->SendTable(step, place, Staging::Table::kPointersAndCrcs, staging_->copies().get()));
   OSCARKV_RETURN_IF_ERROR(batch.Enqueue(staging_->copies().get()));
   OSCARKV_RETURN_IF_ERROR(staging_->ready(place).Record(staging_->copies().get()));
-  // On the codec's stream, so that the pages' copies follow each other without a gap.
-  OSCARKV_RETURN_IF_ERROR(
-      staging_->SendTable(step, place, Staging::Table::kPointersAndCrcs, staging_->codes().get()));
   OSCARKV_RETURN_IF_ERROR(staging_->ready(place).MakeWait(staging_->codes().get()));
 
   const cuda::DeviceDecodeBatch decode = {
