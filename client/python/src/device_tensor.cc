@@ -4,6 +4,8 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "pybind11/stl.h"
+
 namespace oscarkv::python {
 
 namespace py = pybind11;
