@@ -6,12 +6,15 @@
 #include <atomic>
 #include <exception>
 #include <iostream>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "kernels/base/status_macros.h"
 #include "server/config/load.h"
 #include "server/server.h"
+#include "server/tier/device_memory.h"
 #include "server/version.h"
 
 #include "oscarkv/v1/server_config.pb.h"
@@ -22,6 +25,9 @@ struct Flags {
   std::string config;
   std::vector<std::string> listen;
   std::string metrics_listen, host_capacity, log_level, log_format;
+  std::string gpu_capacity;
+  std::optional<uint32_t> gpu_device;
+  bool gpu_required = false;
   bool check_config = false;
 };
 
@@ -30,6 +36,9 @@ void Override(const Flags& flags, oscarkv::v1::ServerConfig* config) {
     config->mutable_listen()->Assign(flags.listen.begin(), flags.listen.end());
   if (!flags.metrics_listen.empty()) config->set_metrics_listen(flags.metrics_listen);
   if (!flags.host_capacity.empty()) config->mutable_host()->set_capacity(flags.host_capacity);
+  if (!flags.gpu_capacity.empty()) config->mutable_gpu()->set_capacity(flags.gpu_capacity);
+  if (flags.gpu_device.has_value()) config->mutable_gpu()->set_device(*flags.gpu_device);
+  if (flags.gpu_required) config->mutable_gpu()->set_required(true);
   if (!flags.log_level.empty()) config->set_log_level(flags.log_level);
   if (!flags.log_format.empty()) config->set_log_format(flags.log_format);
   if (config->log_format().empty() && isatty(STDERR_FILENO) == 0) config->set_log_format("json");
@@ -79,6 +88,10 @@ int main(int argc, char** argv) try {
                  "host:port of /metrics, or off (127.0.0.1:9411)");
   app.add_option("--host-capacity", flags.host_capacity,
                  "Memory for pages, as 64GiB (a quarter of the machine's)");
+  app.add_option("--gpu-capacity", flags.gpu_capacity,
+                 "Device memory for copies of pages, as 16GiB, or off (off)");
+  app.add_option("--gpu-device", flags.gpu_device, "CUDA's number of the device (0)");
+  app.add_flag("--gpu-required", flags.gpu_required, "Do not start without the device");
   app.add_option("--log-level", flags.log_level, "debug, info, warning, error (info)");
   app.add_option("--log-format", flags.log_format, "text or json (text on a terminal)");
   app.add_flag("--check-config", flags.check_config,
@@ -96,6 +109,10 @@ int main(int argc, char** argv) try {
       static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   config = oscarkv::WithDefaults(std::move(config), memory);
   if (const absl::Status status = oscarkv::CheckConfig(config); !status.ok()) return Fail(status);
+  if (oscarkv::WantsGpu(config)) {
+    const absl::Status supported = oscarkv::DeviceMemorySupported();
+    if (!supported.ok()) return Fail(oscarkv::Annotate(supported, "gpu.capacity"));
+  }
   if (flags.check_config) {
     std::cout << oscarkv::ConfigToYaml(config);
     return 0;

@@ -16,7 +16,9 @@
 #include "kernels/base/log.h"
 #include "kernels/base/status_macros.h"
 #include "server/config/load.h"
+#include "server/core/copy_mover.h"
 #include "server/core/page_store.h"
+#include "server/gpu_copies.h"
 #include "server/metrics/collector.h"
 #include "server/metrics/exposer.h"
 #include "server/rpc/admin_service.h"
@@ -31,6 +33,8 @@ namespace oscarkv {
 namespace {
 
 constexpr absl::Duration kLeaseSweep = absl::Seconds(1);
+// What health checks may ask for, apart from the services: whether the GPU tier is in use.
+constexpr char kGpuTierHealth[] = "oscarkv.v1.GpuTier";
 constexpr int kMessageBytesMax = 64 << 20;
 // After the last call: for answers on their way, and no longer, since a stream that watches the
 // health, or reflection, ends only when its client wants.
@@ -102,6 +106,7 @@ class Server::Impl {
           config_.metrics_listen().substr(0, config_.metrics_listen().rfind(':'));
       metrics_address_ = absl::StrCat(host, ":", metrics_->port());
     }
+    if (store_->copies() != nullptr) StartCopying();
     ticker_ = std::make_unique<Ticker>([this] { store_->ExpireLeases(); });
     logger_.Log(LogLevel::kInfo, "serving",
                 {{"version", std::string(kVersion)},
@@ -122,6 +127,7 @@ class Server::Impl {
     context_->WaitForCalls(deadline);
     grpc_->Shutdown(absl::ToChronoTime(std::min(deadline, absl::Now() + kLastAnswers)));
     grpc_->Wait();
+    copy_worker_.reset();
     grpc_.reset();
     ticker_.reset();
     metrics_.reset();
@@ -141,8 +147,27 @@ class Server::Impl {
     options.namespaces_max = config_.limits().max_namespaces();
     options.lease_max = absl::Milliseconds(config_.limits().lease_ms_max());
     options.leased_share_max = config_.limits().max_leased_share();
-    OSCARKV_ASSIGN_OR_RETURN(store_, PageStore::Create(options, std::move(tier), nullptr, clock_));
+    std::unique_ptr<PageCopies> copies;
+    if (WantsGpu(config_)) {
+      OSCARKV_ASSIGN_OR_RETURN(
+          copies, OpenGpuCopies(config_.gpu(), tier->arena(), MakeDeviceMemory, logger_));
+    }
+    OSCARKV_ASSIGN_OR_RETURN(
+        store_, PageStore::Create(options, std::move(tier), nullptr, clock_, std::move(copies)));
     return absl::OkStatus();
+  }
+
+  void StartCopying() {
+    const bool in_use = store_->copies()->degraded().empty();
+    grpc_->GetHealthCheckService()->SetServingStatus(kGpuTierHealth, in_use);
+    if (!in_use) return;
+    copy_worker_ =
+        std::make_unique<CopyWorker>(*store_, CopyMoverOptions{}, [this](const std::string& why) {
+          logger_.Log(LogLevel::kError,
+                      "the GPU tier is out of use until a restart: serving from host memory alone",
+                      {{"reason", why}});
+          grpc_->GetHealthCheckService()->SetServingStatus(kGpuTierHealth, false);
+        });
   }
 
   absl::Status Listen() {
@@ -219,6 +244,7 @@ class Server::Impl {
   std::unique_ptr<AdminService> admin_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<MetricsExposer> metrics_;
+  std::unique_ptr<CopyWorker> copy_worker_;  // null without a GPU tier
   std::unique_ptr<Ticker> ticker_;
   std::vector<std::string> addresses_;
   std::string metrics_address_;

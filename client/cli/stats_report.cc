@@ -51,7 +51,12 @@ std::string TiersTable(const ServerStats& stats) {
     table.Add({tier.tier, BytesText(used), BytesText(capacity), PercentText(used, capacity),
                BytesText(static_cast<double>(tier.leased_bytes))});
   }
-  return table.Text();
+  std::string text = table.Text();
+  for (const TierUse& tier : stats.tiers) {
+    if (!tier.degraded.empty())
+      absl::StrAppend(&text, tier.tier, ": DEGRADED, ", Printable(tier.degraded), "\n");
+  }
+  return text;
 }
 
 std::string NamespacesTable(const ServerStats& stats) {
@@ -103,7 +108,9 @@ Json StatsReport(const ServerStats& stats, const std::string& server) {
     tiers.push_back({{"tier", tier.tier},
                      {"used_bytes", tier.used_bytes},
                      {"capacity_bytes", tier.capacity_bytes},
-                     {"leased_bytes", tier.leased_bytes}});
+                     {"leased_bytes", tier.leased_bytes},
+                     {"degraded", tier.degraded},
+                     {"pinned_host_bytes", tier.pinned_host_bytes}});
   }
   Json namespaces = Json::array();
   for (const NamespaceUse& space : stats.namespaces) namespaces.push_back(NamespaceReport(space));

@@ -38,6 +38,8 @@ namespace {
 constexpr size_t kBarWidth = 30;
 
 std::string TierLine(const TierUse& tier) {
+  if (!tier.degraded.empty())
+    return absl::StrFormat("%-5s DEGRADED: %s", tier.tier, Printable(tier.degraded));
   const auto used = static_cast<double>(tier.used_bytes);
   const auto capacity = static_cast<double>(tier.capacity_bytes);
   const double share = capacity > 0.0 ? std::clamp(used / capacity, 0.0, 1.0) : 0.0;

@@ -25,6 +25,8 @@ struct TierUse {
   uint64_t capacity_bytes = 0;
   uint64_t used_bytes = 0;
   uint64_t leased_bytes = 0;
+  std::string degraded;            // why the tier is out of use; empty: it is in use
+  uint64_t pinned_host_bytes = 0;  // "gpu": host memory that it copies at full speed
 };
 
 struct ServerStats {

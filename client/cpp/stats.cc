@@ -50,7 +50,9 @@ absl::StatusOr<ServerStats> Client::Stats() {
     stats.tiers.push_back({.tier = TierName(tier.tier()),
                            .capacity_bytes = tier.capacity_bytes(),
                            .used_bytes = tier.used_bytes(),
-                           .leased_bytes = tier.leased_bytes()});
+                           .leased_bytes = tier.leased_bytes(),
+                           .degraded = tier.degraded(),
+                           .pinned_host_bytes = tier.pinned_host_bytes()});
   }
   stats.sessions = reply.sessions();
   stats.leases = reply.leases();

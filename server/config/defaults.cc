@@ -19,6 +19,8 @@ constexpr std::pair<std::string_view, uint64_t> kUnits[] = {{"TiB", uint64_t{1} 
                                                             {"MiB", uint64_t{1} << 20},
                                                             {"KiB", uint64_t{1} << 10}};
 constexpr uint64_t kHostBytesMin = 16 << 20;
+constexpr uint64_t kGpuBytesMin = 16 << 20;
+constexpr uint32_t kGpuDevices = 1024;  // more than any machine has
 
 void SetDefault(std::string* field, std::string value) {
   if (field->empty()) *field = std::move(value);
@@ -67,6 +69,19 @@ absl::Status CheckAddresses(const v1::ServerConfig& config) {
                                                  config.metrics_listen(), "'"));
 }
 
+absl::Status CheckGpu(const v1::ServerConfig& config) {
+  const v1::GpuTierConfig& gpu = config.gpu();
+  if (!WantsGpu(config)) {
+    if (!gpu.required()) return absl::OkStatus();
+    return absl::InvalidArgumentError("gpu.required is true, and gpu.capacity is off");
+  }
+  OSCARKV_RETURN_IF_ERROR(
+      CheckBytes("gpu.capacity", gpu.capacity(), kGpuBytesMin, uint64_t{1} << 44));
+  if (gpu.device() < kGpuDevices) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("gpu.device must be below ", kGpuDevices, ", found ", gpu.device()));
+}
+
 absl::Status CheckLimits(const v1::LimitsConfig& limits) {
   OSCARKV_RETURN_IF_ERROR(CheckBytes("limits.max_chunk", limits.max_chunk(), 4096, 32 << 20));
   OSCARKV_RETURN_IF_ERROR(
@@ -113,6 +128,8 @@ std::string FormatBytes(uint64_t bytes) {
   return absl::StrCat(bytes);
 }
 
+bool WantsGpu(const v1::ServerConfig& config) { return config.gpu().capacity() != "off"; }
+
 v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes) {
   constexpr uint64_t kMiB = 1 << 20;
   if (config.listen().empty()) config.add_listen("127.0.0.1:7411");
@@ -120,6 +137,7 @@ v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes) {
   SetDefault(config.mutable_host()->mutable_capacity(),
              FormatBytes(std::max(memory_bytes / 4 / kMiB * kMiB, kHostBytesMin)));
   const uint64_t host = ParseBytes(config.host().capacity()).value_or(kHostBytesMin);
+  SetDefault(config.mutable_gpu()->mutable_capacity(), "off");
   v1::LimitsConfig* limits = config.mutable_limits();
   if (limits->max_items() == 0) limits->set_max_items(1024);
   SetDefault(limits->mutable_max_chunk(), "1MiB");
@@ -137,6 +155,7 @@ v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes) {
 absl::Status CheckConfig(const v1::ServerConfig& config) {
   OSCARKV_RETURN_IF_ERROR(
       CheckBytes("host.capacity", config.host().capacity(), kHostBytesMin, uint64_t{1} << 46));
+  OSCARKV_RETURN_IF_ERROR(CheckGpu(config));
   OSCARKV_RETURN_IF_ERROR(CheckLimits(config.limits()));
   if (!ParseLogLevel(config.log_level())) {
     return absl::InvalidArgumentError(absl::StrCat(

@@ -100,6 +100,15 @@ class YamlReader {
         reflection.SetDouble(message, field, value);
         return absl::OkStatus();
       }
+      case FieldDescriptor::CPPTYPE_BOOL: {
+        bool value = false;
+        if (!YAML::convert<bool>::decode(node, value)) {
+          return Error(node, absl::StrCat("'", field->name(), "' must be true or false, found '",
+                                          node.Scalar(), "'"));
+        }
+        reflection.SetBool(message, field, value);
+        return absl::OkStatus();
+      }
       default:
         return Error(node,
                      absl::StrCat("'", field->name(), "' is of a type that YAML cannot give"));
@@ -171,6 +180,8 @@ void EmitMessage(const Message& message, YAML::Emitter& out) {
       EmitMessage(reflection.GetMessage(message, field), out);
     } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_UINT32) {
       out << reflection.GetUInt32(message, field);
+    } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_BOOL) {
+      out << reflection.GetBool(message, field);
     } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE) {
       out << reflection.GetDouble(message, field);
     } else {

@@ -37,6 +37,22 @@ std::vector<NamedCounter> NamedCounters(const StoreStats& stats) {
       {"oscarkv_leases_orphaned_total", "Leases ended with their session", "", "",
        c.leases_orphaned},
   };
+  if (!stats.tiers.empty() && stats.tiers.front().kind == TierKind::kGpu) {
+    const CopyCounters& copies = stats.copies;
+    counters.insert(counters.end(),
+                    {{"oscarkv_gpu_tier_copied_pages_total", "Pages copied into the GPU tier", "",
+                      "", copies.copied_pages},
+                     {"oscarkv_gpu_tier_copied_bytes_total",
+                      "Bytes of the pages copied into the GPU tier", "", "", copies.copied_bytes},
+                     {"oscarkv_gpu_tier_dropped_pages_total",
+                      "Copies dropped to make room in the GPU tier", "", "", copies.dropped_pages},
+                     {"oscarkv_gpu_tier_refused_pages_total",
+                      "Pages not copied because all of the GPU tier was in use, or the queue full",
+                      "", "", copies.refused_pages},
+                     {"oscarkv_gpu_tier_failed_pages_total",
+                      "Pages whose copy failed or arrived damaged, which no reader saw", "", "",
+                      copies.failed_pages}});
+  }
   for (size_t status = 1; status < kItemStatuses; ++status) {
     counters.push_back({"oscarkv_puts_total", "Pages put, by outcome", "outcome",
                         ItemStatusName(static_cast<ItemStatus>(status)),

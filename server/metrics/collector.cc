@@ -88,15 +88,24 @@ void CollectTiers(const StoreStats& stats, std::vector<MetricFamily>* families) 
   MetricFamily stranded =
       Family("oscarkv_tier_stranded_bytes",
              "Bytes of a tier that are free but bound to another page size", MetricType::Gauge);
+  MetricFamily degraded =
+      Family("oscarkv_tier_degraded", "Whether a tier is out of use, 0 or 1; Admin.Stats says why",
+             MetricType::Gauge);
   for (const TierStats& tier : stats.tiers) {
     const Labels labels = {{"tier", std::string(TierKindName(tier.kind))}};
     AddGauge(&capacity, labels, static_cast<double>(tier.capacity_bytes));
     AddGauge(&used, labels, static_cast<double>(tier.used_bytes));
     AddGauge(&stranded, labels, static_cast<double>(tier.stranded_bytes));
+    AddGauge(&degraded, labels, tier.degraded.empty() ? 0.0 : 1.0);
+    if (tier.kind != TierKind::kGpu) continue;
+    families->push_back(OneGauge("oscarkv_gpu_tier_pinned_host_bytes",
+                                 "Host memory that the GPU tier copies at the bus's full speed",
+                                 static_cast<double>(tier.pinned_host_bytes)));
   }
   families->push_back(std::move(capacity));
   families->push_back(std::move(used));
   families->push_back(std::move(stranded));
+  families->push_back(std::move(degraded));
 }
 
 void CollectCalls(const ServerSnapshot& snapshot, std::vector<MetricFamily>* families) {

@@ -121,7 +121,9 @@ grpc::ServerUnaryReactor* AdminService::Stats(grpc::CallbackServerContext* call,
       out->set_tier(static_cast<v1::Tier>(tier.kind));
       out->set_capacity_bytes(tier.capacity_bytes);
       out->set_used_bytes(tier.used_bytes);
-      out->set_leased_bytes(stats.leased_bytes);
+      if (tier.kind == TierKind::kHost) out->set_leased_bytes(stats.leased_bytes);
+      out->set_degraded(tier.degraded);
+      out->set_pinned_host_bytes(tier.pinned_host_bytes);
     }
     reply->set_sessions(stats.sessions);
     reply->set_leases(stats.leases);

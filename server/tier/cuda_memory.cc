@@ -158,11 +158,11 @@ class CudaMemory final : public DeviceMemory {
   }
 
  private:
-  // Of streams_: which way they go.
-  static constexpr size_t kIn = 0;   // two
-  static constexpr size_t kOut = 2;  // two
-  static constexpr size_t kCheck = 4;
-  static constexpr size_t kStreams = 5;
+  // Which way each of streams_ goes.
+  static constexpr size_t kIn = 0;
+  static constexpr size_t kOut = 1;
+  static constexpr size_t kCheck = 2;
+  static constexpr size_t kStreams = 3;
 
   CudaMemory(const DeviceMemoryOptions& options, std::string name, DeviceBuffer arena,
              std::vector<Stream> streams)
@@ -187,7 +187,7 @@ class CudaMemory final : public DeviceMemory {
                   std::span<uint32_t> crcs) {
     const device::DeviceScope scope(device_);
     OSCARKV_RETURN_IF_ERROR(scope.status());
-    const Stream& in = streams_[kIn + turn_++ % 2];
+    const Stream& in = streams_[kIn];
     const Stream& checks = streams_[kCheck];
     std::byte* to = slot;
     OSCARKV_RETURN_IF_ERROR(host_.ForEachPart(from, [&](ByteView part) {
@@ -215,7 +215,7 @@ class CudaMemory final : public DeviceMemory {
   Started StartOut(const std::byte* slot, MutableByteView to) {
     const device::DeviceScope scope(device_);
     OSCARKV_RETURN_IF_ERROR(scope.status());
-    const Stream& out = streams_[kOut + turn_++ % 2];
+    const Stream& out = streams_[kOut];
     uint64_t done = 0;
     OSCARKV_RETURN_IF_ERROR(host_.ForEachPart(to, [&](ByteView part) {
       const cudaError_t error = cudaMemcpyAsync(to.data() + done, slot + done, part.size(),
@@ -254,7 +254,6 @@ class CudaMemory final : public DeviceMemory {
   CrcBuffers crc_buffers_;
   const DeviceBuffer arena_;
   const std::vector<Stream> streams_;
-  size_t turn_ = 0;
 };
 
 }  // namespace

@@ -105,6 +105,31 @@ TEST(CheckConfigTest, NamesSharesOutOfRange) {
   }
 }
 
+TEST(CheckConfigTest, AGpuTierIsOffUnlessItIsAskedFor) {
+  EXPECT_FALSE(WantsGpu(WithDefaults({}, 16 * kGiB)));
+  v1::ServerConfig config;
+  config.mutable_gpu()->set_capacity("16GiB");
+  config = WithDefaults(config, 16 * kGiB);
+  EXPECT_TRUE(WantsGpu(config));
+  EXPECT_OK(CheckConfig(config));
+  EXPECT_EQ(config.gpu().device(), 0u);
+  EXPECT_FALSE(config.gpu().required());
+}
+
+TEST(CheckConfigTest, NamesWhatIsWrongWithTheGpu) {
+  const auto gpu = [](const char* capacity, uint32_t device, bool required) {
+    return [=](v1::ServerConfig& config) {
+      config.mutable_gpu()->set_capacity(capacity);
+      config.mutable_gpu()->set_device(device);
+      config.mutable_gpu()->set_required(required);
+    };
+  };
+  ExpectRefused(gpu("1MiB", 0, false), "gpu.capacity must be 16MiB..16TiB", "found 1MiB");
+  ExpectRefused(gpu("most", 0, false), "gpu.capacity", "'most' is not a size");
+  ExpectRefused(gpu("1GiB", 4'000'000'000, false), "gpu.device", "found 4000000000");
+  ExpectRefused(gpu("off", 0, true), "gpu.required", "gpu.capacity is off");
+}
+
 TEST(CheckConfigTest, NamesWordsThatAreNone) {
   ExpectRefused([](auto& config) { config.set_log_level("loud"); },
                 "log_level must be debug, info, warning or error", "'loud'");

@@ -25,6 +25,7 @@ limits:
   max_items: 16
   max_leased_share: 0.25
 drain_grace_ms: 4294967295
+gpu: {capacity: 8GiB, required: true}
 )",
                                   "c.yaml");
   ASSERT_OK(config.status());
@@ -33,6 +34,7 @@ drain_grace_ms: 4294967295
   EXPECT_EQ(config->limits().max_items(), 16u);
   EXPECT_EQ(config->limits().max_leased_share(), 0.25);
   EXPECT_EQ(config->drain_grace_ms(), 4294967295u);
+  EXPECT_TRUE(config->gpu().required());
   EXPECT_EQ(config->log_level(), "");
 }
 
@@ -77,6 +79,7 @@ constexpr Wrong kWrong[] = {
     {"limits: {max_items: 1.5}\n", "c.yaml:1:21", "must be a whole number, found '1.5'"},
     {"limits: {max_items: 4294967296}\n", "c.yaml:1:21", "found '4294967296'"},
     {"limits: {max_leased_share: half}\n", "c.yaml:1:28", "must be a number, found 'half'"},
+    {"gpu: {required: perhaps}\n", "c.yaml:1:17", "'required' must be true or false, found"},
     {"limits: 5\n", "c.yaml:1:9", "expected keys and values"},
     {"log_level: [info]\n", "c.yaml:1:12", "'log_level' must be one value"},
     {"listen: {a: b}\n", "c.yaml:1:9", "'listen' must be a list"},

@@ -4,6 +4,7 @@
 
 #include <limits>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <utility>
@@ -12,12 +13,17 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "server/core/copy_mover.h"
+#include "server/tier/gpu_tier.h"
 #include "tests/core/store_test.h"
+#include "tests/support/fake_device_memory.h"
 
 namespace oscarkv {
 namespace {
 
 using ::oscarkv::testing::Chain;
+using ::oscarkv::testing::FakeDeviceMemory;
+using ::oscarkv::testing::FakeTier;
 using ::oscarkv::testing::KeysOf;
 using ::oscarkv::testing::kWideSlotBytes;
 using ::oscarkv::testing::StoreTest;
@@ -28,9 +34,12 @@ using ::prometheus::MetricType;
 using ::testing::Contains;
 using ::testing::ContainsRegex;
 using ::testing::EndsWith;
+using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 using ::testing::Not;
 using ::testing::Pair;
+
+constexpr uint64_t kGpuBytes = 16 << 10;
 
 std::string SeriesName(const MetricFamily& family, const ClientMetric& metric) {
   std::string name = family.name;
@@ -42,8 +51,11 @@ std::string SeriesName(const MetricFamily& family, const ClientMetric& metric) {
 class CollectorTest : public StoreTest {
  protected:
   // Two sequences, of which one PACKED, lookups, fetches, a lease and a server's calls.
-  void SetUp() override {
-    Open();
+  void SetUp() override { Begin(nullptr); }
+  void Begin(std::unique_ptr<CopiedTier> copies) {
+    store_.reset();
+    OpenOver(std::make_unique<FakeTier>(64 * kWideSlotBytes), {},
+             copies == nullptr ? nullptr : *PageCopies::Create({}, std::move(copies)));
     wide_ = Chain(space(), 100, 3);
     packed_ = Chain(space(), 200, 2, Encoding::kPacked);
     for (const auto* chain : {&wide_, &packed_}) {
@@ -127,6 +139,35 @@ TEST_F(CollectorTest, TellsWhatTheServerDoes) {
       {"oscarkv_build_info,version=1.2.3", 1},
   };
   for (const auto& [series, value] : expected) EXPECT_THAT(values, Contains(Pair(series, value)));
+}
+
+TEST_F(CollectorTest, WithoutAGpuTierThereAreNoSeriesOfOne) {
+  for (const auto& [series, value] : Values()) EXPECT_THAT(series, Not(HasSubstr("gpu")));
+}
+
+TEST_F(CollectorTest, TellsWhatTheGpuTierDoes) {
+  Begin(*GpuTier::Create(std::make_unique<FakeDeviceMemory>(kGpuBytes), kGpuBytes / 4));
+  store().Touch(space(), KeysOf(wide_));
+  store().Touch(space(), KeysOf(wide_));
+  CopyMover mover(store(), {});
+  while (mover.Step()) {
+  }
+  const auto values = Values();
+  const std::pair<std::string, double> expected[] = {
+      {"oscarkv_tier_capacity_bytes,tier=gpu", 16384},
+      {"oscarkv_tier_used_bytes,tier=gpu", 3.0 * kWideSlotBytes},
+      {"oscarkv_tier_degraded,tier=gpu", 0},
+      {"oscarkv_tier_degraded,tier=host", 0},
+      {"oscarkv_gpu_tier_copied_pages_total", 3},
+      {"oscarkv_gpu_tier_copied_bytes_total", 3.0 * kWideSlotBytes},
+      {"oscarkv_gpu_tier_dropped_pages_total", 0},
+      {"oscarkv_gpu_tier_refused_pages_total", 0},
+      {"oscarkv_gpu_tier_failed_pages_total", 0},
+      {"oscarkv_gpu_tier_pinned_host_bytes", 0},
+  };
+  for (const auto& [series, value] : expected) EXPECT_THAT(values, Contains(Pair(series, value)));
+  store().copies()->Degrade(absl::UnavailableError("lost"));
+  EXPECT_THAT(Values(), Contains(Pair("oscarkv_tier_degraded,tier=gpu", 1)));
 }
 
 TEST_F(CollectorTest, FollowsTheStore) {

@@ -49,7 +49,18 @@ def test_flags_override_the_file(oscarkvd):
     assert printed["limits"]["max_inflight"] == "256MiB"
 
 
+def test_a_gpu_tier_wants_a_build_with_cuda(oscarkvd, build_dir):
+    done = oscarkvd("--check-config", "--gpu-capacity", "1GiB", "--gpu-device", "2", "--gpu-required")
+    if "OSCARKV_CUDA:BOOL=ON" in (build_dir / "CMakeCache.txt").read_text():
+        assert yaml.safe_load(done.stdout)["gpu"] == {"capacity": "1GiB", "device": 2, "required": True}
+    else:
+        assert done.returncode == 1 and done.stdout == ""
+        assert done.stderr == "oscarkvd: gpu.capacity: this build has no CUDA (configure with -DOSCARKV_CUDA=ON)\n"
+
+
 @pytest.mark.parametrize("config, message", [
+    ("gpu: {required: yes}\n", "gpu.required is true, and gpu.capacity is off"),
+    ("gpu: {capacity: 1GB}\n", "gpu.capacity: '1GB' is not a size"),
     ("log_levle: info\n", "c.yaml:1:1: unknown key 'log_levle', did you mean 'log_level'?"),
     ("host:\n  capacity: 5parsecs\n", "host.capacity: '5parsecs' is not a size"),
     ("limits:\n  max_items: [1]\n", "c.yaml:2:14: 'max_items' must be one value")])

@@ -1,0 +1,78 @@
+// Opening the GPU tier: what happens when the device cannot be had.
+#include "server/gpu_copies.h"
+
+#include <memory>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "tests/support/fake_device_memory.h"
+#include "tests/support/status_matchers.h"
+
+#include "oscarkv/v1/server_config.pb.h"
+
+namespace oscarkv::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+using Made = absl::StatusOr<std::unique_ptr<DeviceMemory>>;
+
+class GpuCopiesTest : public ::testing::Test {
+ protected:
+  GpuCopiesTest() { config_.set_capacity("32MiB"); }
+
+  absl::StatusOr<std::unique_ptr<PageCopies>> Open(const absl::Status& of_the_device) {
+    return OpenGpuCopies(
+        config_, {},
+        [&](const DeviceMemoryOptions& options) -> Made {
+          asked_for_ = options;
+          if (!of_the_device.ok()) return of_the_device;
+          return std::make_unique<FakeDeviceMemory>(options.bytes);
+        },
+        logger_);
+  }
+
+  v1::GpuTierConfig config_;
+  DeviceMemoryOptions asked_for_;
+  const Logger logger_{LogLevel::kInfo, LogFormat::kJson};
+};
+
+TEST_F(GpuCopiesTest, OpensWhatIsAskedFor) {
+  config_.set_device(3);
+  const auto copies = Open(absl::OkStatus());
+  ASSERT_OK(copies);
+  EXPECT_EQ(asked_for_.bytes, 32u << 20);
+  EXPECT_EQ(asked_for_.device, 3u);
+  const TierStats stats = (*copies)->Stats();
+  EXPECT_EQ(stats.kind, TierKind::kGpu);
+  EXPECT_EQ(stats.capacity_bytes, 32u << 20);
+  EXPECT_EQ(stats.degraded, "");
+}
+
+TEST_F(GpuCopiesTest, WithoutTheDeviceTheServerServes) {
+  ::testing::internal::CaptureStderr();
+  const auto copies = Open(absl::ResourceExhaustedError("allocating 33554432 bytes"));
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  ASSERT_OK(copies);
+  EXPECT_EQ((*copies)->Stats().degraded, "allocating 33554432 bytes");
+  EXPECT_THAT(log, AllOf(HasSubstr("warning"), HasSubstr("serving from host memory alone"),
+                         HasSubstr("allocating 33554432 bytes")));
+}
+
+TEST_F(GpuCopiesTest, ADeviceThatIsRequiredIsAnErrorWithoutIt) {
+  config_.set_required(true);
+  EXPECT_THAT(Open(absl::UnavailableError("there is no device 0")),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("there is no device 0")));
+  EXPECT_THAT(Open(absl::ResourceExhaustedError("full")),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("full")));
+}
+
+TEST_F(GpuCopiesTest, ABuildWithoutCudaIsAlwaysAnError) {
+  EXPECT_THAT(Open(absl::UnimplementedError("no CUDA")),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("no CUDA")));
+}
+
+}  // namespace
+}  // namespace oscarkv::testing
