@@ -152,8 +152,11 @@ absl::Status GpuFetcher::AddAll(std::span<const HostPage> pages) {
   }
   std::vector<Encoding> encodings;
   for (const HostPage& page : pages) encodings.push_back(page.encoding);
+  // Pieces of less than a quarter would be enqueued more slowly than the link takes them: the first
+  // layer would not come sooner.
+  const uint32_t first_layers = LayersOfPiece(layouts(), part_, options().piece_bytes / 4);
   const uint32_t layers_at_once = LayersOfPiece(layouts(), part_, options().piece_bytes);
-  for (const BlockRange group : LayerGroups(part_.layers, layers_at_once)) {
+  for (const BlockRange group : LayerGroups(part_.layers, first_layers, layers_at_once)) {
     absl::Status status = AddGroup(group, encodings, pages);
     if (status.ok()) continue;
     Abandon(status);

@@ -77,11 +77,12 @@ uint64_t LargestPiece(const PageLayouts& layouts) {
   return largest;
 }
 
-std::vector<BlockRange> LayerGroups(BlockRange layers, uint32_t layers_at_once) {
+std::vector<BlockRange> LayerGroups(BlockRange layers, uint32_t first_layers,
+                                    uint32_t layers_at_once) {
   std::vector<BlockRange> groups;
   uint32_t first = layers.first;
   const uint32_t end = layers.first + layers.count;
-  for (uint32_t count = 1; count < layers_at_once && count < end - first; count *= 2) {
+  for (uint32_t count = first_layers; count < layers_at_once && count < end - first; count *= 2) {
     groups.push_back({first, count});
     first += count;
   }
@@ -104,7 +105,7 @@ std::vector<BlockRange> GroupsThatFit(const PageLayouts& layouts, const Transfer
                                       BlockRange layers, uint32_t layers_at_once,
                                       uint64_t stage_bytes) {
   std::vector<BlockRange> groups;
-  for (BlockRange rest : LayerGroups(layers, layers_at_once)) {
+  for (BlockRange rest : LayerGroups(layers, /*first_layers=*/1, layers_at_once)) {
     while (rest.count > 0) {
       const uint32_t count = std::min(LayersThatFit(layouts.wide, part, rest, stage_bytes),
                                       LayersThatFit(layouts.packed, part, rest, stage_bytes));

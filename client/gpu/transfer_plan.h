@@ -51,14 +51,16 @@ uint64_t PartBytes(const PageLayout& layout, const TransferPart& part, BlockRang
 // The largest piece that no plan cuts: one layer of one page, of whichever encoding.
 uint64_t LargestPiece(const PageLayouts& layouts);
 
-// Groups of layers, in order: the first one is a single layer, so that it is ready soon, and each
-// is twice as long as the one before, up to `layers_at_once`.
-std::vector<BlockRange> LayerGroups(BlockRange layers, uint32_t layers_at_once);
+// Groups of layers, in order: the first one of `first_layers`, so that it is ready soon, each twice
+// as long as the one before as long as that is less than `layers_at_once`, and the rest as many as
+// are needed then, of about one length.
+std::vector<BlockRange> LayerGroups(BlockRange layers, uint32_t first_layers,
+                                    uint32_t layers_at_once);
 
 // How many layers make a piece of a PACKED page that has `piece_bytes`; at least one.
 uint32_t LayersOfPiece(const PageLayouts& layouts, const TransferPart& part, uint64_t piece_bytes);
 
-// The same, and a page of a group takes no more than a stage, whatever its encoding.
+// From one layer on, and a page of a group takes no more than a stage, whatever its encoding.
 std::vector<BlockRange> GroupsThatFit(const PageLayouts& layouts, const TransferPart& part,
                                       BlockRange layers, uint32_t layers_at_once,
                                       uint64_t stage_bytes);

@@ -72,15 +72,17 @@ std::vector<uint32_t> Counts(const std::vector<BlockRange>& groups) {
 }
 
 TEST(LayerGroups, DoubleFromOneLayerOn) {
-  const auto groups = LayerGroups({2, 36}, 7);
+  const auto groups = LayerGroups({2, 36}, 1, 7);
   EXPECT_THAT(Counts(groups), ElementsAre(1, 2, 4, 6, 6, 6, 6, 5));
   EXPECT_EQ(groups.front().first, 2u);
   EXPECT_EQ(groups.back().first, 33u);
-  EXPECT_THAT(Counts(LayerGroups({0, 7}, 1)), ElementsAre(1, 1, 1, 1, 1, 1, 1));
-  EXPECT_THAT(Counts(LayerGroups({0, 8}, 100)), ElementsAre(1, 2, 4, 1));
+  EXPECT_THAT(Counts(LayerGroups({0, 7}, 1, 1)), ElementsAre(1, 1, 1, 1, 1, 1, 1));
+  EXPECT_THAT(Counts(LayerGroups({0, 8}, 1, 100)), ElementsAre(1, 2, 4, 1));
+  EXPECT_THAT(Counts(LayerGroups({0, 36}, 2, 7)), ElementsAre(2, 4, 6, 6, 6, 6, 6));
+  EXPECT_THAT(Counts(LayerGroups({0, 5}, 7, 7)), ElementsAre(5));
 }
 
-TEST(LayerGroups, OneLayerIsOneGroup) { EXPECT_EQ(LayerGroups({5, 1}, 4).size(), 1u); }
+TEST(LayerGroups, OneLayerIsOneGroup) { EXPECT_EQ(LayerGroups({5, 1}, 1, 4).size(), 1u); }
 
 TEST(LayersOfPieceTest, CountsBytesOfPackedPages) {
   const Layouts layouts;
@@ -110,7 +112,7 @@ TEST(PlanByLayers, HoldsEveryBlockOnceWhateverTheStage) {
   for (const TransferPart& part :
        {layouts.whole(), TransferPart{{1, 4}, {0, 3}}, TransferPart{{2, 3}, {1, 2}}}) {
     for (uint64_t stage : {least, least + 1, 3 * least, 100 * least}) {
-      const auto groups = LayerGroups(part.layers, 3);
+      const auto groups = LayerGroups(part.layers, 1, 3);
       const auto steps = PlanByLayers(layouts.both(), encodings, part, groups, stage);
       EXPECT_EQ(Held(layouts, part, steps, encodings).size(), 10u * part.layers.count);
       for (const TransferStep& step : steps) EXPECT_LE(step.stage_bytes(), stage);
