@@ -22,6 +22,8 @@ std::vector<NamedCounter> NamedCounters(const StoreStats& stats) {
       {"oscarkv_put_bytes_total", "Bytes of the pages stored", "", "", c.put_bytes},
       {"oscarkv_puts_abandoned_total", "Puts that broke off before their page was whole", "", "",
        c.puts_abandoned},
+      {"oscarkv_puts_refused_total",
+       "Pages not stored because what would have had to go was worth more", "", "", c.puts_refused},
       {"oscarkv_evicted_bytes_total", "Bytes of the pages evicted", "", "", c.evicted_bytes},
       {"oscarkv_corrupt_pages_total", "Pages dropped because a checksum did not hold", "", "",
        c.corrupt_pages},

@@ -2,18 +2,27 @@
 
 namespace oscarkv {
 
-void LruPolicy::OnInsert(PageId page, const PageTraits& /*traits*/) {
+void LruPolicy::OnInsert(PageId page, const PageTraits& traits) {
   if (page >= last_use_.size()) {
     last_use_.resize(page + size_t{1});
     positions_.resize(page + size_t{1}, kNotInHeap);
   }
-  last_use_[page] = ++tick_;
+  last_use_[page] = Stamp(kStays, traits.request.residency);
 }
 
-void LruPolicy::OnUse(std::span<const PageId> pages, absl::Duration /*now*/) {
-  for (const PageId page : pages) {
-    last_use_[page] = ++tick_;
-    if (positions_[page] != kNotInHeap) SiftDown(positions_[page]);
+uint64_t LruPolicy::Stamp(uint64_t before, Residency residency) {
+  const bool stays = residency == Residency::kUnspecified ? (before & kStays) != 0
+                                                          : residency != Residency::kMayGoFirst;
+  return ++tick_ | (stays ? kStays : 0);
+}
+
+void LruPolicy::OnUse(std::span<const UsedPage> pages, const RequestTraits& request,
+                      absl::Duration /*now*/) {
+  for (const auto& [page, hash] : pages) {
+    last_use_[page] = Stamp(last_use_[page], request.residency);
+    if (positions_[page] == kNotInHeap) continue;
+    SiftUp(positions_[page]);
+    SiftDown(positions_[page]);
   }
 }
 
@@ -39,6 +48,11 @@ void LruPolicy::SetEvictable(PageId page, bool evictable) {
 std::optional<PageId> LruPolicy::Victim(absl::Duration /*now*/) {
   if (heap_.empty()) return std::nullopt;
   return heap_.front();
+}
+
+uint64_t LruPolicy::memory_bytes() const {
+  return last_use_.capacity() * sizeof(uint64_t) + positions_.capacity() * sizeof(uint32_t) +
+         heap_.capacity() * sizeof(PageId);
 }
 
 void LruPolicy::Place(uint32_t position, PageId page) {

@@ -20,6 +20,8 @@ PutSlot& PutSlot::operator=(PutSlot&& other) noexcept {
   parent_key_ = std::move(other.parent_key_);
   first_position_ = other.first_position_;
   encoding_ = other.encoding_;
+  request_ = other.request_;
+  ends_put_ = other.ends_put_;
   slot_ = other.slot_;
   memory_ = std::exchange(other.memory_, {});
   return *this;

@@ -16,6 +16,7 @@
 #include "kernels/base/bytes.h"
 #include "kernels/codec/page_layout.h"
 #include "proto/wire/item_status.h"
+#include "server/core/eviction_policy.h"
 #include "server/core/namespace.h"
 #include "server/core/tier.h"
 
@@ -49,6 +50,8 @@ struct PutItem {
   Encoding encoding = Encoding::kWide;
   uint64_t bytes = 0;                    // must be the namespace's page size for this encoding
   std::span<const uint32_t> block_crcs;  // [layers * kv_heads], layer-major; CRC32C of each block
+  RequestTraits request = {};            // of the put that the page is part of
+  bool ends_put = false;                 // the last page of it
 };
 
 // A reserved page buffer that nobody else sees, until Commit makes it a page. Destroyed without a
@@ -93,6 +96,8 @@ class PutSlot {
   std::string parent_key_;
   uint64_t first_position_ = 0;
   Encoding encoding_ = Encoding::kWide;
+  RequestTraits request_;
+  bool ends_put_ = false;
   TierSlot slot_;
   MutableByteView memory_;  // the page's blocks, then its checksums
 };

@@ -141,6 +141,17 @@ bool PageStore::Holds(const Namespace& space, std::string_view key) const {
   return index_.Read(index_.Probe(space, key), [](PageRecord&) {});
 }
 
+uint32_t PageStore::CountUnseen(const Namespace& space,
+                                std::span<const std::string_view> keys) const {
+  uint32_t unseen = 0;
+  for (const std::string_view key : keys) {
+    const PageProbe probe = index_.Probe(space, key);
+    const bool held = index_.Read(probe, [](PageRecord&) {});
+    if (!held && AbsentStatus(probe) == ItemStatus::kMiss) ++unseen;
+  }
+  return unseen;
+}
+
 FoundPage PageStore::LookUpOne(const Namespace& space, std::string_view key,
                                std::vector<LeasedPage>* held) {
   FoundPage page;
@@ -253,15 +264,22 @@ void PageStore::LetGoLocked(PageRecord& record, uint64_t unit) {
 // --- Recency ---
 
 std::vector<ItemStatus> PageStore::Touch(const Namespace& space,
-                                         std::span<const std::string_view> keys) {
+                                         std::span<const std::string_view> keys,
+                                         const RequestTraits& request) {
+  struct Found {
+    PageRecord* record = nullptr;
+    uint64_t hash = 0;
+  };
   std::vector<ItemStatus> statuses(keys.size(), ItemStatus::kOk);
-  std::vector<PageRecord*> records(keys.size(), nullptr);
+  std::vector<Found> found_pages(keys.size());
   for (size_t i = 0; i < keys.size(); ++i) {
     const PageProbe probe = index_.Probe(space, keys[i]);
-    const bool found = index_.Read(probe, [&](PageRecord& record) { records[i] = &record; });
+    const bool found = index_.Read(probe, [&](PageRecord& record) {
+      found_pages[i] = {&record, probe.hash};
+    });
     if (!found) statuses[i] = AbsentStatus(probe);
   }
-  std::vector<PageId> used;
+  std::vector<UsedPage> used;
   std::vector<PageRecord*> used_records;
   used.reserve(keys.size());
   const absl::Duration now = clock_.Now();
@@ -269,14 +287,14 @@ std::vector<ItemStatus> PageStore::Touch(const Namespace& space,
     absl::MutexLock lock(&tree_mutex_);
     for (size_t i = keys.size(); i-- > 0;) {
       // Looked up before the lock, so that the lock is short: is it still the same page?
-      PageRecord* const record = records[i];
+      const auto& [record, hash] = found_pages[i];
       if (record == nullptr || !record->in_index || record->space != &space ||
           record->key.view() != keys[i])
         continue;
-      used.push_back(record->id);
+      used.push_back({record->id, hash});
       used_records.push_back(record);
     }
-    policy_->OnUse(used, now);
+    policy_->OnUse(used, request, now);
   }
   if (copies_ != nullptr) copies_->OnUse(used_records, now);
   return statuses;
@@ -332,6 +350,7 @@ StoreStats PageStore::Stats() const {
   for (size_t i = 0; i < kItemStatuses; ++i)
     out.puts_by_outcome[i] = read(counters_.puts_by_outcome[i]);
   out.puts_abandoned = read(counters_.puts_abandoned);
+  out.puts_refused = read(counters_.puts_refused);
   out.put_bytes = read(counters_.put_bytes);
   out.corrupt_pages = read(counters_.corrupt_pages);
   out.verified_pages = read(counters_.verified_pages);

@@ -104,9 +104,14 @@ class PageStore {
   //              namespace's page size; not one checksum a block; PACKED where the namespace has no
   //              transform set, or below its sink_tokens; first_position is not the parent's plus
   //              page_tokens.
-  //   kNoSpace   everything is held by readers, or has children that are; or the bound on evictions
-  //              was met before a fitting slot was free (try again).
+  //   kNoSpace   everything is held by readers, or has children that are; or all that could go is
+  //              worth more than this page (the policy refuses it); or the bound on evictions was
+  //              met before a fitting slot was free (try again).
   BeginPutResult BeginPut(const Namespace& space, const PutItem& item);
+
+  // How many of the keys are neither stored nor remembered as dropped: what RequestTraits wants to
+  // know of a put before it begins. Counts as nothing, changes nothing.
+  uint32_t CountUnseen(const Namespace& space, std::span<const std::string_view> keys) const;
 
   // Holds a page for reading. Does not refresh recency by itself: a fetch calls Touch once.
   PinResult Pin(const Namespace& space, std::string_view key);
@@ -114,7 +119,8 @@ class PageStore {
   // One use of `keys`, given in the order of the sequence: refreshes recency, the last key first,
   // so that of equal pages the deepest goes first. Keys that are not stored are skipped: kMiss,
   // kEvicted or kCorrupt in the result, [keys].
-  std::vector<ItemStatus> Touch(const Namespace& space, std::span<const std::string_view> keys);
+  std::vector<ItemStatus> Touch(const Namespace& space, std::span<const std::string_view> keys,
+                                const RequestTraits& request = {});
 
   // Removes the pages and everything that extends them, whoever reads them: their memory comes back
   // when the last reader lets go. kOk, kMiss, kEvicted or kCorrupt, [keys].
@@ -167,7 +173,7 @@ class PageStore {
     Counter lookups{0}, lookup_hits{0}, lookup_misses{0}, lookup_evicted{0};
     Counter fetch_hits{0}, fetch_misses{0}, fetch_evicted{0}, fetch_bytes{0};
     std::array<Counter, kItemStatuses> puts_by_outcome{};
-    Counter puts_abandoned{0}, put_bytes{0}, open_puts{0};
+    Counter puts_abandoned{0}, puts_refused{0}, put_bytes{0}, open_puts{0};
     Counter corrupt_pages{0}, verified_pages{0}, moved_pages{0}, moved_bytes{0};
     Counter pins{0};
   };
@@ -204,20 +210,25 @@ class PageStore {
   // Compares with the page stored under the key: kExists, kConflict, or kMiss when there is none
   // (a stored page that proves corrupt is dropped).
   ItemResult CompareStored(const PageProbe& probe, const Claim& claim);
+  PageTraits TraitsOf(const PageProbe& probe, const PutItem& item) const;
   ItemResult PinParent(const Namespace& space, const PutItem& item, PageRecord** parent);
   ItemResult Commit(PutSlot& slot);
   // kOk; kSkipped when the parent is gone; kBusy when the key was stored meanwhile; kNoSpace when
   // there are as many pages as there can be.
   ItemStatus InsertPage(PutSlot& slot, const PageProbe& probe) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // Tells the policy and the memory of dropped keys that a page did not get in.
+  void RefusePage(const PageTraits& page) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   void LinkLocked(PageRecord& record, PageRecord* parent)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
   void Abandon(PutSlot& slot);
   void CountPut(ItemStatus status);
 
   // page_store_room.cc
-  absl::StatusOr<TierSlot> ReserveSlot(uint64_t bytes) ABSL_LOCKS_EXCLUDED(tree_mutex_);
-  // Evicts pages until `slot` can be had, within `work_max` steps; returns the steps taken.
-  uint32_t EvictSome(uint64_t bytes, uint32_t work_max, absl::StatusOr<TierSlot>* slot)
+  // Makes room for a page that is put.
+  absl::StatusOr<TierSlot> ReserveSlot(const PageTraits& page) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // Evicts pages until `slot` for `page` can be had, within `work_max` steps; returns the steps
+  // taken: none, with `slot` kAborted, when the policy refuses the page.
+  uint32_t EvictSome(const PageTraits& page, uint32_t work_max, absl::StatusOr<TierSlot>* slot)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Moves pages so that a region of the tier can serve slots of `bytes`; returns whether it did.
   bool FreeRegion(uint64_t bytes) ABSL_LOCKS_EXCLUDED(tree_mutex_);

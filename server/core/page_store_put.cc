@@ -115,6 +115,23 @@ ItemResult PageStore::PinParent(const Namespace& space, const PutItem& item, Pag
   return {};
 }
 
+PageTraits PageStore::TraitsOf(const PageProbe& probe, const PutItem& item) const {
+  return {.namespace_id = probe.space->id(),
+          .first_position = item.first_position,
+          .bytes = item.bytes + item.block_crcs.size_bytes(),
+          .encoding = item.encoding,
+          .key_hash = probe.hash,
+          .ends_put = item.ends_put,
+          .request = item.request,
+          .now = clock_.Now()};
+}
+
+void PageStore::RefusePage(const PageTraits& page) {
+  absl::MutexLock lock(&tree_mutex_);
+  policy_->OnRefuse(page);
+  dropped_.Remember(page.key_hash, ItemStatus::kEvicted);
+}
+
 BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) {
   BeginPutResult out;
   const auto finish = [&](ItemResult result) {
@@ -124,16 +141,27 @@ BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) 
   };
   if (ItemResult checked = CheckItem(space, item); !checked.ok()) return finish(std::move(checked));
   const ByteView crcs = std::as_bytes(item.block_crcs);
+  const PageProbe probe = index_.Probe(space, item.key);
   ItemResult stored =
-      CompareStored(index_.Probe(space, item.key),
-                    {item.key, item.parent, item.first_position, item.encoding, crcs});
+      CompareStored(probe, {item.key, item.parent, item.first_position, item.encoding, crcs});
   if (stored.status != ItemStatus::kMiss) return finish(std::move(stored));
 
+  PageTraits traits = TraitsOf(probe, item);
   PageRecord* parent = nullptr;
-  if (ItemResult pinned = PinParent(space, item, &parent); !pinned.ok())
+  if (ItemResult pinned = PinParent(space, item, &parent); !pinned.ok()) {
+    // Behind a page that was refused or dropped, this one is too; any other parent is unknown.
+    if (pinned.status == ItemStatus::kSkipped &&
+        AbsentStatus(index_.Probe(space, item.parent)) == ItemStatus::kEvicted)
+      RefusePage(traits);
     return finish(std::move(pinned));
-  const absl::StatusOr<TierSlot> slot = ReserveSlot(item.bytes + crcs.size());
+  }
+  if (parent != nullptr) traits.parent = parent->id;
+  const absl::StatusOr<TierSlot> slot = ReserveSlot(traits);
   if (!slot.ok()) {
+    if (absl::IsAborted(slot.status())) {
+      RefusePage(traits);
+      counters_.puts_refused.fetch_add(1, std::memory_order_relaxed);
+    }
     if (parent != nullptr) Unpin(*parent);
     return finish(
         {ItemStatus::kNoSpace, absl::StrCat(Shown(item.key), ": ", slot.status().message())});
@@ -147,6 +175,8 @@ BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) 
   put.parent_key_ = std::string(item.parent);
   put.first_position_ = item.first_position;
   put.encoding_ = item.encoding;
+  put.request_ = item.request;
+  put.ends_put_ = item.ends_put;
   put.slot_ = *slot;
   put.memory_ = tier_->Map(*slot);
   std::memcpy(put.memory_.data() + item.bytes, crcs.data(), crcs.size());
@@ -203,6 +233,9 @@ ItemStatus PageStore::InsertPage(PutSlot& slot, const PageProbe& probe) {
                           .first_position = slot.first_position_,
                           .bytes = slot.slot_.bytes,
                           .encoding = slot.encoding_,
+                          .key_hash = probe.hash,
+                          .ends_put = slot.ends_put_,
+                          .request = slot.request_,
                           .now = clock_.Now()};
   policy_->OnInsert(record->id, traits);
   policy_->SetEvictable(record->id, true);

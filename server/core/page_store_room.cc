@@ -12,7 +12,8 @@ constexpr uint32_t kEvictionsPerLock = 32;
 
 }  // namespace
 
-absl::StatusOr<TierSlot> PageStore::ReserveSlot(uint64_t bytes) {
+absl::StatusOr<TierSlot> PageStore::ReserveSlot(const PageTraits& page) {
+  const uint64_t bytes = page.bytes;
   absl::StatusOr<TierSlot> slot = tier_->Reserve(bytes);
   uint32_t work = 0;
   while (absl::IsResourceExhausted(slot.status()) && work < options_.evictions_per_put_max) {
@@ -21,28 +22,34 @@ absl::StatusOr<TierSlot> PageStore::ReserveSlot(uint64_t bytes) {
       slot = tier_->Reserve(bytes);
       continue;
     }
-    const uint32_t done = EvictSome(bytes, options_.evictions_per_put_max - work, &slot);
+    const uint32_t done = EvictSome(page, options_.evictions_per_put_max - work, &slot);
     work += done;
+    if (absl::IsAborted(slot.status())) break;
     // Leases past their time are held by nobody who may mind.
     if (done == 0 && ExpireLeases() == 0) break;
   }
   return slot;
 }
 
-uint32_t PageStore::EvictSome(uint64_t bytes, uint32_t work_max, absl::StatusOr<TierSlot>* slot) {
+uint32_t PageStore::EvictSome(const PageTraits& page, uint32_t work_max,
+                              absl::StatusOr<TierSlot>* slot) {
   absl::MutexLock lock(&tree_mutex_);
   const absl::Duration now = clock_.Now();
   uint32_t work = 0;
   while (work < work_max && work < kEvictionsPerLock) {
     const std::optional<PageId> victim = policy_->Victim(now);
     if (!victim.has_value()) break;
+    if (!policy_->Admits(page)) {
+      *slot = absl::AbortedError("not admitted: what would have to go is worth more");
+      return 0;
+    }
     ++work;
     PageRecord& record = records_.Get(*victim);
     if (RemoveLocked(record, RemoveReason::kEvicted)) {
-      *slot = tier_->Reserve(bytes);
+      *slot = tier_->Reserve(page.bytes);
       if (slot->ok()) break;
       // Room in another size: perhaps enough now to free a region.
-      if (tier_->Stats().stranded_bytes >= bytes) break;
+      if (tier_->Stats().stranded_bytes >= page.bytes) break;
       continue;
     }
     // Held: out of the policy's way until the last holder lets go. Unless that has just happened.

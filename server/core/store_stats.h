@@ -41,6 +41,7 @@ struct StoreCounters {
   // and dropped without Commit counts as abandoned.
   std::array<uint64_t, kItemStatuses> puts_by_outcome{};
   uint64_t puts_abandoned = 0;
+  uint64_t puts_refused = 0;  // worth less than what would have had to go; among kNoSpace
   uint64_t put_bytes = 0;  // of the pages stored
 
   std::array<uint64_t, kRemoveReasons> removed_by_reason{};

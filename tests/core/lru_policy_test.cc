@@ -31,8 +31,8 @@ TEST(LruPolicyTest, OldestUseGoesFirst) {
     policy.OnInsert(page, {});
     policy.SetEvictable(page, true);
   }
-  const std::vector<PageId> used = {0, 3};
-  policy.OnUse(used, {});
+  const std::vector<UsedPage> used = {{0}, {3}};
+  policy.OnUse(used, {}, {});
   EXPECT_THAT(Drain(policy), ElementsAre(1, 2, 4, 0, 3));
 }
 
@@ -40,8 +40,8 @@ TEST(LruPolicyTest, PageEvictableLateTakesItsPlaceByItsLastUse) {
   LruPolicy policy;
   for (PageId page = 0; page < 5; ++page) policy.OnInsert(page, {});
   for (const PageId page : {4u, 2u, 3u}) policy.SetEvictable(page, true);
-  const PageId used = 1;
-  policy.OnUse({&used, 1}, {});
+  const UsedPage used{1};
+  policy.OnUse({&used, 1}, {}, {});
   policy.SetEvictable(1, true);
   policy.SetEvictable(0, true);
   EXPECT_THAT(Drain(policy), ElementsAre(0, 2, 3, 4, 1));
@@ -59,7 +59,8 @@ TEST(LruPolicyTest, AgreesWithASortedListOverManyOperations) {
   for (int step = 0; step < 5000; ++step) {
     const auto page = static_cast<PageId>(random() % 300);
     if (step % 3 == 0) policy.SetEvictable(page, false);
-    policy.OnUse({&page, 1}, {});
+    const UsedPage used{page};
+    policy.OnUse({&used, 1}, {}, {});
     policy.SetEvictable(page, true);
     std::erase(by_use, page);
     by_use.push_back(page);

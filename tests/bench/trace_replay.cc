@@ -1,0 +1,230 @@
+#include "tests/bench/trace_replay.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+
+#include "kernels/base/checksum.h"
+#include "server/core/learnt_policy.h"
+#include "server/core/lru_policy.h"
+#include "server/core/page_store.h"
+#include "tests/support/fake_clock.h"
+#include "tests/support/fake_tier.h"
+
+namespace oscarkv::bench {
+namespace {
+
+// The smallest namespace there is, with pages of `page_tokens` in name only.
+NamespaceSpec TinySpec(uint32_t page_tokens) {
+  NamespaceSpec spec;
+  spec.model = "trace";
+  spec.geometry = {.layers = 1,
+                   .kv_heads = 1,
+                   .k_head_dim = 16,
+                   .v_head_dim = 16,
+                   .page_tokens = page_tokens,
+                   .dtype = DType::kBf16};
+  return spec;
+}
+
+// A key of 16 bytes: page `index` of a block.
+std::string KeyOf(uint32_t block, uint32_t index) {
+  std::string key(16, 'k');
+  std::memcpy(key.data(), &block, sizeof(block));
+  std::memcpy(key.data() + sizeof(block), &index, sizeof(index));
+  return key;
+}
+
+// What a client that knew the trace would say at each request: whether the last whole block of the
+// prompt is used again.
+std::vector<ReuseHint> PerfectHints(const std::vector<TraceRequest>& trace) {
+  std::vector<ReuseHint> hints(trace.size());
+  std::vector<bool> used_later(CountBlocks(trace), false);
+  for (size_t i = trace.size(); i-- > 0;) {
+    const std::vector<uint32_t>& blocks = trace[i].blocks;
+    const size_t whole = trace[i].input_tokens / kBlockTokens;
+    const size_t last = std::min(std::max<size_t>(whole, 1), blocks.size()) - 1;
+    hints[i] = used_later[blocks[last]] ? ReuseHint::kWillReturn : ReuseHint::kSessionOver;
+    for (const uint32_t block : blocks) used_later[block] = true;
+  }
+  return hints;
+}
+
+class Replayer {
+ public:
+  Replayer(const std::vector<TraceRequest>& trace, const ReplayOptions& options)
+      : trace_(trace), options_(options), random_(options.seed) {
+    if (options.hints) hints_ = PerfectHints(trace);
+  }
+
+  absl::Status Open() {
+    std::unique_ptr<EvictionPolicy> policy;
+    if (options_.policy == "learnt") {
+      policy = std::make_unique<LearntPolicy>();
+    } else if (options_.policy == "lru") {
+      policy = std::make_unique<LruPolicy>();
+    } else {
+      return absl::InvalidArgumentError(absl::StrCat("no policy '", options_.policy, "'"));
+    }
+    policy_ = policy.get();
+    if (options_.page_tokens == 0 || kBlockTokens % options_.page_tokens != 0)
+      return absl::InvalidArgumentError(
+          absl::StrCat("page_tokens must divide ", kBlockTokens, ", found ", options_.page_tokens));
+    auto probe = Namespace::Create(TinySpec(options_.page_tokens), 0);
+    if (!probe.ok()) return probe.status();
+    page_.resize(probe->page_bytes(Encoding::kWide));
+    crc_ = Crc32c(page_);
+    const uint64_t slot_bytes = page_.size() + sizeof(crc_);
+    auto store =
+        PageStore::Create({.evictions_per_put_max = 1 << 20},
+                          std::make_unique<testing::FakeTier>(options_.capacity_pages * slot_bytes),
+                          std::move(policy), clock_);
+    if (!store.ok()) return store.status();
+    store_ = *std::move(store);
+    auto space = store_->OpenNamespace(TinySpec(options_.page_tokens), true);
+    if (!space.ok()) return space.status();
+    space_ = *space;
+    return absl::OkStatus();
+  }
+
+  ReplayResult Run() {
+    const auto begin = std::chrono::steady_clock::now();
+    const double half_s = (trace_.front().time_s + trace_.back().time_s) / 2;
+    ReplayResult result;
+    for (size_t i = 0; i < trace_.size(); ++i) {
+      const TraceRequest& request = trace_[i];
+      clock_.Advance(absl::Seconds(request.time_s) - clock_.Now());
+      const double hits = Serve(request, i);
+      const auto blocks = static_cast<double>(request.blocks.size());
+      result.whole.blocks += blocks;
+      result.whole.hits += hits;
+      if (request.time_s < half_s) continue;
+      result.second_half.blocks += blocks;
+      result.second_half.hits += hits;
+    }
+    const StoreCounters counters = store_->Stats().counters;
+    result.evicted_pages = counters.removed_by_reason[static_cast<size_t>(RemoveReason::kEvicted)];
+    result.refused_pages = counters.puts_refused;
+    result.policy_bytes = policy_->memory_bytes();
+    result.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    return result;
+  }
+
+ private:
+  ReuseHint HintOf(size_t index) {
+    if (!options_.hints) return ReuseHint::kNone;
+    const bool wrong = std::uniform_real_distribution<double>()(random_) < options_.wrong_hints;
+    const bool returns = (hints_[index] == ReuseHint::kWillReturn) != wrong;
+    return returns ? ReuseHint::kWillReturn : ReuseHint::kSessionOver;
+  }
+
+  // What a worker does for a request: looks up its prefix, fetches what is there, stores the rest.
+  // Returns the hits, in blocks.
+  double Serve(const TraceRequest& request, size_t index) {
+    const uint32_t per_block = kBlockTokens / options_.page_tokens;
+    size_t pages = request.blocks.size() * per_block;
+    if (per_block > 1) pages = std::min<size_t>(pages, request.input_tokens / options_.page_tokens);
+    keys_.clear();
+    for (size_t i = 0; i < pages; ++i)
+      keys_.push_back(KeyOf(request.blocks[i / per_block], static_cast<uint32_t>(i % per_block)));
+    const std::vector<std::string_view> views(keys_.begin(), keys_.end());
+    const size_t held = store_->Lookup(*space_, {.keys = views}).prefix_pages;
+    RequestTraits traits{
+        .number = index + 1, .output_tokens = request.output_tokens, .reuse = HintOf(index)};
+    const std::span<const std::string_view> all(views);
+    if (held > 0) store_->Touch(*space_, all.first(held), traits);
+    traits.new_tokens =
+        uint64_t{store_->CountUnseen(*space_, all.subspan(held))} * options_.page_tokens;
+    for (size_t i = held; i < pages; ++i) {
+      PutOne({.key = keys_[i],
+              .parent = i == 0 ? std::string_view() : std::string_view(keys_[i - 1]),
+              .first_position = i * options_.page_tokens,
+              .bytes = page_.size(),
+              .block_crcs = {&crc_, 1},
+              .request = traits,
+              .ends_put = i + 1 == pages});
+    }
+    return static_cast<double>(held) / per_block;
+  }
+
+  void PutOne(const PutItem& item) {
+    BeginPutResult begun = store_->BeginPut(*space_, item);
+    if (!begun.result.ok()) return;
+    std::memcpy(begun.slot.bytes().data(), page_.data(), page_.size());
+    begun.slot.Commit();
+  }
+
+  const std::vector<TraceRequest>& trace_;
+  const ReplayOptions options_;
+  std::mt19937_64 random_;
+  std::vector<ReuseHint> hints_;  // [request]
+  testing::FakeClock clock_;
+  EvictionPolicy* policy_ = nullptr;
+  std::unique_ptr<PageStore> store_;
+  const Namespace* space_ = nullptr;
+  std::vector<std::byte> page_;
+  uint32_t crc_ = 0;
+  std::vector<std::string> keys_;
+};
+
+}  // namespace
+
+absl::StatusOr<ReplayResult> Replay(const std::vector<TraceRequest>& trace,
+                                    const ReplayOptions& options) {
+  Replayer replayer(trace, options);
+  if (const absl::Status opened = replayer.Open(); !opened.ok()) return opened;
+  return replayer.Run();
+}
+
+ReplayResult ReplayOptimum(const std::vector<TraceRequest>& trace, uint64_t capacity_blocks) {
+  constexpr uint64_t kNever = std::numeric_limits<uint64_t>::max();
+  // Uses are numbered through the trace; of one request, later blocks come later.
+  std::vector<std::vector<uint64_t>> next(trace.size());
+  std::vector<uint64_t> upcoming(CountBlocks(trace), kNever);
+  for (size_t i = trace.size(); i-- > 0;) {
+    next[i].resize(trace[i].blocks.size());
+    for (size_t j = trace[i].blocks.size(); j-- > 0;) {
+      uint64_t& use = upcoming[trace[i].blocks[j]];
+      next[i][j] = use;
+      use = (uint64_t{i} << 20) + j;
+    }
+  }
+  ReplayResult result;
+  const double half_s = (trace.front().time_s + trace.back().time_s) / 2;
+  std::vector<bool> held(upcoming.size(), false);
+  std::set<std::pair<uint64_t, uint32_t>> by_next;  // (next use, block) of what is held
+  for (size_t i = 0; i < trace.size(); ++i) {
+    const std::vector<uint32_t>& blocks = trace[i].blocks;
+    size_t hits = 0;
+    while (hits < blocks.size() && held[blocks[hits]]) ++hits;
+    for (size_t j = 0; j < blocks.size(); ++j) {
+      if (held[blocks[j]]) by_next.erase({(uint64_t{i} << 20) + j, blocks[j]});
+      held[blocks[j]] = next[i][j] != kNever;
+      if (held[blocks[j]]) by_next.emplace(next[i][j], blocks[j]);
+    }
+    while (by_next.size() > capacity_blocks) {
+      const auto latest = std::prev(by_next.end());
+      held[latest->second] = false;
+      by_next.erase(latest);
+    }
+    const bool second = trace[i].time_s >= half_s;
+    for (HitCount* count : {&result.whole, second ? &result.second_half : nullptr}) {
+      if (count == nullptr) continue;
+      count->blocks += static_cast<double>(blocks.size());
+      count->hits += static_cast<double>(hits);
+    }
+  }
+  return result;
+}
+
+}  // namespace oscarkv::bench
