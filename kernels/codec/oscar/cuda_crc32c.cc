@@ -19,6 +19,17 @@ CrcTables MakeCrcTables() {
   return tables;
 }
 
+CrcMultiples MakeCrcMultiples() {
+  CrcMultiples multiples;
+  for (uint32_t nibble = 0; nibble < 8; ++nibble) {
+    for (uint32_t value = 0; value < 16; ++value) {
+      for (uint32_t d = 0; d < kCrcLanes; ++d)
+        multiples.of[nibble][value][d] = CrcMultiply(CrcPower(d + 1), value << (4 * nibble));
+    }
+  }
+  return multiples;
+}
+
 std::vector<uint32_t> MakeCrcPowers(uint32_t count) {
   std::vector<uint32_t> powers;
   const uint32_t word = CrcPower(1);

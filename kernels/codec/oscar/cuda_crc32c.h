@@ -47,7 +47,14 @@ struct CrcTables {
   uint32_t power[kCrcLanes];  // power[n]: x^(32 (n + 1))
 };
 
+// What joins the remainders of a warp's lanes, four bits at a time: of[n][v][d] is v << 4 n, times
+// x^(32 (d + 1)), for a lane whose last word is d words before the end.
+struct CrcMultiples {
+  uint32_t of[8][16][kCrcLanes];
+};
+
 CrcTables MakeCrcTables();
+CrcMultiples MakeCrcMultiples();
 // x^32, x^64, ... `count` of them.
 std::vector<uint32_t> MakeCrcPowers(uint32_t count);
 

@@ -1,8 +1,9 @@
 // An engine's token slots to encoded pages. A thread block takes one side of one (layer, head)
-// through a run of tiles of 64 rows, with T in shared memory; each of its warp groups has tiles of
-// its own. Rows go from the engine's memory into the registers of those lanes that multiply them;
-// sums stay in registers through clip and quantiser (cuda_quantise.cuh); bytes meet in shared
-// memory, from where one warp stores a page's part and takes its checksum.
+// through a run of tiles of 64 rows, with T in shared memory. All but one of its warp groups have
+// tiles of their own, and each warp 16 rows of them: the copy engine brings the next ones to shared
+// memory while sums of these stay in registers through clip and quantiser (cuda_quantise.cuh).
+// Bytes meet in shared memory, from where warps of the last group store a page's part each and take
+// its checksum.
 //
 // A tile has as many whole pages as fit 64 rows, or 64 rows of one page. A checksum is the
 // exclusive-or of what parts of a block add to it, in any order.
@@ -21,14 +22,150 @@ namespace oscarkv::cuda {
 namespace encode {
 namespace {
 
-__device__ __forceinline__ void SyncWarpGroup(uint32_t group) {
-  asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(kGroupThreads) : "memory");
-}
-
 __device__ __forceinline__ void AddCount(uint64_t* to, uint32_t count, uint32_t lane) {
   count = __reduce_add_sync(kAllLanes, count);
   if (lane == 0 && count != 0)
     atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(count));
+}
+
+// A quantising warp group and the warp that stores meet twice for each tile.
+template <typename S>
+__device__ __forceinline__ uint32_t StagedBarrier(uint32_t warp_group, uint32_t staging) {
+  static_assert(1 + 2 * S::kWarpGroups * S::kStagings <= 16);
+  return 1 + 2 * (warp_group * S::kStagings + staging);
+}
+template <typename S>
+__device__ __forceinline__ uint32_t StoredBarrier(uint32_t warp_group, uint32_t staging) {
+  return StagedBarrier<S>(warp_group, staging) + 1;
+}
+__device__ __forceinline__ void Sync(uint32_t barrier) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(kGroupThreads + 32) : "memory");
+}
+__device__ __forceinline__ void Arrive(uint32_t barrier) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "n"(kGroupThreads + 32) : "memory");
+}
+
+// Where this lane's rows lie in a warp group's staged bytes: a page's codes, then its params.
+template <typename S>
+__device__ __forceinline__ Staged PlacesOfStaged(const Tiling& tiling, uint32_t params_row_bytes,
+                                                 uint32_t warp, uint32_t lane) {
+  const uint32_t staged_row = S::kRowBytes + params_row_bytes;
+  Staged at;
+#pragma unroll
+  for (uint32_t r = 0; r < 2; ++r) {
+    const uint32_t row = warp % 4 * kWarpRows + lane / 4 + 8 * r;
+    const uint32_t segment = row / tiling.segment_rows;
+    const uint32_t of_segment = row % tiling.segment_rows;
+    // Rows that no page has go where none are read.
+    const uint32_t start = segment * tiling.segment_rows * staged_row;
+    const bool has = segment < tiling.tile_pages;
+    at.codes[r] = has ? start + of_segment * S::kRowBytes : row * staged_row;
+    at.params[r] = has ? start + tiling.segment_rows * S::kRowBytes + of_segment * params_row_bytes
+                       : row * staged_row + S::kRowBytes;
+  }
+  return at;
+}
+
+// A quantising warp: 16 rows of each of its group's tiles.
+template <typename S>
+__device__ __forceinline__ void QuantiseTiles(const EncodeArguments& arguments, const Work& work,
+                                              const Tiling& tiling, const std::byte* matrix,
+                                              SharedFixed<S>& shared, std::byte* staged_group) {
+  const uint32_t lane = threadIdx.x % 32;
+  const uint32_t warp = threadIdx.x / 32;
+  const uint32_t warp_group = warp / 4;
+  const uint32_t head_number = arguments.batch.heads.first + work.head_in_range;
+  const ForwardHead head = work.side->heads[work.side->per_head * head_number];
+  const DeviceEngineSide& engine = arguments.side[work.side_of_layer];
+  const EngineRows rows = {
+      .base = engine.layer_base[work.layer_in_range + arguments.batch.layers.first] +
+              head_number * engine.head_stride,
+      .engine = engine,
+      .block_tokens = arguments.block_tokens,
+      .slots = arguments.slots};
+  const Staged at = PlacesOfStaged<S>(tiling, work.params_row_bytes, warp, lane);
+  const uint32_t groups = S::kOneGroup ? 1 : S::kDim / work.side->group;
+  std::byte* const source = shared.source[warp];
+  // Lane l and l + 16 know row 16 warp + l of a tile.
+  const uint32_t my_row = warp % 4 * kWarpRows + lane % kWarpRows;
+  const auto slot_of = [&](uint32_t turn) {
+    const uint32_t tile = work.Tile<S>(turn, warp_group);
+    return SlotOfRow(arguments.batch, tiling, tile < work.end_tile ? tile : tiling.tiles, my_row);
+  };
+  RowCounts counts;
+  RowSlot slot = slot_of(0);
+  RowSlot next = slot_of(1);
+  BeginRows<S>(rows.Row(slot), 0, lane, source);
+  if (arguments.transform) shared.matrix.Wait(0);
+  for (uint32_t turn = 0; turn < work.turns; ++turn) {
+    const auto begin_next = [&](uint32_t chunk) {
+      if (chunk + 1 < S::kChunks) {
+        BeginRows<S>(rows.Row(slot), chunk + 1, lane, source);
+      } else {
+        BeginRows<S>(rows.Row(next), 0, lane, source);
+      }
+    };
+    float y[S::kTiles][4];
+    if (!arguments.transform) {
+#pragma unroll
+      for (uint32_t chunk = 0; chunk < S::kChunks; ++chunk) {
+        WaitForPieces();
+        __syncwarp();
+        TakeSums<S>(source, chunk, arguments.bf16, lane, y);
+        __syncwarp();
+        begin_next(chunk);
+      }
+    } else if (arguments.bf16) {
+      Transform<S, true>(source, matrix, head, lane, y, begin_next);
+    } else {
+      Transform<S, false>(source, matrix, head, lane, y, begin_next);
+    }
+    const uint32_t state =
+        __shfl_sync(kAllLanes, slot.State(arguments.slots), lane / 4 + 8 * (lane & 1));
+    slot = next;
+    next = slot_of(turn + 2);
+    const uint32_t staging = turn % S::kStagings;
+    if (turn >= S::kStagings) Sync(StoredBarrier<S>(warp_group, staging));
+    std::byte* staged = staged_group + staging * work.StagedBytes<S>();
+    const bool finite =
+        QuantiseRows<S>(y, head, state == kRowGood, state != kRowAbsent, groups,
+                        arguments.fp32_params, lane, shared.scratch[warp], staged, at, counts);
+    Arrive(StagedBarrier<S>(warp_group, staging));
+    if (state == kRowAbsent || finite || (lane & 2) != 0) continue;
+    const uint32_t row = warp % 4 * kWarpRows + lane / 4 + 8 * (lane & 1);
+    const uint32_t page =
+        tiling.FirstPage(work.Tile<S>(turn, warp_group)) + row / tiling.segment_rows;
+    atomicOr(&arguments.batch.status[work.BlockNumber(arguments, page)],
+             kNonFiniteRows | (state == kRowGood ? 0 : kBadSlot));
+  }
+  AddCount(&arguments.batch.counts->constant_rows, counts.constant, lane);
+  AddCount(&arguments.batch.counts->nonfinite_rows, counts.nonfinite, lane);
+  AddCount(&arguments.batch.counts->overflow_rows, counts.overflow, lane);
+}
+
+// A storing warp: all tiles of the quantising warp group of its number.
+template <typename S>
+__device__ __forceinline__ void StoreTiles(const EncodeArguments& arguments, const Work& work,
+                                           const Tiling& tiling, SharedFixed<S>& shared,
+                                           const std::byte* staged_all) {
+  const uint32_t lane = threadIdx.x % 32;
+  const uint32_t warp_group = threadIdx.x / 32 % 4;
+  if (warp_group >= S::kWarpGroups) return;
+  CrcColumn columns[2];
+  for (uint32_t turn = 0; turn < work.turns; ++turn) {
+    const uint32_t staging = turn % S::kStagings;
+    Sync(StagedBarrier<S>(warp_group, staging));
+    const uint32_t tile = work.Tile<S>(turn, warp_group);
+    if (tile < work.end_tile) {
+      const std::byte* staged =
+          staged_all + (warp_group * S::kStagings + staging) * work.StagedBytes<S>();
+      const uint32_t segments =
+          min(tiling.tile_pages, arguments.batch.pages - tiling.FirstPage(tile));
+      for (uint32_t segment = 0; segment < segments; ++segment)
+        EmitSegment<S>(arguments, work, tiling, shared.crc, tile, segment, staged, lane, columns);
+    }
+    if (turn + S::kStagings < work.turns) Arrive(StoredBarrier<S>(warp_group, staging));
+  }
 }
 
 template <typename S>
@@ -41,10 +178,13 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   const EncodeLayer& layer = arguments.layers[task.layer];
   const EncodeSide& side = layer.side[task.first_side];
   const DeviceEncodeBatch& batch = arguments.batch;
-  const uint32_t head_number = batch.heads.first + blockIdx.y;
-  const ForwardHead head = side.heads[side.per_head * head_number];
-  const DeviceEngineSide engine = arguments.side[task.first_side];
   const uint32_t groups = S::kOneGroup ? 1 : S::kDim / side.group;
+  const Tiling tiling(arguments.page_tokens, batch.pages);
+  const auto bound = [&](uint32_t block) {
+    return static_cast<uint32_t>(uint64_t{tiling.tiles} * block / gridDim.x);
+  };
+  const uint32_t first_tile = bound(blockIdx.x);
+  const uint32_t end_tile = bound(blockIdx.x + 1);
   const Work work = {
       .layer = &layer,
       .side = &side,
@@ -53,33 +193,18 @@ __global__ void __launch_bounds__(S::kThreads, 1)
       .head_in_range = blockIdx.y,
       .block_offset = (layer.strides_before - arguments.strides_before_range) * batch.heads.count +
                       uint64_t{blockIdx.y} * layer.stride,
-      .params_row_bytes = groups * (arguments.fp32_params ? 8 : 4)};
-  const Tiling tiling(arguments.page_tokens, batch.pages);
-  const uint32_t first_tile =
-      static_cast<uint32_t>(uint64_t{tiling.tiles} * blockIdx.x / gridDim.x);
-  const uint32_t end_tile =
-      static_cast<uint32_t>(uint64_t{tiling.tiles} * (blockIdx.x + 1) / gridDim.x);
-  const uint32_t turns = (end_tile - first_tile + S::kWarpGroups - 1) / S::kWarpGroups;
-  const uint32_t lane = threadIdx.x % 32;
-  const uint32_t warp = threadIdx.x / 32;
-  const uint32_t warp_group = threadIdx.x / kGroupThreads;
-  const std::byte* source =
-      side.matrices + uint64_t{side.per_head * head_number} * ForwardBytes(S::kDim);
-  PanelStream<S> stream = {
-      .shared = &shared,
-      .source = source + S::kHighBytes + ForwardOffsetBytes(S::kDim),
-      .panel = matrix + S::kHighBytes + ForwardOffsetBytes(S::kDim),
-      .total = S::kStreams && arguments.transform ? turns * (S::kDim / 64) : 0};
+      .params_row_bytes = groups * (arguments.fp32_params ? 8 : 4),
+      .first_tile = first_tile,
+      .end_tile = end_tile,
+      .turns = (end_tile - first_tile + S::kWarpGroups - 1) / S::kWarpGroups};
   if (threadIdx.x == 0) {
     shared.matrix.Init(1);
-    shared.panel_full.Init(1);
-    shared.panel_free.Init(S::kThreads / 32);
     FenceBarrierInit();
     if (arguments.transform) {
-      constexpr uint32_t kBytes =
-          S::kStreams ? S::kHighBytes + ForwardOffsetBytes(S::kDim) : ForwardBytes(S::kDim);
-      shared.matrix.ArriveExpecting(kBytes);
-      BulkCopy(matrix, source, kBytes, &shared.matrix);
+      const uint32_t number = side.per_head * (batch.heads.first + blockIdx.y);
+      shared.matrix.ArriveExpecting(S::kMatrixBytes);
+      BulkCopy(matrix, side.matrices + uint64_t{number} * S::kMatrixBytes, S::kMatrixBytes,
+               &shared.matrix);
     }
   }
   for (uint32_t i = threadIdx.x; i < sizeof(CrcTables) / 4; i += S::kThreads) {
@@ -87,88 +212,16 @@ __global__ void __launch_bounds__(S::kThreads, 1)
         reinterpret_cast<const uint32_t*>(arguments.crc)[i];
   }
   __syncthreads();
-  if (arguments.transform) shared.matrix.Wait(0);
-  stream.Load(0);
-
-  // Lane l and l + 16 know where row 16 warp + l of a tile is.
-  const uint32_t my_row = warp % 4 * 16 + lane % 16;
-  const uint32_t my_segment = my_row / tiling.segment_rows;
-  const uint32_t my_row_of_segment = my_row % tiling.segment_rows;
-  const uint32_t staged_row = S::kRowBytes + work.params_row_bytes;
-  std::byte* const staged_all = memory + S::kMatrixBytes + sizeof(SharedFixed<S>) +
-                                warp_group * S::kStagings * kTileRows * staged_row;
-  Staged at;
-#pragma unroll
-  for (uint32_t r = 0; r < 2; ++r) {
-    const uint32_t row = warp % 4 * 16 + lane / 4 + 8 * r;
-    const uint32_t segment = row / tiling.segment_rows;
-    const uint32_t of_segment = row % tiling.segment_rows;
-    // Rows that no page has go where none are read.
-    const uint32_t start = segment * tiling.segment_rows * staged_row;
-    const bool has = segment < tiling.tile_pages;
-    at.codes[r] = has ? start + of_segment * S::kRowBytes : row * staged_row;
-    at.params[r] =
-        has ? start + tiling.segment_rows * S::kRowBytes + of_segment * work.params_row_bytes
-            : row * staged_row + S::kRowBytes;
+  std::byte* staged = memory + S::kMatrixBytes + sizeof(SharedFixed<S>);
+  const uint32_t warp_group = threadIdx.x / kGroupThreads;
+  if (warp_group == S::kWarpGroups) {
+    LowerRegisters<S::kStoringRegisters>();
+    StoreTiles<S>(arguments, work, tiling, shared, staged);
+  } else {
+    RaiseRegisters<S::kRegisters>();
+    QuantiseTiles<S>(arguments, work, tiling, matrix, shared,
+                     staged + warp_group * S::kStagings * work.StagedBytes<S>());
   }
-  const std::byte* base = engine.layer_base[task.layer];
-  const auto place_of = [&](uint32_t turn) {
-    const uint32_t tile = first_tile + turn * S::kWarpGroups + warp_group;
-    return PlaceOfRow(arguments, engine, head_number, tiling, tile < end_tile ? tile : tiling.tiles,
-                      my_segment, my_row_of_segment);
-  };
-  RowCounts counts;
-  uint32_t elements[2][S::kTiles];
-  RowPlace place = place_of(0);
-  RowPlace next = place_of(1);
-  if (S::kPrefetches && turns > 0) LoadRows<S>(base, place, arguments.transform, lane, elements);
-  for (uint32_t turn = 0; turn < turns; ++turn) {
-    const uint32_t tile = first_tile + turn * S::kWarpGroups + warp_group;
-    float y[S::kTiles][4];
-    if constexpr (!S::kPrefetches) LoadRows<S>(base, place, arguments.transform, lane, elements);
-    if (!arguments.transform) {
-      Widen<S>(elements, arguments.bf16, y);
-    } else if (arguments.bf16) {
-      Transform<S, true>(elements, matrix, head, stream, lane, y);
-    } else {
-      Transform<S, false>(elements, matrix, head, stream, lane, y);
-    }
-    if (S::kPrefetches) LoadRows<S>(base, next, arguments.transform, lane, elements);
-    const uint32_t state = place.state;
-    place = next;
-    next = place_of(turn + 2);
-    std::byte* staged = staged_all + turn % S::kStagings * kTileRows * staged_row;
-    bool good[2];
-    bool counted[2];
-    bool finite[2];
-#pragma unroll
-    for (uint32_t r = 0; r < 2; ++r) {
-      const uint32_t row_state = __shfl_sync(kAllLanes, state, lane / 4 + 8 * r);
-      good[r] = row_state == kRowGood;
-      counted[r] = row_state != kRowAbsent;
-    }
-    if (S::kStagings == 1) SyncWarpGroup(warp_group);
-    QuantiseRows<S>(y, head, good, counted, groups, arguments.fp32_params, lane,
-                    shared.scratch[S::kOneGroup ? 0 : warp], staged, at, finite, counts);
-    SyncWarpGroup(warp_group);
-    if (tile >= end_tile) continue;
-#pragma unroll
-    for (uint32_t r = 0; r < 2; ++r) {
-      if (!counted[r] || finite[r] || (lane & 3) != 0) continue;
-      const uint32_t row = warp % 4 * 16 + lane / 4 + 8 * r;
-      const uint32_t page = tiling.FirstPage(tile) + row / tiling.segment_rows;
-      atomicOr(&batch.status[(uint64_t{page} * batch.layers.count + work.layer_in_range) *
-                                 batch.heads.count +
-                             work.head_in_range],
-               kNonFiniteRows | (good[r] ? 0 : kBadSlot));
-    }
-    const uint32_t segments = min(tiling.tile_pages, batch.pages - tiling.FirstPage(tile));
-    for (uint32_t segment = (warp + turn) % 4; segment < segments; segment += 4)
-      EmitSegment<S>(arguments, work, tiling, shared.crc, tile, segment, staged, lane);
-  }
-  AddCount(&batch.counts->constant_rows, counts.constant, lane);
-  AddCount(&batch.counts->nonfinite_rows, counts.nonfinite, lane);
-  AddCount(&batch.counts->overflow_rows, counts.overflow, lane);
 }
 
 template <typename S>

@@ -36,6 +36,7 @@ struct EncodeArguments {
   const EncodeLayer* layers;
   const DecodeTask* tasks;
   const CrcTables* crc;
+  const CrcMultiples* crc_multiples;
   const uint32_t* crc_powers;  // [n]: x^(32 (n + 1)), for all words of a block
   DeviceEncodeBatch batch;
   uint64_t strides_before_range;  // strides_before of the first layer in the batch

@@ -11,6 +11,7 @@
 namespace oscarkv::cuda::encode {
 
 constexpr uint32_t kTileRows = 64;
+constexpr uint32_t kWarpRows = 16;
 constexpr uint32_t kGroupThreads = 128;
 
 // Rows of D elements of kBits bits. kOneGroup: params are those of a whole row.
@@ -28,26 +29,39 @@ struct Shape {
   static constexpr uint32_t kRun = kLaneBytes < 16 ? kLaneBytes : 16;
   static constexpr uint32_t kRunTiles = kRun / 2;  // a tile has two of them
   static constexpr uint32_t kRuns = D / kRun;
+  // Warp groups that quantise; one more stores what they made.
   static constexpr uint32_t kWarpGroups = D == 64 ? 4 : D == 128 ? 3 : 2;
-  static constexpr uint32_t kThreads = kWarpGroups * kGroupThreads;
-  // What rounding left of T does not fit beside T: panels of it come by turns.
-  static constexpr bool kStreams = D == 256;
-  static constexpr bool kPrefetches = D < 256;
-  static constexpr uint32_t kStagings = D == 256 ? 1 : 2;
-  static constexpr uint32_t kHighBytes = D / 64 * ForwardPanelBytes(D);
-  static constexpr uint32_t kMatrixBytes =
-      kHighBytes + ForwardOffsetBytes(D) + (kStreams ? ForwardPanelBytes(D) : kHighBytes);
+  static constexpr uint32_t kThreads = (kWarpGroups + 1) * kGroupThreads;
+  // Of a thread when the kernel starts; storing ones leave some of theirs to the others.
+  static constexpr uint32_t kLaunchRegisters = 65536 / kThreads / 8 * 8;
+  static constexpr uint32_t kStoringRegisters = D == 256 ? 40 : 56;
+  static constexpr uint32_t kRegisters =
+      (kLaunchRegisters + (kLaunchRegisters - kStoringRegisters) / kWarpGroups) / 8 * 8;
+  static constexpr uint32_t kStagings = D == 128 ? 2 : 1;
+  // Rows of the engine come to shared memory in chunks. Eight of them, 16 bytes each, do not meet
+  // in a bank.
+  static constexpr uint32_t kChunks = D == 256 ? 2 : 1;
+  static constexpr uint32_t kChunkBytes = D * 2 / kChunks;
+  static constexpr uint32_t kChunkPitch = kChunkBytes + 16;
+  static constexpr uint32_t kMatrixBytes = ForwardBytes(D);
+};
+
+// A warp's.
+template <typename S>
+union Scratch {
+  float4 rows[S::kDim / 2];  // see OrderStatistic
+  // Then least and greatest of runs, then scale and zero of groups.
+  float2 runs[kWarpRows][S::kOneGroup ? 1 : S::kRuns];
 };
 
 // What is in shared memory after T and before each warp group's staged bytes.
 template <typename S>
 struct SharedFixed {
+  static constexpr uint32_t kWarps = S::kWarpGroups * 4;
   Barrier matrix;
-  Barrier panel_full;
-  Barrier panel_free;
-  CrcTables crc;
-  // Least and greatest of runs, then scale and zero of groups; [warps][16 rows][runs or groups].
-  float2 scratch[S::kOneGroup ? 1 : S::kThreads / 32][16][S::kOneGroup ? 1 : S::kRuns];
+  alignas(16) CrcTables crc;
+  alignas(16) std::byte source[kWarps][kWarpRows * S::kChunkPitch];
+  Scratch<S> scratch[kWarps];
 };
 
 // Where tiles lie in pages.
@@ -74,90 +88,87 @@ struct Tiling {
 
 enum RowState : uint32_t { kRowGood, kRowBad, kRowAbsent };
 
-// Where a row of the engine is, in bytes from the layer's start; a good place even for a bad row.
-struct RowPlace {
-  int64_t offset = 0;
-  uint32_t state = kRowAbsent;
+// Which slot of the engine holds row `row` of a tile; `present`: a page has that row.
+struct RowSlot {
+  int64_t slot = 0;
+  bool present = false;
+
+  __device__ __forceinline__ RowState State(uint32_t slots) const {
+    return !present ? kRowAbsent : slot >= 0 && slot < slots ? kRowGood : kRowBad;
+  }
 };
 
-__device__ __forceinline__ RowPlace PlaceOfRow(const EncodeArguments& arguments,
-                                               const DeviceEngineSide& engine, uint32_t head,
-                                               const Tiling& tiling, uint32_t tile,
-                                               uint32_t segment, uint32_t row_of_segment) {
-  RowPlace place;
-  uint32_t index = 0;
-  const uint32_t token = tiling.FirstToken(tile) + row_of_segment;
-  const uint32_t page = tiling.FirstPage(tile) + segment;
-  if (tile < tiling.tiles && segment < tiling.tile_pages && page < arguments.batch.pages &&
-      token < tiling.page_tokens) {
-    const int64_t slot = arguments.batch.slots[uint64_t{page} * tiling.page_tokens + token];
-    const bool good = slot >= 0 && slot < arguments.slots;
-    place.state = good ? kRowGood : kRowBad;
-    if (good) index = static_cast<uint32_t>(slot);
-  }
-  uint32_t block = index;
-  uint32_t in_block = 0;
-  if (arguments.block_tokens != 1) {
-    block = index / arguments.block_tokens;
-    in_block = index % arguments.block_tokens;
-  }
-  place.offset =
-      head * engine.head_stride + block * engine.block_stride + in_block * engine.token_stride;
-  return place;
+__device__ __forceinline__ RowSlot SlotOfRow(const DeviceEncodeBatch& batch, const Tiling& tiling,
+                                             uint32_t tile, uint32_t row) {
+  const uint32_t token = tiling.FirstToken(tile) + row;  // of all tokens of pages, at first
+  const bool in_page = tiling.page_tiles > 1 ? token < tiling.page_tokens
+                                             : row < tiling.tile_pages * tiling.segment_rows;
+  const uint64_t index = uint64_t{tiling.FirstPage(tile)} * tiling.page_tokens + token;
+  if (!in_page || index >= uint64_t{batch.pages} * tiling.page_tokens) return {};
+  return {batch.slots[index], true};
 }
 
-__device__ __forceinline__ uint4 LoadGlobal(const std::byte* from) {
-  uint4 value;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.b32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "l"(from));
-  return value;
-}
+// Where rows of one head lie in an engine's memory.
+struct EngineRows {
+  const std::byte* base;
+  DeviceEngineSide engine;
+  uint32_t block_tokens;
+  uint32_t slots;
 
-// This lane's quarters of its two rows, as products want them, or as sums lie.
+  // A place to read from even for a row that is not good.
+  __device__ __forceinline__ auto Row(const RowSlot& row) const -> const std::byte* {
+    const uint32_t index = row.State(slots) == kRowGood ? static_cast<uint32_t>(row.slot) : 0;
+    if (block_tokens == 1) return base + index * engine.block_stride;
+    return base + index / block_tokens * engine.block_stride +
+           index % block_tokens * engine.token_stride;
+  }
+};
+
+// Begins to copy chunk `chunk` of a warp's 16 rows to its shared memory. `row`: where lane l's and
+// l
+// + 16's row is. A lane copies for two rows, 64 bytes of them with the three beside it.
 template <typename S>
-__device__ __forceinline__ void LoadRows(const std::byte* base, const RowPlace& place,
-                                         bool transform, uint32_t lane,
-                                         uint32_t (&elements)[2][S::kTiles]) {
-  const uint32_t quad = lane & 3;
+__device__ __forceinline__ void BeginRows(const std::byte* row, uint32_t chunk, uint32_t lane,
+                                          std::byte* to) {
+  const uint32_t at = lane % 4 * 16;
 #pragma unroll
   for (uint32_t r = 0; r < 2; ++r) {
-    const std::byte* row = base + __shfl_sync(kAllLanes, place.offset, lane / 4 + 8 * r);
+    const uint32_t number = lane / 4 + 8 * r;
+    const auto* from = reinterpret_cast<const std::byte*>(
+                           __shfl_sync(kAllLanes, reinterpret_cast<uint64_t>(row), number)) +
+                       chunk * S::kChunkBytes + at;
+    const uint32_t target = SharedAddress(to) + number * S::kChunkPitch + at;
 #pragma unroll
-    for (uint32_t piece = 0; piece < S::kDim / 32; ++piece) {
-      uint32_t(&to)[S::kTiles] = elements[r];
-      if (S::kLaneBytes < 8 && !transform) {
-        const std::byte* half = row + piece * 4 * S::kRowBytes + quad * 2 * S::kLaneBytes;
-        const uint2 first = *reinterpret_cast<const uint2*>(half);
-        const uint2 second = *reinterpret_cast<const uint2*>(half + 2 * S::kRowBytes);
-        to[piece * 4] = first.x;
-        to[piece * 4 + 1] = first.y;
-        to[piece * 4 + 2] = second.x;
-        to[piece * 4 + 3] = second.y;
-        continue;
-      }
-      constexpr uint32_t kPieces = S::kLaneBytes < 8 ? 1 : S::kLaneBytes / 8;  // a field
-      const uint32_t at = transform ? piece * 64 + quad * 16
-                                    : piece / kPieces * 2 * S::kRowBytes +
-                                          quad * 2 * S::kLaneBytes + piece % kPieces * 16;
-      const uint4 loaded = LoadGlobal(row + at);
-      to[piece * 4] = loaded.x;
-      to[piece * 4 + 1] = loaded.y;
-      to[piece * 4 + 2] = loaded.z;
-      to[piece * 4 + 3] = loaded.w;
-    }
+    for (uint32_t piece = 0; piece < S::kChunkBytes; piece += 64)
+      CopyPiece(target + piece, from + piece);
   }
 }
 
-// y of rows that are in the transformed basis already.
+// A warp's chunk of rows as left-hand operands of products.
 template <typename S>
-__device__ __forceinline__ void Widen(const uint32_t (&elements)[2][S::kTiles], bool bf16,
-                                      float (&y)[S::kTiles][4]) {
+__device__ __forceinline__ void TakeOperands(const std::byte* from, uint32_t lane,
+                                             uint32_t (&operands)[S::kChunkBytes / 32][4]) {
+  const uint32_t address =
+      SharedAddress(from) + lane % kWarpRows * S::kChunkPitch + lane / kWarpRows * 16;
+#pragma unroll
+  for (uint32_t step = 0; step < S::kChunkBytes / 32; ++step)
+    LoadMatrices(address + step * 32, operands[step]);
+}
+
+// The elements of a warp's chunk of rows as sums lie: y of rows in the transformed basis.
+template <typename S>
+__device__ __forceinline__ void TakeSums(const std::byte* from, uint32_t chunk, bool bf16,
+                                         uint32_t lane, float (&y)[S::kTiles][4]) {
+  constexpr uint32_t kChunkTiles = S::kChunkBytes / 16;
 #pragma unroll
   for (uint32_t tile = 0; tile < S::kTiles; ++tile) {
+    const uint32_t dim =
+        tile / S::kFieldTiles * S::kRowBytes + lane % 4 * S::kLaneBytes + tile % S::kFieldTiles * 2;
+    if (dim / (kChunkTiles * 8) != chunk) continue;
 #pragma unroll
     for (uint32_t r = 0; r < 2; ++r) {
-      const uint32_t pair = elements[r][tile];
+      const uint32_t pair = *reinterpret_cast<const uint32_t*>(
+          from + (lane / 4 + 8 * r) * S::kChunkPitch + dim % (kChunkTiles * 8) * 2);
       const float2 halves = __half22float2(Halves(pair));
       y[tile][2 * r] = bf16 ? __uint_as_float(pair << 16) : halves.x;
       y[tile][2 * r + 1] = bf16 ? __uint_as_float(pair & 0xffff0000u) : halves.y;
@@ -165,90 +176,69 @@ __device__ __forceinline__ void Widen(const uint32_t (&elements)[2][S::kTiles], 
   }
 }
 
-// sums = or += 16 dims of the rows times a matrix; `half_bytes`: to its columns 128 and up.
+// Begins sums = -m T, which is there as three rows to be multiplied by `head.one`.
 template <typename S, bool kBf16>
-__device__ __forceinline__ void Begin(float (&sums)[S::kTiles][4], const uint32_t (&a)[4],
-                                      uint64_t b, uint32_t half_bytes, uint32_t add) {
-  if constexpr (S::kTiles <= 16) {
-    BeginProduct<0, S::kTiles, kBf16>(sums, a, b, add);
-  } else {
-    BeginProduct<0, 16, kBf16>(sums, a, b, add);
-    BeginProduct<16, 16, kBf16>(sums, a, b + (half_bytes >> 4), add);
-  }
-}
-
-template <typename S, bool kBf16>
-__device__ __forceinline__ void BeginPanel(float (&sums)[S::kTiles][4],
-                                           const uint32_t (&elements)[2][S::kTiles], uint32_t panel,
-                                           uint32_t address) {
-#pragma unroll
-  for (uint32_t step = 0; step < 4; ++step) {
-    const uint32_t at = (panel * 4 + step) * 2;
-    const uint32_t a[4] = {elements[0][at], elements[1][at], elements[0][at + 1],
-                           elements[1][at + 1]};
-    Begin<S, kBf16>(sums, a, MatrixOfWideColumns(address + step * 32), 128 * 128, 1);
-  }
-}
-
-// Panels of what rounding left of T, where they come by turns; all threads of the block take part.
-template <typename S>
-struct PanelStream {
-  SharedFixed<S>* shared;
-  const std::byte* source;
-  std::byte* panel;
-  uint32_t total;     // that will be asked for
-  uint32_t next = 0;  // to be used
-
-  __device__ __forceinline__ void Load(uint32_t number) {
-    if (threadIdx.x != 0 || number >= total) return;
-    if (number > 0) shared->panel_free.Wait((number - 1) & 1);
-    shared->panel_full.ArriveExpecting(ForwardPanelBytes(S::kDim));
-    BulkCopy(panel, source + number % (S::kDim / 64) * ForwardPanelBytes(S::kDim),
-             ForwardPanelBytes(S::kDim), &shared->panel_full);
-  }
-};
-
-// y = x T - m T.
-template <typename S, bool kBf16>
-__device__ __forceinline__ void Transform(const uint32_t (&elements)[2][S::kTiles],
-                                          const std::byte* matrix, const ForwardHead& head,
-                                          PanelStream<S>& stream, uint32_t lane,
-                                          float (&y)[S::kTiles][4]) {
-  constexpr uint32_t kPanels = S::kDim / 64;
-  constexpr uint32_t kPanelBytes = ForwardPanelBytes(S::kDim);
-  const uint32_t address = SharedAddress(matrix);
-  const uint32_t quad = lane & 3;
+__device__ __forceinline__ void BeginOffset(const std::byte* matrix, const ForwardHead& head,
+                                            uint32_t lane, float (&sums)[S::kTiles][4]) {
+  const uint32_t quad = lane % 4;
   const uint32_t one = quad == 0 ? head.one * 0x10001u : quad == 1 ? head.one : 0;
   const uint32_t ones[4] = {one, one, 0, 0};
-  HoldSums(y);
-  FenceProducts();
-  Begin<S, kBf16>(y, ones, MatrixOfNarrowColumns(address + S::kHighBytes), 128 * 32, 0);
-#pragma unroll
-  for (uint32_t panel = 0; panel < kPanels; ++panel)
-    BeginPanel<S, kBf16>(y, elements, panel, address + panel * kPanelBytes);
-  const uint32_t lower = address + S::kHighBytes + ForwardOffsetBytes(S::kDim);
-  if constexpr (!S::kStreams) {
-#pragma unroll
-    for (uint32_t panel = 0; panel < kPanels; ++panel)
-      BeginPanel<S, kBf16>(y, elements, panel, lower + panel * kPanelBytes);
-    CommitProducts();
-    WaitForProducts();
+  const uint64_t b = MatrixOfNarrowColumns(SharedAddress(matrix) +
+                                           ForwardParts(S::kDim) * ForwardPartBytes(S::kDim));
+  if constexpr (S::kTiles <= 16) {
+    BeginProduct<0, S::kTiles, kBf16>(sums, ones, b, 0);
   } else {
-    CommitProducts();
+    BeginProduct<0, 16, kBf16>(sums, ones, b, 0);
+    BeginProduct<16, 16, kBf16>(sums, ones, b + 128 * 32 / 16, 0);
+  }
+}
+
+// Begins sums += chunk T.
+template <typename S, bool kBf16>
+__device__ __forceinline__ void BeginChunk(const std::byte* matrix, uint32_t chunk,
+                                           const uint32_t (&operands)[S::kChunkBytes / 32][4],
+                                           float (&sums)[S::kTiles][4]) {
+  constexpr uint32_t kPanelBytes = ForwardPanelBytes(S::kDim);
+  const uint64_t first =
+      MatrixOfWideColumns(SharedAddress(matrix) + chunk * (S::kChunkBytes / 128) * kPanelBytes);
 #pragma unroll
-    for (uint32_t panel = 0; panel < kPanels; ++panel) {
-      stream.shared->panel_full.Wait(stream.next & 1);
-      BeginPanel<S, kBf16>(y, elements, panel, lower);
-      CommitProducts();
-      WaitForProducts();
-      if (lane == 0) stream.shared->panel_free.Arrive();
-      __syncwarp();
-      ++stream.next;
-      stream.Load(stream.next);
-      __syncwarp();
+  for (uint32_t part = 0; part < ForwardParts(S::kDim); ++part) {
+#pragma unroll
+    for (uint32_t step = 0; step < S::kChunkBytes / 32; ++step) {
+      const uint64_t b =
+          first + (part * ForwardPartBytes(S::kDim) + step / 4 * kPanelBytes + step % 4 * 32) / 16;
+      if constexpr (S::kTiles <= 16) {
+        BeginProduct<0, S::kTiles, kBf16>(sums, operands[step], b, 1);
+      } else {
+        BeginProduct<0, 16, kBf16>(sums, operands[step], b, 1);
+        BeginProduct<16, 16, kBf16>(sums, operands[step], b + 128 * 128 / 16, 1);
+      }
     }
   }
+}
+
+// y of a warp's rows, x T - m T, and what `next(chunk)` does when a chunk has been read.
+template <typename S, bool kBf16, typename Next>
+__device__ __forceinline__ void Transform(const std::byte* source, const std::byte* matrix,
+                                          const ForwardHead& head, uint32_t lane,
+                                          float (&y)[S::kTiles][4], const Next& next) {
   HoldSums(y);
+#pragma unroll
+  for (uint32_t chunk = 0; chunk < S::kChunks; ++chunk) {
+    uint32_t operands[S::kChunkBytes / 32][4];
+    WaitForPieces();
+    __syncwarp();
+    TakeOperands<S>(source, lane, operands);
+    __syncwarp();
+    if (chunk + 1 < S::kChunks) next(chunk);
+    FenceProducts();
+    if (chunk == 0) BeginOffset<S, kBf16>(matrix, head, lane, y);
+    BeginChunk<S, kBf16>(matrix, chunk, operands, y);
+    CommitProducts();
+    WaitForProducts();
+    HoldSums(y);
+    if (chunk + 1 == S::kChunks) next(chunk);
+  }
   if constexpr (!kBf16) {
 #pragma unroll
     for (uint32_t tile = 0; tile < S::kTiles; ++tile) {

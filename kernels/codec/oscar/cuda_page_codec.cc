@@ -90,6 +90,7 @@ class Codec final : public CudaPageCodec {
   DeviceBuffer crc_fold_;
   DeviceBuffer crc_;
   DeviceBuffer crc_powers_;
+  DeviceBuffer crc_multiples_;
 };
 
 absl::StatusOr<DeviceSide> Codec::PrepareSide(const SideLayout& place,
@@ -209,6 +210,8 @@ absl::Status Codec::PreparePacked(const TransformSet& transforms) {
                            DeviceBuffer::CopyOf(std::span(encode_layers_)));
   const std::vector<uint32_t> powers = MakeCrcPowers(words);
   OSCARKV_ASSIGN_OR_RETURN(crc_powers_, DeviceBuffer::CopyOf(std::span(powers)));
+  const CrcMultiples multiples = MakeCrcMultiples();
+  OSCARKV_ASSIGN_OR_RETURN(crc_multiples_, DeviceBuffer::CopyOf(std::span(&multiples, 1)));
   const CrcTables tables = MakeCrcTables();
   OSCARKV_ASSIGN_OR_RETURN(crc_, DeviceBuffer::CopyOf(std::span(&tables, 1)));
   return absl::OkStatus();
@@ -329,6 +332,7 @@ absl::Status Codec::Encode(const DeviceEngineView& source, const DeviceEncodeBat
         .layers = encode_layers_on_device_.as<EncodeLayer>(),
         .tasks = range.on_device,
         .crc = crc_.as<CrcTables>(),
+        .crc_multiples = crc_multiples_.as<CrcMultiples>(),
         .crc_powers = crc_powers_.as<uint32_t>(),
         .batch = batch,
         .strides_before_range = encode_layers_[batch.layers.first].strides_before,

@@ -60,6 +60,23 @@ __device__ __forceinline__ void BulkCopy(void* to_shared, const void* from_globa
       : "memory");
 }
 
+// Copies 16 bytes, past the first cache; WaitForPieces ends all that this thread began.
+__device__ __forceinline__ void CopyPiece(uint32_t to_shared, const void* from_global) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to_shared),
+               "l"(from_global)
+               : "memory");
+}
+__device__ __forceinline__ void WaitForPieces() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// 16 rows of 32 bytes, the left-hand operand of a product; lane l's address is that of row l mod
+// 16, its second half for lanes 16 and up.
+__device__ __forceinline__ void LoadMatrices(uint32_t shared_address, uint32_t (&a)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(shared_address)
+               : "memory");
+}
+
 // Moves registers between the warps of a block; all four warps of a warp group call it.
 template <uint32_t kRegisters>
 __device__ __forceinline__ void RaiseRegisters() {

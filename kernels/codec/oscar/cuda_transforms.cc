@@ -56,14 +56,6 @@ void AppendHead(const SideTransform& transform, uint32_t bits, uint32_t group,
   prepared->columns.insert(prepared->columns.end(), sums.begin(), sums.end());
 }
 
-// The dim of x that is row `k` of the operand: thread `q` of four has 8 elements in every 32, and 2
-// of them at rows 2 q, 2 more at 2 q + 8 of each product.
-uint32_t DimOfRow(uint32_t k) {
-  const uint32_t step = k / 16;
-  const uint32_t within = k % 16;
-  return step / 2 * 32 + within % 8 / 2 * 8 + step % 2 * 4 + within / 8 * 2 + within % 2;
-}
-
 // The dim of y that is column `n`: thread `q` has columns 8 t + 2 q and the next of each tile t,
 // and all codes of a quarter of the row's bytes.
 uint32_t DimOfColumn(uint32_t n, uint32_t dim, uint32_t bits) {
@@ -105,31 +97,31 @@ void AppendForward(const SideTransform& transform, uint32_t bits, bool bf16,
                    PreparedForward* prepared) {
   constexpr double kPi = 3.14159265358979323846;
   const uint32_t dim = transform.dim;
-  // fp16 operands are brought near 2^10, so that what rounding leaves is not denormal.
+  // fp16 operands are brought near 2^10, away from denormal numbers.
   const int scale = bf16 ? 0 : 10 - Exponent(transform.forward);
   const size_t start = prepared->matrices.size();
   prepared->matrices.resize(start + ForwardBytes(dim), std::byte{0});
   std::byte* matrix = prepared->matrices.data() + start;
-  const size_t lower = dim / 64 * ForwardPanelBytes(dim) + ForwardOffsetBytes(dim);
   std::vector<float> minus_offset(dim);
   for (uint32_t n = 0; n < dim; ++n) {
     const uint32_t column = DimOfColumn(n, dim, bits);
     double sum = 0.0;
     for (uint32_t k = 0; k < dim; ++k) {
-      const uint32_t row = DimOfRow(k);
-      const float entry = std::ldexp(transform.forward[row * dim + column], scale);
-      const Halves high = Rounded(entry, bf16);
-      const Halves low = Rounded(entry - high.value, bf16);
+      const float entry = std::ldexp(transform.forward[k * dim + column], scale);
       const size_t at =
           k / 64 * ForwardPanelBytes(dim) + n * 128 + ((k % 64 / 8) ^ (n % 8)) * 16 + k % 8 * 2;
-      Put(matrix + at, high.bits);
-      Put(matrix + lower + at, low.bits);
-      sum += double{transform.offset[row]} * (double{high.value} + double{low.value});
+      float rest = entry;
+      for (uint32_t part = 0; part < ForwardParts(dim); ++part) {
+        const Halves rounded = Rounded(rest, bf16);
+        Put(matrix + part * ForwardPartBytes(dim) + at, rounded.bits);
+        sum += double{transform.offset[k]} * double{rounded.value};
+        rest -= rounded.value;
+      }
     }
     minus_offset[n] = static_cast<float>(-sum);
   }
   const int one = bf16 ? 0 : std::clamp(Exponent(minus_offset) - 14, -14, 15);
-  std::byte* offset = matrix + dim / 64 * ForwardPanelBytes(dim);
+  std::byte* offset = matrix + ForwardParts(dim) * ForwardPartBytes(dim);
   for (uint32_t n = 0; n < dim; ++n) {
     float rest = std::ldexp(minus_offset[n], -one);
     for (uint32_t k = 0; k < 3; ++k) {
@@ -142,12 +134,13 @@ void AppendForward(const SideTransform& transform, uint32_t bits, bool bf16,
                       .one = Rounded(std::ldexp(1.0f, one), bf16).bits,
                       .above = dim - 1 - ClipIndex(transform.clip_ratio, dim),
                       .clip_guess = 1.0f,
-                      .clip_spread = 0.0f};
+                      .clip_density = 0.0f};
   if (head.above != 0) {
     const double at = WhereBeyond((head.above + 0.5) / dim);
     const double density = 2.0 * std::exp(-0.5 * at * at) / std::sqrt(2.0 * kPi);
     head.clip_guess = static_cast<float>(at / std::sqrt(2.0 / kPi));
-    head.clip_spread = static_cast<float>(1.0 / (dim * density * std::max(at, 0.1)));
+    // fp16 has 1024 to 2048 numbers from half a value to the value.
+    head.clip_density = static_cast<float>(dim * density * std::max(at, 0.1) / 1400.0);
   }
   prepared->heads.push_back(head);
 }

@@ -33,29 +33,34 @@ PreparedInverse PrepareInverse(const std::vector<SideTransform>& heads, uint32_t
 
 // One head's numbers beside its matrix.
 struct ForwardHead {
-  float scale;        // what sums are multiplied by: 1 for bf16
-  uint32_t one;       // the element by which rows are lengthened, to be multiplied by -m T
-  uint32_t above;     // how many magnitudes of a row the clip cuts; 0: none
-  float clip_guess;   // the clip's threshold, in mean magnitudes, were rows Gaussian
-  float clip_spread;  // and by how much of itself it moves when one element more is to be cut
+  float scale;     // what sums are multiplied by: 1 for bf16
+  uint32_t one;    // the element by which rows are lengthened, to be multiplied by -m T
+  uint32_t above;  // how many magnitudes of a row the clip cuts; 0: none
+  // Were rows Gaussian: the clip's threshold, in mean magnitudes, and how many elements of a row
+  // lie between two neighbouring fp16 numbers there.
+  float clip_guess;
+  float clip_density;
 };
 
-// T as the right-hand operand of wgmma products, K-major, swizzled: T to the precision of its dtype
-// in panels of 64 rows (128 bytes a column), -m T in three terms of a panel of 16 rows, and what
-// rounding left of T, again in panels of 64. -m T is that of the rounded T, so that a large offset
-// cancels.
+// T as the right-hand operand of wgmma products, K-major, swizzled: T rounded to the rows' dtype,
+// in panels of 64 rows (128 bytes a column); what rounding left of it, likewise, where there is
+// room for a second part; and -m T in three terms of a panel of 16 rows. -m T is that of the parts,
+// so that a large offset cancels.
 //
-// Rows (dims of x) and columns (dims of y) are in the order in which threads hold them: a thread
-// loads 16 bytes of a row at a time, and its sums are codes of whole bytes.
+// Columns (dims of y) are in an order that makes a thread's sums codes of whole bytes.
 struct PreparedForward {
   std::vector<std::byte> matrices;  // [heads][ForwardBytes(dim)]
   std::vector<ForwardHead> heads;
 };
 
+OSCARKV_HOST_DEVICE constexpr uint32_t ForwardParts(uint32_t dim) { return dim < 256 ? 2 : 1; }
 OSCARKV_HOST_DEVICE constexpr uint32_t ForwardPanelBytes(uint32_t dim) { return dim * 128; }
+OSCARKV_HOST_DEVICE constexpr uint32_t ForwardPartBytes(uint32_t dim) {
+  return dim / 64 * ForwardPanelBytes(dim);
+}
 OSCARKV_HOST_DEVICE constexpr uint32_t ForwardOffsetBytes(uint32_t dim) { return dim * 32; }
 OSCARKV_HOST_DEVICE constexpr uint32_t ForwardBytes(uint32_t dim) {
-  return 2 * (dim / 64) * ForwardPanelBytes(dim) + ForwardOffsetBytes(dim);
+  return ForwardParts(dim) * ForwardPartBytes(dim) + ForwardOffsetBytes(dim);
 }
 
 PreparedForward PrepareForward(const std::vector<SideTransform>& heads, uint32_t bits, bool bf16);
