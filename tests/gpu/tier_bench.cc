@@ -12,16 +12,21 @@
 #include "kernels/device/buffer.h"
 #include "kernels/device/status.h"
 #include "kernels/device/stream.h"
+#include "server/core/copy_mover.h"
+#include "server/core/page_store.h"
 #include "server/tier/gpu_tier.h"
 #include "server/tier/host_tier.h"
 #include "tests/gpu/gpu_bench.h"
 #include "tests/gpu/gpu_cache.h"
+#include "tests/support/store_pages.h"
 
 namespace oscarkv::testing {
 namespace {
 
 constexpr uint64_t kBytes = uint64_t{2} << 30;
 constexpr int kRepeats = 11;
+constexpr int kStoreRepeats = 3;
+constexpr uint64_t kStoreBytes = uint64_t{1} << 30;
 constexpr size_t kUnderWay = 16;
 
 // GB/s; the median of `repeats` runs.
@@ -74,6 +79,12 @@ struct Copies {
   double out;
 };
 
+void Tell(Bench& bench, const std::string& name, double rate, double copy) {
+  bench.AddRow("tier", {{"name", name}, {"gb_per_s", rate}, {"of_copy", rate / copy}});
+  std::printf("%-40s %27.2f %6.0f %%\n", name.c_str(), rate, 100.0 * rate / copy);
+  std::fflush(stdout);
+}
+
 void Measure(Bench& bench, const Copies& plain, const std::string& name, uint64_t blocks,
              uint64_t block_bytes) {
   auto host = OrDie(HostTier::Create({.capacity_bytes = kBytes}));
@@ -97,20 +108,59 @@ void Measure(Bench& bench, const Copies& plain, const std::string& name, uint64_
     page.pending = OrDie(gpu->CopyOut(page.gpu, host->Map(page.host)));
   };
   const double all = static_cast<double>(bytes * pages.size());
-  const auto tell = [&](const std::string& what, double rate, double copy) {
-    bench.AddRow("tier",
-                 {{"name", what + "/" + name}, {"gb_per_s", rate}, {"of_copy", rate / copy}});
-    std::printf("%-40s %27.2f %6.0f %%\n", (what + "/" + name).c_str(), rate, 100.0 * rate / copy);
-    std::fflush(stdout);
-  };
   // The first transfers page-lock the host arena.
-  tell("promote_first", Rate(all, 1, [&] { RunAll(pages, in); }), plain.in);
-  tell("promote", Rate(all, kRepeats, [&] { RunAll(pages, in); }), plain.in);
-  tell("demote", Rate(all, kRepeats, [&] { RunAll(pages, out); }), plain.out);
+  Tell(bench, "promote_first/" + name, Rate(all, 1, [&] { RunAll(pages, in); }), plain.in);
+  Tell(bench, "promote/" + name, Rate(all, kRepeats, [&] { RunAll(pages, in); }), plain.in);
+  Tell(bench, "demote/" + name, Rate(all, kRepeats, [&] { RunAll(pages, out); }), plain.out);
   for (const Page& page : pages) {
     host->Release(page.host);
     gpu->Release(page.gpu);
   }
+}
+
+// The same through the store: uses queue the pages, the mover pins, copies, compares, publishes.
+void MeasureStore(Bench& bench, const Copies& plain) {
+  auto host = OrDie(HostTier::Create({.capacity_bytes = kStoreBytes}));
+  auto copies = OrDie(PageCopies::Create(
+      {}, OrDie(GpuTier::Create(OrDie(MakeDeviceMemory(
+              {.bytes = kStoreBytes, .device = 0, .host_arena = host->arena()}))))));
+  const SystemClock clock;
+  const auto store =
+      OrDie(PageStore::Create({}, std::move(host), nullptr, clock, std::move(copies)));
+  NamespaceSpec spec = SmallSpec();
+  spec.geometry = kQwen3;
+  spec.geometry.layers = 36;
+  spec.codec.bits = {{.k = 2, .v = 2}};
+  const Namespace& space = *OrDie(store->OpenNamespace(spec, true));
+  const uint64_t page_bytes = space.page_bytes(Encoding::kPacked);
+  const auto chain =
+      Chain(space, 0, static_cast<uint32_t>(kStoreBytes / 8 * 7 / page_bytes), Encoding::kPacked);
+  const TestPage page = MakePage(space, Encoding::kPacked, 0);
+  CopyMover mover(*store, {});
+  const auto put_and_use = [&] {
+    store->Clear(space);
+    for (const TestItem& item : chain) {
+      BeginPutResult begun = store->BeginPut(space, AsPutItem(item, page));
+      std::ranges::copy(page.bytes, begun.slot.bytes().begin());
+      OrDie(begun.slot.Commit().ok() ? absl::OkStatus() : absl::InternalError("a put failed"));
+    }
+    for (int i = 0; i < 2; ++i) store->Touch(space, KeysOf(chain));
+  };
+  const auto move_all = [&] {
+    put_and_use();
+    const auto start = std::chrono::steady_clock::now();
+    while (mover.Step()) {
+    }
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    return static_cast<double>(page_bytes * chain.size()) / time.count() * 1e-9;
+  };
+  move_all();  // page-locks the host arena
+  std::vector<double> rates;
+  for (int i = 0; i < kStoreRepeats; ++i) rates.push_back(move_all());
+  std::sort(rates.begin(), rates.end());
+  if (store->Stats().copies.copied_pages != (kStoreRepeats + 1) * chain.size())
+    OrDie(absl::InternalError("a page was not copied"));
+  Tell(bench, "promote_by_store/packed", rates[rates.size() / 2], plain.in);
 }
 
 }  // namespace
@@ -123,6 +173,7 @@ void BenchTier(Bench& bench) {
   // Qwen3-8B: 36 layers of 8 heads of 128, 64 tokens a page.
   Measure(bench, plain, "packed", 36 * 8, 64 * 72);
   Measure(bench, plain, "wide", 36 * 8, 64 * 512);
+  MeasureStore(bench, plain);
 }
 
 }  // namespace oscarkv::testing
