@@ -53,7 +53,7 @@ absl::Status CheckEngineSide(const EngineSide& side, const EngineView& view,
   const auto end = static_cast<__int128>(last_block) * side.block_stride +
                    static_cast<__int128>(last_token) * side.token_stride +
                    static_cast<__int128>(geometry.kv_heads - 1) * side.head_stride +
-                   int64_t{head_dim} * DTypeBytes(side.dtype);
+                   static_cast<__int128>(head_dim) * DTypeBytes(side.dtype);
   if (end <= static_cast<__int128>(bytes)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       name, ": ", view.slots, " slots of ", geometry.kv_heads, " heads end at byte ",

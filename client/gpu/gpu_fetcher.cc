@@ -76,7 +76,7 @@ absl::StatusOr<uint64_t> GpuFetcher::Add(const TransferStep& step,
   const DeviceScope scope(staging_->device());
   OSCARKV_RETURN_IF_ERROR(scope.status());
   OSCARKV_ASSIGN_OR_RETURN(const StagedStep place, staging_->Next(step, staging_->copies().get()));
-  const uint32_t blocks = step.layers.count * part_.heads.count;
+  const uint64_t blocks = uint64_t{step.layers.count} * part_.heads.count;
   CopyBatch& batch = staging_->batch();
   for (uint32_t page = 0; page < step.pages; ++page) {
     std::copy_n(pages[page].block_crc32c, blocks, place.host_crcs + page * blocks);

@@ -105,14 +105,14 @@ absl::Status GpuPusher::AddStep(const TransferStep& step, std::span<const HostPa
   OSCARKV_RETURN_IF_ERROR(staging_->ready(place).Record(codes));
   OSCARKV_RETURN_IF_ERROR(staging_->ready(place).MakeWait(copies));
 
-  const uint32_t blocks = step.layers.count * geometry.kv_heads;
+  const uint64_t blocks = uint64_t{step.layers.count} * geometry.kv_heads;
   CopyBatch& batch = staging_->batch();
   for (uint32_t page = 0; page < step.pages; ++page) {
     batch.Add(rooms[page].bytes + step.offset, place.memory + page * step.bytes, step.bytes);
-    pending_.push_back(
-        {.source = place.host_crcs + page * blocks,
-         .count = blocks,
-         .destination = rooms[page].block_crc32c + step.layers.first * geometry.kv_heads});
+    pending_.push_back({.source = place.host_crcs + page * blocks,
+                        .count = blocks,
+                        .destination = rooms[page].block_crc32c +
+                                       uint64_t{step.layers.first} * geometry.kv_heads});
   }
   OSCARKV_RETURN_IF_ERROR(batch.Enqueue(copies));
   OSCARKV_RETURN_IF_ERROR(

@@ -70,7 +70,7 @@ class GpuPusher {
   // Of the push under way.
   struct PendingCrcs {
     const uint32_t* source = nullptr;  // pinned
-    uint32_t count = 0;
+    uint64_t count = 0;
     uint32_t* destination = nullptr;
   };
   bool active_ = false;

@@ -15,8 +15,9 @@ using testing::StatusIs;
 
 constexpr Geometry kGeometry{
     .layers = 2, .kv_heads = 2, .k_head_dim = 64, .v_head_dim = 64, .page_tokens = 4};
-constexpr uint64_t kBytes = 100 * 256;  // of 100 slots of 2 heads of 128 bytes
+constexpr uint64_t kBytes = uint64_t{100} * 256;  // of 100 slots of 2 heads of 128 bytes
 
+// NOLINTNEXTLINE(performance-no-int-to-ptr): nothing is there
 std::byte* At(uintptr_t address) { return reinterpret_cast<std::byte*>(address); }
 
 struct Side {
@@ -51,7 +52,7 @@ TEST(EngineBounds, BlocksCountToTheirLastToken) {
   side.view.k.block_stride = 4096;
   side.view.k.head_stride = 2048;
   side.view.k.token_stride = 128;
-  side.bytes = 7 * 4096;
+  side.bytes = uint64_t{7} * 4096;
   EXPECT_OK(side.Check());
   --side.bytes;
   EXPECT_THAT(side.Check(), StatusIs(absl::StatusCode::kInvalidArgument));

@@ -82,7 +82,7 @@ TEST(FetchTo, BringsOneGroupOfLayersAfterAnother) {
       DecodeItem item{.encoding = Encoding::kWide,
                       .layers = {layer, 1},
                       .heads = {0, 2},
-                      .slots = std::span(f.slots).subspan(page * 4, 4),
+                      .slots = std::span(f.slots).subspan(size_t{page} * 4, 4),
                       .bytes = sink.rooms.at({page, layer}),
                       .block_crc32c = sink.crcs.at({page, layer}),
                       .result = {}};
@@ -208,7 +208,7 @@ class OnePageSource final : public PageSource {
     bytes_.resize(f_.space->codec().layout(encodings[0]).page_bytes());
     crcs_.resize(4);
     const EncodeItem item{.encoding = encodings[0],
-                          .slots = std::span(f_.slots).subspan(first * 4, 4),
+                          .slots = std::span(f_.slots).subspan(size_t{first} * 4, 4),
                           .page = bytes_,
                           .block_crc32c = crcs_};
     const absl::Status status = f_.space->codec().Encode(f_.source.view(), {&item, 1}, report);

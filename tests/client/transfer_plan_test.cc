@@ -67,6 +67,7 @@ std::set<std::pair<uint32_t, uint32_t>> Held(const Layouts& layouts, const Trans
 
 std::vector<uint32_t> Counts(const std::vector<BlockRange>& groups) {
   std::vector<uint32_t> counts;
+  counts.reserve(groups.size());
   for (const BlockRange& group : groups) counts.push_back(group.count);
   return counts;
 }

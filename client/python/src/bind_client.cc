@@ -102,8 +102,8 @@ FetchReport Fetch(const Namespace& self, const PagedKv& kv, const py::object& sl
 
 // What is made elsewhere (oscarkv._gpu) and handed through.
 void BindStoredPages(py::module_& module) {
-  py::class_<client::PageSink>(module, "_PageSink", "Takes the pages of a fetch.");
-  py::class_<client::PageSource>(module, "_PageSource", "Gives the pages of a push.");
+  const py::class_<client::PageSink> sink(module, "_PageSink", "Takes the pages of a fetch.");
+  const py::class_<client::PageSource> source(module, "_PageSource", "Gives the pages of a push.");
 }
 
 PushReport PushFrom(const Namespace& self, client::PageSource& source,

@@ -111,6 +111,7 @@ DeviceTensor FromCudaArray(const py::object& tensor, const std::string& name) {
   }
   const auto data = py::cast<std::pair<uintptr_t, bool>>(array["data"]);
   if (data.second) Refuse(name, "expected memory that may be written, found read-only memory");
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): so the protocol has it
   view.data = reinterpret_cast<std::byte*>(data.first);
   view.shape = py::cast<std::vector<int64_t>>(array["shape"]);
   const bool compact = !array.contains("strides") || array["strides"].is_none();
