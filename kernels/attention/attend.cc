@@ -201,6 +201,8 @@ AttendArguments PagedAttention::Plan(uint32_t requests, uint32_t new_tokens) con
   arguments.groups = (arguments.rows + item_rows - 1) / item_rows;
   arguments.places = places_[new_tokens - 1].blocks;
   arguments.stages = places_[new_tokens - 1].stages;
+  const uint32_t splits = arguments.places / (kv_heads_ * arguments.groups);
+  arguments.splits_of_one = splits >= 4 ? splits : 0;
   arguments.bf16 = packed_.geometry().dtype == DType::kBf16 ? 1 : 0;
   return arguments;
 }

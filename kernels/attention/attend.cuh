@@ -16,7 +16,7 @@
 
 namespace oscarkv::cuda {
 
-constexpr uint32_t kStagesMax = 32;
+constexpr uint32_t kStagesMax = 32;           // a lane makes the barriers of each
 constexpr uint32_t kPlanned = 2;              // the barrier after which the plan is there
 constexpr uint32_t kEndOfChunk = 0x80000000;  // in the place of a page's tokens
 constexpr uint32_t kAnyPacked = 1;
@@ -36,16 +36,8 @@ struct Shared {
   alignas(128) Matrix<S> matrix;
 };
 
-// Warps to a page.
-__device__ __forceinline__ uint32_t TeamOf(const AttendArguments& arguments,
-                                           const AttendPlan& plan) {
-  constexpr uint32_t kLong = 24;  // pages of a chunk: few warps to a page wait less
-  const uint32_t tiles = DivideUp(arguments.page_tokens, kTileTokens);
-  const uint32_t most = plan.pages > kLong ? 2 : 4;
-  return tiles >= most ? most : tiles >= 2 ? 2 : 1;
-}
-
 // Where in the ring a warp is.
+constexpr uint32_t kNowhere = 0xffffffff;
 struct RingPlace {
   uint32_t stage;
   uint32_t parity;
@@ -59,51 +51,70 @@ struct RingPlace {
   }
 };
 
+// The ring's stages one after the other, for the warp that fills them.
+template <typename S>
+struct Filling {
+  RingPlace at{.stage = 0, .parity = 1};
+  uint32_t untouched;  // stages that have never been filled, and need not be waited for
+
+  // `fill(stage)` by each lane of `lanes` in turn, when the stage is free.
+  template <typename F>
+  __device__ __forceinline__ void Fill(uint32_t lanes, uint32_t lane, uint32_t stages,
+                                       Shared<S>& shared, F&& fill) {
+    const uint32_t count = __popc(lanes);
+    if (count <= untouched) {
+      if ((lanes >> lane & 1) != 0) fill(at.stage + __popc(lanes & ((1u << lane) - 1)));
+      untouched -= count;
+      at.Advance(count, stages);
+      return;
+    }
+    untouched = 0;
+    while (lanes != 0) {
+      shared.taken[at.stage].Wait(at.parity);
+      if (lane + 1 == static_cast<uint32_t>(__ffs(static_cast<int>(lanes)))) fill(at.stage);
+      lanes &= lanes - 1;
+      at.Advance(1, stages);
+    }
+  }
+};
+
 // The warp that brings pages in: all PACKED ones of the thread block's chunks in turn, and after a
 // chunk's last an end for each team.
 template <typename S>
-__device__ __forceinline__ void BringPages(const AttendArguments& arguments, uint32_t teams,
+__device__ __forceinline__ void BringPages(const AttendArguments& arguments, ChunkPlace place,
                                            uint32_t lane, std::byte* ring, Shared<S>& shared) {
-  RingPlace at{.stage = 0, .parity = 1};
-  for (uint32_t number = blockIdx.x; number < shared.plan.chunks; number += gridDim.x) {
-    const Chunk chunk = FindChunk(arguments, shared.plan, number, lane);
+  Filling<S> filling{.untouched = arguments.stages};
+  uint32_t number = blockIdx.x;
+  for (; place.split < shared.plan.splits; place = ChunkPlace(arguments, number += gridDim.x)) {
+    const Chunk chunk = FindChunk(arguments, shared.plan, place,
+                                  FindRequest(arguments, shared.plan, place.split, lane));
     const uint64_t packed =
         arguments.packed.layer_offset + uint64_t{chunk.head} * arguments.packed.stride;
     const uint64_t wide =
         arguments.wide.layer_offset + uint64_t{chunk.head} * arguments.wide.stride;
     uint32_t found = 0;
-    for (uint32_t first = 0; first < chunk.pages; first += 32) {
-      const uint32_t mine = first + lane;
+    for (uint32_t first = chunk.page; first < chunk.pages_end; first += 32 * chunk.splits) {
+      const uint32_t mine = first + lane * chunk.splits;
       AttendPage page{};
-      if (mine < chunk.pages) page = arguments.batch.pages[chunk.first_page + mine * chunk.splits];
+      if (mine < chunk.pages_end) page = arguments.batch.pages[chunk.first_page + mine];
       const uint32_t tokens = min(uint32_t{page.tokens}, arguments.page_tokens);
-      const bool is_packed = tokens > 0 && page.encoding == Encoding::kPacked;
+      const uint32_t to_load =
+          __ballot_sync(kAllLanes, tokens > 0 && page.encoding == Encoding::kPacked);
+      filling.Fill(to_load, lane, arguments.stages, shared, [&](uint32_t stage) {
+        shared.pages[stage] = make_uint2(tokens, page.position);
+        shared.loaded[stage].ArriveExpecting(arguments.packed.stride);
+        BulkCopy(ring + stage * arguments.packed.stride, page.bytes + packed,
+                 arguments.packed.stride, &shared.loaded[stage]);
+      });
       const bool is_wide = tokens > 0 && page.encoding == Encoding::kWide;
       if (is_wide) PrefetchBulk(page.bytes + wide, arguments.wide.stride);
-      if (__any_sync(kAllLanes, is_wide)) found |= kAnyWide;
-      uint32_t to_load = __ballot_sync(kAllLanes, is_packed);
-      if (to_load != 0) found |= kAnyPacked;
-      while (to_load != 0) {
-        const uint32_t source = __ffs(static_cast<int>(to_load)) - 1;
-        to_load &= to_load - 1;
-        shared.taken[at.stage].Wait(at.parity);
-        if (lane == source) {
-          shared.pages[at.stage] = make_uint2(tokens, page.position);
-          shared.loaded[at.stage].ArriveExpecting(arguments.packed.stride);
-          BulkCopy(ring + at.stage * arguments.packed.stride, page.bytes + packed,
-                   arguments.packed.stride, &shared.loaded[at.stage]);
-        }
-        at.Advance(1, arguments.stages);
-      }
+      found |= (to_load != 0 ? kAnyPacked : 0) | (__any_sync(kAllLanes, is_wide) ? kAnyWide : 0);
     }
-    for (uint32_t team = 0; team < teams; ++team) {
-      shared.taken[at.stage].Wait(at.parity);
-      if (lane == 0) {
-        shared.pages[at.stage] = make_uint2(kEndOfChunk | found, 0);
-        shared.loaded[at.stage].Arrive();
-      }
-      at.Advance(1, arguments.stages);
-    }
+    filling.Fill((1u << shared.plan.teams) - 1, lane, arguments.stages, shared,
+                 [&](uint32_t stage) {
+                   shared.pages[stage] = make_uint2(kEndOfChunk | found, 0);
+                   shared.loaded[stage].Arrive();
+                 });
   }
 }
 
@@ -111,29 +122,30 @@ __device__ __forceinline__ void BringPages(const AttendArguments& arguments, uin
 template <typename S>
 __device__ __forceinline__ uint32_t TakePackedPages(const AttendArguments& arguments,
                                                     const Sight& sight,
-                                                    const PackedQueries<S>& queries, uint32_t team,
-                                                    uint32_t warp, uint32_t lane,
-                                                    const std::byte* ring, Shared<S>& shared,
-                                                    RingPlace& at, Running<S>& running) {
+                                                    const PackedQueries<S>& queries, uint32_t warp,
+                                                    uint32_t lane, const std::byte* ring,
+                                                    Shared<S>& shared, RingPlace& at,
+                                                    Running<S>& running) {
+  const uint32_t apart = shared.plan.team * kTileTokens;  // a warp's tiles of a page
+  const uint32_t first = warp % shared.plan.team * kTileTokens;
   while (true) {
     shared.loaded[at.stage].Wait(at.parity);
     const uint2 page = shared.pages[at.stage];
     if (page.x < kEndOfChunk) {
       const uint32_t plain =
           min(page.x, sight.seen_by_all > page.y ? sight.seen_by_all - page.y : 0u);
-      uint32_t token = warp % team * kTileTokens;
+      uint32_t token = first;
       LanePlace place = LanePlace::Of<S>(
           arguments, SharedAddress(ring) + at.stage * arguments.packed.stride, token, lane);
 #pragma unroll 1
-      for (; token < page.x; token += team * kTileTokens) {
+      for (; token < page.x; token += apart) {
         TakePacked<S>(arguments, sight, queries, place, token, plain, page.x, page.y, lane,
                       running);
-        place.Advance<S>(team * kTileTokens);
+        place.Advance<S>(apart);
       }
     }
-    __syncwarp();
-    if (lane == 0) shared.taken[at.stage].Arrive();
-    at.Advance(S::kWarps / team, arguments.stages);
+    shared.taken[at.stage].Arrive(shared.plan.arrivals);
+    at.Advance(shared.plan.teams, arguments.stages);
     if (page.x >= kEndOfChunk) return page.x & ~kEndOfChunk;
   }
 }
@@ -192,12 +204,11 @@ template <typename S>
 __device__ __forceinline__ bool MeetChunks(const AttendArguments& arguments, const Chunk& chunk,
                                            uint32_t lane, Shared<S>& shared, Partial<S>& partial) {
   const AttendWorkspace& workspace = arguments.workspace;
-  const uint32_t items = arguments.kv_heads * arguments.groups;
-  const uint64_t slot = chunk.slot + uint64_t{chunk.split} * items;
+  const uint32_t items = ItemsOfRequest(arguments);
 #pragma unroll
   for (uint32_t i = 0; i < Partial<S>::kElements; ++i) {
     if (!Partial<S>::Is(i)) continue;
-    const uint64_t row = slot * S::kRows + Partial<S>::Row(i);
+    const uint64_t row = uint64_t{chunk.slot} * S::kRows + Partial<S>::Row(i);
     __stcg(&workspace.outputs[row * S::kDim + Partial<S>::Dim(i)], partial.value[i]);
     if (Partial<S>::Dim(i) == 0)
       __stcg(&workspace.maximum_sum[row], make_float2(partial.top[i], partial.total[i]));
@@ -210,7 +221,7 @@ __device__ __forceinline__ bool MeetChunks(const AttendArguments& arguments, con
   }
   Meet(kComputing, S::kThreads);
   if (shared.finished != chunk.splits) return false;
-  AddChunks<S>(workspace, chunk.slot, items, chunk.splits, lane, partial);
+  AddChunks<S>(workspace, chunk.first_slot, items, chunk.splits, lane, partial);
   return true;
 }
 
@@ -219,39 +230,56 @@ __device__ __forceinline__ void Compute(const AttendArguments& arguments, uint32
                                         uint32_t lane, const std::byte* ring, Shared<S>& shared) {
   const AttendBatch& batch = arguments.batch;
   WaitForPrevious();
-  Meet(kPlanned, S::kThreads + 32);
-  const uint32_t team = TeamOf(arguments, shared.plan);
-  RingPlace at{.stage = 0, .parity = 0};
-  at.Advance(warp / team, arguments.stages);
-  for (uint32_t number = blockIdx.x; number < shared.plan.chunks; number += gridDim.x) {
+  // A request that is alone has its queries prepared while the plan is made.
+  bool planned = !HasOneRequest(arguments);
+  if (planned) Meet(kPlanned, S::kThreads + 32);
+  RingPlace at{.stage = kNowhere, .parity = 0};
+  for (uint32_t number = blockIdx.x;; number += gridDim.x) {
+    const ChunkPlace place(arguments, number);
+    if (planned && place.split >= shared.plan.splits) break;
+    const uint32_t request = planned ? FindRequest(arguments, shared.plan, place.split, lane) : 0;
     PackedQueries<S> queries;
-    Sight sight;
-    {
-      const Chunk chunk = FindChunk(arguments, shared.plan, number, lane);
-      const uint32_t length = batch.lengths[chunk.request];
-      // The first new token sees itself too.
-      sight = {.seen_by_all = length + 1 > batch.new_tokens ? length + 1 - batch.new_tokens : 0,
-               .first_row = chunk.group * S::kRows};
-      PrepareQueries<S>(arguments, chunk, 0, warp, lane, shared.matrix, shared.rows,
-                        shared.operands, queries);
-      if (threadIdx.x == 0) shared.chunk = chunk;  // seen after the next meeting
+    PrepareQueries<S>(arguments, place, request, warp, lane, shared.matrix, shared.rows,
+                      shared.operands, queries);
+    if (!planned) {
+      Meet(kPlanned, S::kThreads + 32);
+      planned = true;
+      if (place.split >= shared.plan.splits) {
+        shared.matrix.Wait(1);
+        break;
+      }
     }
+    if (at.stage == kNowhere) {
+      at.stage = 0;
+      at.Advance(warp / shared.plan.team, arguments.stages);
+    }
+    if (threadIdx.x == 0)  // seen after the next meeting
+      shared.chunk = FindChunk(arguments, shared.plan, place, request);
+    const uint32_t length = batch.lengths[request];
+    // The first new token sees itself too.
+    const Sight sight{
+        .seen_by_all = length + 1 > batch.new_tokens ? length + 1 - batch.new_tokens : 0,
+        .first_row = place.group * S::kRows};
     Running<S> running;
     running.Clear();
     const uint32_t found =
-        TakePackedPages<S>(arguments, sight, queries, team, warp, lane, ring, shared, at, running);
+        TakePackedPages<S>(arguments, sight, queries, warp, lane, ring, shared, at, running);
     shared.matrix.Wait(1);
     Meet(kComputing, S::kThreads);
     Partial<S> partial;
     partial.Clear();
     if (found & kAnyPacked) MeetPacked<S>(arguments, running, warp, lane, shared, partial);
-    if (threadIdx.x == 0 && number + gridDim.x < shared.plan.chunks)
-      shared.matrix.Bring(MatrixOf<S>(arguments.k, HeadOf(arguments, number + gridDim.x)));
+    if (threadIdx.x == 0) {
+      const ChunkPlace next(arguments, number + gridDim.x);
+      if (next.split < shared.plan.splits) shared.matrix.Bring(MatrixOf<S>(arguments.k, next.head));
+    }
     const Chunk& chunk = shared.chunk;
     if (found & kAnyWide) MeetWide<S>(arguments, chunk, sight, warp, lane, shared, partial);
     if (chunk.splits == 1 || MeetChunks<S>(arguments, chunk, lane, shared, partial))
       WriteOutputs<S>(arguments, chunk, partial);
   }
+  // Nothing is on its way into the memory of a thread block that has ended.
+  if (at.stage == kNowhere && !HasOneRequest(arguments)) shared.matrix.Wait(0);
 }
 
 template <typename S>
@@ -263,30 +291,30 @@ __global__ void __launch_bounds__(S::kBlockThreads, 1)
   const uint32_t warp = threadIdx.x / 32;
   const uint32_t lane = threadIdx.x % 32;
   LetNextBegin();
+  if (warp == S::kWarps) {
+    if (lane < kStagesMax) {
+      shared.loaded[lane].Init(1);
+      shared.taken[lane].Init(kTeamMost * 32);
+    }
+    FenceBarrierInit();
+  }
+  if (threadIdx.x == 0) {
+    shared.matrix.loaded.Init(1);
+    FenceBarrierInit();
+    shared.matrix.Bring(MatrixOf<S>(arguments.k, ChunkPlace(arguments, blockIdx.x).head));
+  }
+  __syncthreads();
   if (warp < S::kWarps) {
     RaiseRegisters<S::kRegisters>();
     Compute<S>(arguments, warp, lane, ring, shared);
   } else {
     LowerRegisters<S::kRegistersLeft>();
     if (warp > S::kWarps) return;
-    if (lane == 0) {
-      shared.matrix.loaded.Init(1);
-      FenceBarrierInit();
-      shared.matrix.Bring(MatrixOf<S>(arguments.k, HeadOf(arguments, blockIdx.x)));
-    }
+    const ChunkPlace place(arguments, blockIdx.x);
     WaitForPrevious();
-    MakePlan(arguments, lane, shared.plan);
-    __syncwarp();
-    const uint32_t team = TeamOf(arguments, shared.plan);
-    for (uint32_t stage = lane; stage < arguments.stages; stage += 32) {
-      shared.loaded[stage].Init(1);
-      shared.taken[stage].Init(team);
-    }
-    FenceBarrierInit();
+    MakePlan(arguments, S::kWarps, lane, shared.plan);
     Meet(kPlanned, S::kThreads + 32);
-    BringPages<S>(arguments, S::kWarps / team, lane, ring, shared);
-    // Nothing is on its way into the memory of a thread block that has ended.
-    if (blockIdx.x >= shared.plan.chunks) shared.matrix.Wait(0);
+    BringPages<S>(arguments, place, lane, ring, shared);
   }
 }
 

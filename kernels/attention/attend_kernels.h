@@ -60,8 +60,10 @@ struct AttendArguments {
   uint32_t groups;  // work items of a (request, KV head)
   uint32_t places;  // thread blocks of the kernel
   uint32_t stages;  // pages that a thread block holds
-  uint32_t bf16;    // 1: queries, outputs and WIDE pages are bf16; 0: fp16
-  float scale;      // softmax_scale * log2(e)
+  // Of a request that is alone: as many as there are places for its items, 0 when that is few.
+  uint32_t splits_of_one;
+  uint32_t bf16;  // 1: queries, outputs and WIDE pages are bf16; 0: fp16
+  float scale;    // softmax_scale * log2(e)
 };
 
 // What kernels are built for.

@@ -108,46 +108,41 @@ __device__ __forceinline__ void AddWarps(const Rows<S>& rows,
   }
 }
 
-// An item's results out of what is left in the slots of its chunks, `apart` from each other.
+// An item's results out of what is left in the slots of its chunks, `apart` from each other: a few
+// chunks at a time, all of whose loads are under way together.
 template <typename S>
 __device__ __forceinline__ void AddChunks(const AttendWorkspace& workspace, uint64_t first,
                                           uint32_t apart, uint32_t splits, uint32_t lane,
                                           Partial<S>& partial) {
   constexpr uint32_t kAhead = 16;
+  partial.Clear();
+  for (uint32_t split = 0; split < splits; split += kAhead) {
 #pragma unroll
-  for (uint32_t i = 0; i < Partial<S>::kElements; ++i) {
-    if (!Partial<S>::Is(i)) continue;
-    const uint32_t row = Partial<S>::Row(i);
-    const auto slot_row = [&](uint32_t split) {
-      return (first + uint64_t{split} * apart) * S::kRows + row;
-    };
-    partial.value[i] = 0.0f;
-    partial.total[i] = 0.0f;
-    float top = kNothingSeen;
-    for (uint32_t split = lane; split < splits; split += 32)
-      top = fmaxf(top, __ldcg(&workspace.maximum_sum[slot_row(split)]).x);
-    top = MaxOfWarp(top);
-    for (uint32_t split = 0; split < splits; split += kAhead) {
+    for (uint32_t i = 0; i < Partial<S>::kElements; ++i) {
+      if (!Partial<S>::Is(i)) continue;
+      const uint64_t row = (first + uint64_t{split} * apart) * S::kRows + Partial<S>::Row(i);
+      float2 one = make_float2(kNothingSeen, 0.0f);
+      if (lane < kAhead && split + lane < splits)
+        one = __ldcg(&workspace.maximum_sum[row + lane * (apart * S::kRows)]);
       float values[kAhead];
+      const float* from = workspace.outputs + row * S::kDim + Partial<S>::Dim(i);
 #pragma unroll
       for (uint32_t j = 0; j < kAhead; ++j) {
         values[j] = 0.0f;
-        if (split + j < splits)
-          values[j] =
-              __ldcg(&workspace.outputs[slot_row(split + j) * S::kDim + Partial<S>::Dim(i)]);
+        if (split + j < splits) values[j] = __ldcg(from);
+        from += apart * (S::kRows * S::kDim);
       }
-      float2 one = make_float2(kNothingSeen, 0.0f);
-      if (lane < kAhead && split + lane < splits)
-        one = __ldcg(&workspace.maximum_sum[slot_row(split + lane)]);
+      const float top = fmaxf(partial.top[i], MaxOfWarp(one.x));
+      const float before = Exp2(partial.top[i] - top);
       const float weight = Exp2(one.x - top);
-      partial.total[i] += SumOfWarp(weight * one.y);
+      float value = partial.value[i] * before;
 #pragma unroll
-      for (uint32_t j = 0; j < kAhead; ++j) {
-        partial.value[i] =
-            fmaf(__shfl_sync(kAllLanes, weight, static_cast<int>(j)), values[j], partial.value[i]);
-      }
+      for (uint32_t j = 0; j < kAhead; ++j)
+        value = fmaf(__shfl_sync(kAllLanes, weight, static_cast<int>(j)), values[j], value);
+      partial.value[i] = value;
+      partial.total[i] = fmaf(partial.total[i], before, SumOfWarp(weight * one.y));
+      partial.top[i] = top;
     }
-    partial.top[i] = top;
   }
 }
 

@@ -47,7 +47,7 @@ struct Matrix {
   __device__ __forceinline__ void Wait(uint32_t parity) {
     if constexpr (kStaged) loaded.Wait(parity);
   }
-  __device__ const __forceinline__ uint4* Place(const uint4* from) const {
+  const __device__ __forceinline__ uint4* Place(const uint4* from) const {
     if constexpr (kStaged) return fragments;
     return from;
   }
@@ -85,7 +85,7 @@ __device__ __forceinline__ void Multiply(const uint4* matrix, uint32_t warp, uin
 #pragma unroll
   for (uint32_t t = 0; t < Share::kTilesOfWarp; ++t) {
     const uint32_t tile = warp % Share::kTiles + t * S::kWarps;
-    float sums[S::kValueTiles][4] = {};
+    float sums[S::kValueTiles][3][4] = {};  // three, so that products need not wait for each other
 #pragma unroll 4
     for (uint32_t i = 0; i < Share::kDepth; ++i) {
       const uint32_t step = slice * Share::kDepth + i;
@@ -104,13 +104,13 @@ __device__ __forceinline__ void Multiply(const uint4* matrix, uint32_t warp, uin
             b[part][1] = *reinterpret_cast<const uint32_t*>(&rows.operand[part][row][dim + 8]);
           }
         }
-        const auto multiply = [&](const uint4& a, const uint32_t(&right)[2]) {
+        const auto multiply = [&](uint32_t of, const uint4& a, const uint32_t(&right)[2]) {
           const uint32_t left[4] = {a.x, a.y, a.z, a.w};
-          MultiplyAdd16<true>(sums[n], left, right[0], right[1]);
+          MultiplyAdd16<true>(sums[n][of], left, right[0], right[1]);
         };
-        multiply(second, b[0]);
-        multiply(first, b[1]);
-        multiply(first, b[0]);
+        multiply(0, second, b[0]);
+        multiply(1, first, b[1]);
+        multiply(2, first, b[0]);
       }
     }
 #pragma unroll
@@ -119,7 +119,8 @@ __device__ __forceinline__ void Multiply(const uint4* matrix, uint32_t warp, uin
       for (uint32_t i = 0; i < 4; ++i) {
         const uint32_t row = n * 8 + lane % 4 * 2 + i % 2;
         if (S::kRows >= 8 || row < S::kRows)
-          rows.results[slice][row][tile * 16 + lane / 4 + i / 2 * 8] = sums[n][i];
+          rows.results[slice][row][tile * 16 + lane / 4 + i / 2 * 8] =
+              sums[n][0][i] + sums[n][1][i] + sums[n][2][i];
       }
     }
   }
@@ -194,25 +195,25 @@ __device__ __forceinline__ void Quantise(float scale, const float4 (&offset)[(S:
 }
 
 template <typename S>
-__device__ const __forceinline__ uint4* MatrixOf(const AttendMatrix& matrix, uint32_t head) {
+const __device__ __forceinline__ uint4* MatrixOf(const AttendMatrix& matrix, uint32_t head) {
   return matrix.fragments + uint64_t{matrix.per_head * head} * (S::kDim * S::kDim / 4);
 }
 
 // Queries of a chunk: loaded, transformed, laid out. Warps meet several times.
 template <typename S>
-__device__ __forceinline__ void PrepareQueries(const AttendArguments& arguments, const Chunk& chunk,
-                                               uint32_t parity, uint32_t warp, uint32_t lane,
-                                               Matrix<S>& matrix, Rows<S>& rows,
-                                               QueryOperands<S>& operands,
+__device__ __forceinline__ void PrepareQueries(const AttendArguments& arguments,
+                                               const ChunkPlace& place, uint32_t request,
+                                               uint32_t warp, uint32_t lane, Matrix<S>& matrix,
+                                               Rows<S>& rows, QueryOperands<S>& operands,
                                                PackedQueries<S>& queries) {
   constexpr uint32_t kParts = (S::kDim + 127) / 128;
   constexpr uint32_t kPieces = S::kDim / 8;  // of 16 bytes
   for (uint32_t i = threadIdx.x; i < S::kRows * kPieces; i += S::kThreads) {
     const uint32_t row = i / kPieces;
-    const uint32_t of_request = chunk.group * S::kRows + row;
+    const uint32_t of_request = place.group * S::kRows + row;
     uint4 piece = make_uint4(0, 0, 0, 0);
     if (of_request < arguments.rows) {
-      const uint64_t at = QueryIndex(arguments, chunk.request, chunk.head, of_request);
+      const uint64_t at = QueryIndex(arguments, request, place.head, of_request);
       piece = __ldg(reinterpret_cast<const uint4*>(arguments.batch.queries) + at * kPieces +
                     i % kPieces);
     }
@@ -231,17 +232,17 @@ __device__ __forceinline__ void PrepareQueries(const AttendArguments& arguments,
     }
   }
   float4 offset[kParts] = {};
-  const float* offsets = arguments.k.offset + arguments.k.per_head * chunk.head * S::kDim;
+  const float* offsets = arguments.k.offset + arguments.k.per_head * place.head * S::kDim;
 #pragma unroll
   for (uint32_t part = 0; part < kParts; ++part) {
     const uint32_t dim = lane * 4 + part * 128;
     if (dim < S::kDim) offset[part] = __ldg(reinterpret_cast<const float4*>(offsets + dim));
   }
   Meet(kComputing, S::kThreads);
-  matrix.Wait(parity);
-  Multiply<S>(matrix.Place(MatrixOf<S>(arguments.k, chunk.head)), warp, lane, rows);
+  matrix.Wait(0);
+  Multiply<S>(matrix.Place(MatrixOf<S>(arguments.k, place.head)), warp, lane, rows);
   Meet(kComputing, S::kThreads);
-  if (threadIdx.x == 0) matrix.Bring(MatrixOf<S>(arguments.v, chunk.head));
+  if (threadIdx.x == 0) matrix.Bring(MatrixOf<S>(arguments.v, place.head));
   for (uint32_t row = warp; row < S::kRows; row += S::kWarps)
     Quantise<S>(arguments.scale, offset, row, lane, rows, operands);
   Meet(kComputing, S::kThreads);

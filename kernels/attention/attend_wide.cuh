@@ -138,12 +138,13 @@ __device__ __forceinline__ void TakeWidePages(const AttendArguments& arguments, 
   queries.Load(arguments, chunk, lane);
   const uint64_t offset =
       arguments.wide.layer_offset + uint64_t{chunk.head} * arguments.wide.stride;
-  for (uint32_t first = warp / kAcross; first < chunk.pages; first += 32 * kPages) {
-    const uint32_t mine = first + lane * kPages;
+  for (uint32_t first = chunk.page + warp / kAcross * chunk.splits; first < chunk.pages_end;
+       first += 32 * kPages * chunk.splits) {
+    const uint32_t mine = first + lane * kPages * chunk.splits;
     AttendPage page{};
-    if (mine < chunk.pages) page = arguments.batch.pages[chunk.first_page + mine * chunk.splits];
-    const bool wanted = mine < chunk.pages && page.encoding == Encoding::kWide && page.tokens > 0;
-    uint32_t to_take = __ballot_sync(kAllLanes, wanted);
+    if (mine < chunk.pages_end) page = arguments.batch.pages[chunk.first_page + mine];
+    uint32_t to_take =
+        __ballot_sync(kAllLanes, page.encoding == Encoding::kWide && page.tokens > 0);
     while (to_take != 0) {
       const auto source = static_cast<int>(__ffs(static_cast<int>(to_take)) - 1);
       to_take &= to_take - 1;

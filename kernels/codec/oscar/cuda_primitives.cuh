@@ -27,6 +27,12 @@ struct Barrier {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(&state))
                  : "memory");
   }
+  // As so many threads.
+  __device__ __forceinline__ void Arrive(uint32_t count) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(&state)),
+                 "r"(count)
+                 : "memory");
+  }
   __device__ __forceinline__ void ArriveExpecting(uint32_t bytes) {
     asm volatile(
         "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(&state)),
