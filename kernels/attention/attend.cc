@@ -235,10 +235,16 @@ absl::Status PagedAttention::Check(const AttendBatch& batch) const {
       batch.queries == nullptr || batch.output == nullptr) {
     return absl::InvalidArgumentError("a pointer of the batch is null");
   }
-  if (((reinterpret_cast<uintptr_t>(batch.queries) | reinterpret_cast<uintptr_t>(batch.output) |
-        reinterpret_cast<uintptr_t>(batch.pages)) &
-       15) != 0) {
+  const auto misaligned = [](const auto* pointer, uintptr_t bytes) {
+    return reinterpret_cast<uintptr_t>(pointer) % bytes != 0;
+  };
+  if (misaligned(batch.queries, 16) || misaligned(batch.output, 16) ||
+      misaligned(batch.pages, 16)) {
     return absl::InvalidArgumentError("pages, queries and output must be 16-byte aligned");
+  }
+  if (misaligned(batch.first_page, 4) || misaligned(batch.lengths, 4) ||
+      misaligned(batch.log_sum_exp, 4)) {
+    return absl::InvalidArgumentError("first_page, lengths and log_sum_exp must be 4-byte aligned");
   }
   return absl::OkStatus();
 }

@@ -30,7 +30,7 @@ struct Shared {
   AttendPlan plan;
   Chunk chunk;  // what the warps that compute are at
   uint32_t finished;
-  float2 maximum_sum[S::kWarps][S::kRows];
+  WarpSums<S> sums;
   QueryOperands<S> operands;
   Rows<S> rows;
   alignas(128) Matrix<S> matrix;
@@ -155,21 +155,28 @@ template <typename S>
 __device__ __forceinline__ void MeetPacked(const AttendArguments& arguments,
                                            const Running<S>& running, uint32_t warp, uint32_t lane,
                                            Shared<S>& shared, Partial<S>& partial) {
-  const uint32_t head = shared.chunk.head;
-  LeaveWarp<S, false>(running, warp, lane, shared.rows, shared.maximum_sum);
+  LeaveWarp<S, false>(running, warp, lane, shared.rows, shared.sums.maximum_sum);
   Meet(kComputing, S::kThreads);
-  AddWarps<S>(shared.rows, shared.maximum_sum, lane, partial);
+  const uint32_t head = shared.chunk.head;
+  const uint4* fragments = shared.matrix.Place(MatrixOf<S>(arguments.v, head));
+  HeldShare<S> held;
+  held.Load(fragments, warp, lane);
   float offset[Partial<S>::kElements];
 #pragma unroll
   for (uint32_t i = 0; i < Partial<S>::kElements; ++i) {
     offset[i] = 0.0f;
     if (!Partial<S>::Is(i)) continue;
-    shared.rows.Split(Partial<S>::Row(i), Partial<S>::Dim(i), partial.value[i]);
     offset[i] =
         __ldg(arguments.v.offset + arguments.v.per_head * head * S::kDim + Partial<S>::Dim(i));
   }
+  AddWarps<S>(shared.rows, shared.sums, warp, lane, partial);
+#pragma unroll
+  for (uint32_t i = 0; i < Partial<S>::kElements; ++i) {
+    if (!Partial<S>::Is(i)) continue;
+    shared.rows.Split(Partial<S>::Row(i), Partial<S>::Dim(i), partial.value[i]);
+  }
   Meet(kComputing, S::kThreads);
-  Multiply<S>(shared.matrix.Place(MatrixOf<S>(arguments.v, head)), warp, lane, shared.rows);
+  Multiply<S>(fragments, held, warp, lane, shared.rows);
   Meet(kComputing, S::kThreads);
 #pragma unroll
   for (uint32_t i = 0; i < Partial<S>::kElements; ++i) {
@@ -191,11 +198,11 @@ __device__ __forceinline__ void MeetWide(const AttendArguments& arguments, const
     TakeWidePages<S, false>(arguments, chunk, sight, warp, lane, running);
   }
   Meet(kComputing, S::kThreads);
-  LeaveWarp<S, true>(running, warp, lane, shared.rows, shared.maximum_sum);
+  LeaveWarp<S, true>(running, warp, lane, shared.rows, shared.sums.maximum_sum);
   Meet(kComputing, S::kThreads);
   Partial<S> wide;
   wide.Clear();
-  AddWarps<S>(shared.rows, shared.maximum_sum, lane, wide);
+  AddWarps<S>(shared.rows, shared.sums, warp, lane, wide);
   partial.Add(wide);
 }
 
@@ -265,10 +272,13 @@ __device__ __forceinline__ void Compute(const AttendArguments& arguments, uint32
     const uint32_t found =
         TakePackedPages<S>(arguments, sight, queries, warp, lane, ring, shared, at, running);
     shared.matrix.Wait(1);
-    Meet(kComputing, S::kThreads);
     Partial<S> partial;
     partial.Clear();
-    if (found & kAnyPacked) MeetPacked<S>(arguments, running, warp, lane, shared, partial);
+    if (found & kAnyPacked) {
+      MeetPacked<S>(arguments, running, warp, lane, shared, partial);
+    } else {
+      Meet(kComputing, S::kThreads);
+    }
     if (threadIdx.x == 0) {
       const ChunkPlace next(arguments, number + gridDim.x);
       if (next.split < shared.plan.splits) shared.matrix.Bring(MatrixOf<S>(arguments.k, next.head));
@@ -313,7 +323,7 @@ __global__ void __launch_bounds__(S::kBlockThreads, 1)
     const ChunkPlace place(arguments, blockIdx.x);
     WaitForPrevious();
     MakePlan(arguments, S::kWarps, lane, shared.plan);
-    Meet(kPlanned, S::kThreads + 32);
+    ComeTo(kPlanned, S::kThreads + 32);
     BringPages<S>(arguments, place, lane, ring, shared);
   }
 }

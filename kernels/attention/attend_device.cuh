@@ -21,6 +21,13 @@ __device__ __forceinline__ void Meet(uint32_t number, uint32_t threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
+// Counts a warp as come to barrier `number`, and lets it go on: what it wrote before is seen by
+// those who meet there.
+__device__ __forceinline__ void ComeTo(uint32_t number, uint32_t threads) {
+  __threadfence_block();
+  asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
 __device__ __forceinline__ float Exp2(float x) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));

@@ -84,27 +84,48 @@ __device__ __forceinline__ void LeaveWarp(const Running<S>& running, uint32_t wa
   }
 }
 
+// What warps leave for each other.
+template <typename S>
+struct WarpSums {
+  float2 maximum_sum[S::kWarps][S::kRows];
+  alignas(16) float weights[S::kWarps][S::kWarps];  // a row for each warp's own use
+};
+
 // The warps' sums together.
 template <typename S>
-__device__ __forceinline__ void AddWarps(const Rows<S>& rows,
-                                         const float2 (&maximum_sum)[S::kWarps][S::kRows],
+__device__ __forceinline__ void AddWarps(const Rows<S>& rows, WarpSums<S>& sums, uint32_t warp,
                                          uint32_t lane, Partial<S>& partial) {
 #pragma unroll
   for (uint32_t i = 0; i < Partial<S>::kElements; ++i) {
     if (!Partial<S>::Is(i)) continue;
     const uint32_t row = Partial<S>::Row(i);
-    const float2 mine = lane < S::kWarps ? maximum_sum[lane][row] : make_float2(kNothingSeen, 0.0f);
-    const float top = MaxOfWarp(mine.x);
-    const float weight = Exp2(mine.x - top);
-    float value = 0.0f;
+    const float2 mine = sums.maximum_sum[lane % S::kWarps][row];
+    float top = mine.x;
 #pragma unroll
-    for (uint32_t warp = 0; warp < S::kWarps; ++warp) {
-      value = fmaf(__shfl_sync(kAllLanes, weight, static_cast<int>(warp)),
-                   rows.outputs[warp][row][Partial<S>::Dim(i)], value);
+    for (uint32_t step = S::kWarps / 2; step > 0; step /= 2)
+      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, static_cast<int>(step)));
+    const float weight = Exp2(mine.x - top);
+    __syncwarp();
+    if (lane < S::kWarps) sums.weights[warp][lane] = weight;
+    float total = weight * mine.y;
+#pragma unroll
+    for (uint32_t step = S::kWarps / 2; step > 0; step /= 2)
+      total += __shfl_xor_sync(kAllLanes, total, static_cast<int>(step));
+    __syncwarp();
+    float values[4] = {};
+#pragma unroll
+    for (uint32_t other = 0; other < S::kWarps; other += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(&sums.weights[warp][other]);
+      const float* from = &rows.outputs[other][row][Partial<S>::Dim(i)];
+      constexpr uint32_t kWarpApart = S::kRows * S::kStride;
+      values[0] = fmaf(four.x, from[0], values[0]);
+      values[1] = fmaf(four.y, from[kWarpApart], values[1]);
+      values[2] = fmaf(four.z, from[2 * kWarpApart], values[2]);
+      values[3] = fmaf(four.w, from[3 * kWarpApart], values[3]);
     }
-    partial.value[i] = value;
+    partial.value[i] = (values[0] + values[1]) + (values[2] + values[3]);
     partial.top[i] = top;
-    partial.total[i] = SumOfWarp(lane < S::kWarps ? weight * mine.y : 0.0f);
+    partial.total[i] = total;
   }
 }
 

@@ -76,22 +76,50 @@ struct Rows {
   }
 };
 
-// results = operand times the matrix.
+// A warp's share of a staged matrix in registers, so that it is there when the rows come.
 template <typename S>
-__device__ __forceinline__ void Multiply(const uint4* matrix, uint32_t warp, uint32_t lane,
-                                         Rows<S>& rows) {
+struct HeldShare {
+  static constexpr bool kHeld = Matrix<S>::kStaged;  // which are one tile a warp
+  uint4 fragments[kHeld ? MatrixShare<S>::kDepth : 1][2];
+
+  __device__ __forceinline__ void Load(const uint4* matrix, uint32_t warp, uint32_t lane) {
+    using Share = MatrixShare<S>;
+    if constexpr (kHeld) {
+      static_assert(Share::kTilesOfWarp == 1);
+      const uint32_t first =
+          warp % Share::kTiles * Share::kTiles + warp / Share::kTiles * Share::kDepth;
+#pragma unroll
+      for (uint32_t i = 0; i < Share::kDepth; ++i) {
+        fragments[i][0] = matrix[(first + i) * 64 + lane];
+        fragments[i][1] = matrix[(first + i) * 64 + 32 + lane];
+      }
+    }
+  }
+};
+
+// results = operand times the matrix, of which the warp holds its share, or reads it at `matrix`.
+template <typename S>
+__device__ __forceinline__ void Multiply(const uint4* matrix, const HeldShare<S>& held,
+                                         uint32_t warp, uint32_t lane, Rows<S>& rows) {
   using Share = MatrixShare<S>;
   const uint32_t slice = warp / Share::kTiles;
 #pragma unroll
   for (uint32_t t = 0; t < Share::kTilesOfWarp; ++t) {
     const uint32_t tile = warp % Share::kTiles + t * S::kWarps;
     float sums[S::kValueTiles][3][4] = {};  // three, so that products need not wait for each other
-#pragma unroll 4
+#pragma unroll(HeldShare <S>::kHeld ? Share::kDepth : 4)
     for (uint32_t i = 0; i < Share::kDepth; ++i) {
       const uint32_t step = slice * Share::kDepth + i;
-      const uint4* from = matrix + (tile * Share::kTiles + step) * 64 + lane;
-      const uint4 first = from[0];
-      const uint4 second = from[32];
+      uint4 first;
+      uint4 second;
+      if constexpr (HeldShare<S>::kHeld) {
+        first = held.fragments[i][0];
+        second = held.fragments[i][1];
+      } else {
+        const uint4* from = matrix + (tile * Share::kTiles + step) * 64 + lane;
+        first = __ldg(from);
+        second = __ldg(from + 32);
+      }
       const uint32_t dim = step * 16 + lane % 4 * 2;
 #pragma unroll
       for (uint32_t n = 0; n < S::kValueTiles; ++n) {
@@ -118,9 +146,10 @@ __device__ __forceinline__ void Multiply(const uint4* matrix, uint32_t warp, uin
 #pragma unroll
       for (uint32_t i = 0; i < 4; ++i) {
         const uint32_t row = n * 8 + lane % 4 * 2 + i % 2;
-        if (S::kRows >= 8 || row < S::kRows)
+        if (S::kRows >= 8 || row < S::kRows) {
           rows.results[slice][row][tile * 16 + lane / 4 + i / 2 * 8] =
               sums[n][0][i] + sums[n][1][i] + sums[n][2][i];
+        }
       }
     }
   }
@@ -208,16 +237,27 @@ __device__ __forceinline__ void PrepareQueries(const AttendArguments& arguments,
                                                PackedQueries<S>& queries) {
   constexpr uint32_t kParts = (S::kDim + 127) / 128;
   constexpr uint32_t kPieces = S::kDim / 8;  // of 16 bytes
-  for (uint32_t i = threadIdx.x; i < S::kRows * kPieces; i += S::kThreads) {
-    const uint32_t row = i / kPieces;
-    const uint32_t of_request = place.group * S::kRows + row;
-    uint4 piece = make_uint4(0, 0, 0, 0);
-    if (of_request < arguments.rows) {
-      const uint64_t at = QueryIndex(arguments, request, place.head, of_request);
-      piece = __ldg(reinterpret_cast<const uint4*>(arguments.batch.queries) + at * kPieces +
-                    i % kPieces);
-    }
-    const uint32_t dim = i % kPieces * 8;
+  static_assert(S::kRows * kPieces <= S::kThreads);
+  const uint32_t row = threadIdx.x / kPieces;
+  uint4 piece = make_uint4(0, 0, 0, 0);
+  if (row < S::kRows && place.group * S::kRows + row < arguments.rows) {
+    const uint64_t at = QueryIndex(arguments, request, place.head, place.group * S::kRows + row);
+    piece = __ldg(reinterpret_cast<const uint4*>(arguments.batch.queries) + at * kPieces +
+                  threadIdx.x % kPieces);
+  }
+  float4 offset[kParts] = {};
+  const float* offsets = arguments.k.offset + arguments.k.per_head * place.head * S::kDim;
+#pragma unroll
+  for (uint32_t part = 0; part < kParts; ++part) {
+    const uint32_t dim = lane * 4 + part * 128;
+    if (dim < S::kDim) offset[part] = __ldg(reinterpret_cast<const float4*>(offsets + dim));
+  }
+  const uint4* fragments = matrix.Place(MatrixOf<S>(arguments.k, place.head));
+  HeldShare<S> held;
+  matrix.Wait(0);
+  held.Load(fragments, warp, lane);
+  if (row < S::kRows) {
+    const uint32_t dim = threadIdx.x % kPieces * 8;
     if (arguments.bf16) {
       *reinterpret_cast<uint4*>(&rows.operand[0][row][dim]) = piece;
       *reinterpret_cast<uint4*>(&rows.operand[1][row][dim]) = make_uint4(0, 0, 0, 0);
@@ -231,20 +271,12 @@ __device__ __forceinline__ void PrepareQueries(const AttendArguments& arguments,
       }
     }
   }
-  float4 offset[kParts] = {};
-  const float* offsets = arguments.k.offset + arguments.k.per_head * place.head * S::kDim;
-#pragma unroll
-  for (uint32_t part = 0; part < kParts; ++part) {
-    const uint32_t dim = lane * 4 + part * 128;
-    if (dim < S::kDim) offset[part] = __ldg(reinterpret_cast<const float4*>(offsets + dim));
-  }
   Meet(kComputing, S::kThreads);
-  matrix.Wait(0);
-  Multiply<S>(matrix.Place(MatrixOf<S>(arguments.k, place.head)), warp, lane, rows);
+  Multiply<S>(fragments, held, warp, lane, rows);
   Meet(kComputing, S::kThreads);
   if (threadIdx.x == 0) matrix.Bring(MatrixOf<S>(arguments.v, place.head));
-  for (uint32_t row = warp; row < S::kRows; row += S::kWarps)
-    Quantise<S>(arguments.scale, offset, row, lane, rows, operands);
+  for (uint32_t of_warp = warp; of_warp < S::kRows; of_warp += S::kWarps)
+    Quantise<S>(arguments.scale, offset, of_warp, lane, rows, operands);
   Meet(kComputing, S::kThreads);
   queries.rows = operands.rows + lane % 4;
 #pragma unroll

@@ -279,10 +279,6 @@ struct Batch {
              .queries = Put(queries),
              .output = output.data(),
              .log_sum_exp = log_sum_exp.as<float>()};
-    InitWorkspace();
-  }
-
-  void InitWorkspace() const {
     OrDie(attention->InitWorkspace(workspace.data(), workspace.size(), nullptr));
     OrDie(device::ToStatus(cudaDeviceSynchronize(), "clearing counters"));
   }
@@ -448,6 +444,7 @@ std::vector<Case> Cases() {
   many.lengths.clear();
   for (uint32_t i = 0; i < 256; ++i) many.lengths.push_back(1 + i * 37 % 400);
   cases.push_back(many);
+  cases.push_back({.lengths = {1, 30000, 17, 64, 5000, 5000}});
   return cases;
 }
 
@@ -486,6 +483,7 @@ TEST(AttendTest, CanBeCapturedAndReplayedOnABatchThatHasChanged) {
   copy(batch.batch.first_page, other.batch.first_page, 3 * sizeof(uint32_t));
   copy(batch.batch.lengths, other.batch.lengths, 2 * sizeof(uint32_t));
   copy(batch.batch.queries, other.batch.queries, other.queries.size());
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);  // such copies wait for nothing
   ASSERT_EQ(cudaGraphLaunch(executable, stream.get()), cudaSuccess);
   ASSERT_OK(stream.Synchronize());
   ExpectClose(second, batch.Read(), other.Expected());
@@ -515,6 +513,19 @@ TEST(AttendTest, GivesTheSameBitsEveryTime) {
   const Batch batch(Case{.lengths = {3000, 17, 600}});
   const Outcome once = batch.Run();
   for (int repeat = 0; repeat < 5; ++repeat) EXPECT_EQ(batch.Run().output, once.output);
+}
+
+TEST(AttendTest, APageHoldsNoMoreThanAPage) {
+  const Case c{.lengths = {640}};
+  const Batch batch(c);
+  const Outcome once = batch.Run();
+  std::vector<cuda::AttendPage> table(10);
+  void* there = const_cast<cuda::AttendPage*>(batch.batch.pages);
+  const size_t bytes = table.size() * sizeof(cuda::AttendPage);
+  ASSERT_EQ(cudaMemcpy(table.data(), there, bytes, cudaMemcpyDeviceToHost), cudaSuccess);
+  for (cuda::AttendPage& page : table) page.tokens = 65535;
+  ASSERT_EQ(cudaMemcpy(there, table.data(), bytes, cudaMemcpyHostToDevice), cudaSuccess);
+  EXPECT_EQ(batch.Run().output, once.output);
 }
 
 TEST(AttendTest, ARequestWithoutPagesComesToZero) {
@@ -573,7 +584,11 @@ TEST(AttendTest, RefusesArgumentsOutOfRange) {
   refused("null");
   batch.batch = good;
   batch.batch.queries += 2;
-  refused("aligned");
+  refused("pages, queries and output must be 16-byte aligned");
+  batch.batch = good;
+  batch.batch.lengths =
+      reinterpret_cast<const uint32_t*>(reinterpret_cast<uintptr_t>(good.lengths) + 2);
+  refused("first_page, lengths and log_sum_exp must be 4-byte aligned");
   batch.batch = good;
   batch.batch.requests = 200;
   refused("workspace");
