@@ -138,6 +138,7 @@ __device__ __forceinline__ void QuantiseTiles(const EncodeArguments& arguments, 
     atomicOr(&arguments.batch.status[work.BlockNumber(arguments, page)],
              kNonFiniteRows | (state == kRowGood ? 0 : kBadSlot));
   }
+  WaitForPieces();  // of rows that nobody asked for
   AddCount(&arguments.batch.counts->constant_rows, counts.constant, lane);
   AddCount(&arguments.batch.counts->nonfinite_rows, counts.nonfinite, lane);
   AddCount(&arguments.batch.counts->overflow_rows, counts.overflow, lane);

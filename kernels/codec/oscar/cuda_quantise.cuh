@@ -255,7 +255,7 @@ __device__ __forceinline__ GroupNumbers MakeGroupNumbers(float least, float most
 
 // Codes of a group at two instructions each: `scale` and `zero` make y's place among the codes,
 // from 1/4 below the middle of the first to 1/4 above the middle of the last, into 0..1, where it
-// is held; FixedCode is then the code above 16 bits of fraction. Within a `margin` of where the
+// is held; Fixed() is then the code above 16 bits of fraction. Within a `margin` of where the
 // code changes the quantiser's own roundings decide, so the place is moved up by one margin, and
 // what then lies within two of a change must be left to SlowCode.
 //
