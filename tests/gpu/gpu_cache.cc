@@ -27,6 +27,15 @@ DeviceBuffer Repeated(ByteView pattern, size_t bytes) {
   return to;
 }
 
+DeviceBuffer WithPointer(const void* pointers, size_t count, size_t which, uintptr_t value) {
+  std::vector<uintptr_t> all(count);
+  OrDie(device::ToStatus(
+      cudaMemcpy(all.data(), pointers, count * sizeof(uintptr_t), cudaMemcpyDeviceToHost),
+      "reading pointers"));
+  all[which] = value;
+  return OrDie(DeviceBuffer::CopyOf(std::span(all)));
+}
+
 GpuCache::GpuCache(EngineCache& cache) {
   const EngineView host = cache.View();
   std::vector<std::byte*> k_base;

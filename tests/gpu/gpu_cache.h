@@ -21,6 +21,9 @@ void OrDie(const absl::Status& status);
 // Device memory of `bytes` in which `pattern` stands again and again.
 device::DeviceBuffer Repeated(ByteView pattern, size_t bytes);
 
+// A copy of `count` pointers in device memory, one of them another.
+device::DeviceBuffer WithPointer(const void* pointers, size_t count, size_t which, uintptr_t value);
+
 // Device memory with the contents of `cache` when it was made.
 class GpuCache {
  public:

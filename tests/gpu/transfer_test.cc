@@ -219,6 +219,14 @@ class LostDevice final : public cuda::CudaPageCodec {
     if (calls_left_-- <= 0) return absl::UnavailableError("the device is lost");
     return codec_->Encode(source, batch, stream);
   }
+  absl::Status Ingest(const cuda::DevicePoolView& source, const cuda::DeviceEncodeBatch& batch,
+                      cudaStream_t stream) const override {
+    return codec_->Ingest(source, batch, stream);
+  }
+  absl::Status Emit(const cuda::DeviceDecodeBatch& batch, const cuda::DevicePoolView& destination,
+                    cudaStream_t stream) const override {
+    return codec_->Emit(batch, destination, stream);
+  }
 
  private:
   const std::shared_ptr<const cuda::CudaPageCodec> codec_;

@@ -38,12 +38,11 @@ std::vector<uint32_t> MakeCrcPowers(uint32_t count) {
   return powers;
 }
 
-CrcFold MakeCrcFold() {
-  constexpr uint32_t kStepWords = 4 * kFoldThreads;
+CrcFold MakeCrcFold(uint32_t step) {
   CrcFold fold = {};
   for (uint32_t lane = 0; lane < 32; ++lane) {
     for (uint32_t half = 0; half < 2; ++half) {
-      const uint32_t power = CrcPower(kStepWords - lane % 4 * 4 - half);
+      const uint32_t power = CrcPower(step - lane % 4 * 4 - half);
       for (uint32_t bit = 0; bit < 32; ++bit) {
         const uint32_t product = CrcMultiply(uint32_t{1} << bit, power);
         for (uint32_t tile = 0; tile < 4; ++tile)
@@ -51,11 +50,16 @@ CrcFold MakeCrcFold() {
       }
     }
   }
-  for (uint32_t warp = 0; warp < kFoldThreads / 32; ++warp) {
-    for (uint32_t row = 0; row < 16; ++row)
-      fold.rows[warp][row] = InversePower(128 * warp + row % 8 * 16 + row / 8 * 2);
-  }
   return fold;
+}
+
+std::vector<uint32_t> MakeCrcRows(uint32_t warps, uint32_t after) {
+  std::vector<uint32_t> rows;
+  for (uint32_t warp = 0; warp < warps; ++warp) {
+    for (uint32_t row = 0; row < 16; ++row)
+      rows.push_back(InversePower(kWarpFoldWords * warp + row % 8 * 16 + row / 8 * 2 + after));
+  }
+  return rows;
 }
 
 }  // namespace oscarkv::cuda

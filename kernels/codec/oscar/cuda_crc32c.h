@@ -58,19 +58,20 @@ CrcMultiples MakeCrcMultiples();
 // x^32, x^64, ... `count` of them.
 std::vector<uint32_t> MakeCrcPowers(uint32_t count);
 
-// The same sum as a product of matrices of bits, for a thread block that walks over a message 16
-// bytes a thread at a time: kFoldThreads threads a step, the last of them at the message's end
-// (zeros before a message change nothing). A warp's 512 bytes of a step are 16 rows: with lane 4 g
-// + t's words w0 to w3, row g has w0 at column t and w1 at column 4 + t, row g + 8 w2 and w3. A
+// The same sum as a product of matrices of bits, for warps that walk over a message 16 bytes a lane
+// at a time, `step` words from one time to the next. A warp's 512 bytes are 16 rows: of lane 4 g +
+// t's words w0 to w3, row g has w0 at column t and w1 at column 4 + t, row g + 8 has w2 and w3. A
 // row's remainder goes into its first word of the next step.
-inline constexpr uint32_t kFoldThreads = 256;
-
 struct CrcFold {
-  uint32_t columns[8][32];               // [2 * (output bit / 8) + half of the columns][lane]
-  uint32_t rows[kFoldThreads / 32][16];  // by which rows' last remainders are multiplied
+  uint32_t columns[8][32];  // [2 * (output bit / 8) + half of the columns][lane]
 };
 
-CrcFold MakeCrcFold();
+inline constexpr uint32_t kWarpFoldWords = 128;
+
+CrcFold MakeCrcFold(uint32_t step);
+// By which rows' last remainders are multiplied: [warp][16], where warp w's words of a step begin
+// 128 w words into it, and the message ends `after` words (zeros) before the last step's end.
+std::vector<uint32_t> MakeCrcRows(uint32_t warps, uint32_t after);
 
 }  // namespace oscarkv::cuda
 

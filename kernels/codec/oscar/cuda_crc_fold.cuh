@@ -1,4 +1,4 @@
-// CRC32C of what a thread block has in registers, as CrcFold says: products of bit matrices on the
+// CRC32C of what warps have in registers, as CrcFold says: products of bit matrices on the
 // tensor cores, which no other part of the kernels uses for bits. Device code only.
 #ifndef OSCARKV_KERNELS_CODEC_OSCAR_CUDA_CRC_FOLD_CUH_
 #define OSCARKV_KERNELS_CODEC_OSCAR_CUDA_CRC_FOLD_CUH_
@@ -16,16 +16,21 @@ __device__ __forceinline__ void CountCommonBits(int32_t (&counts)[4], const uint
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
 }
 
-// One thread's part of it. All kFoldThreads threads of a block make one and use it together.
+// The first `count` words, then zeros.
+__device__ __forceinline__ uint4 KeepWords(uint4 words, uint32_t count) {
+  return make_uint4(words.x, count > 1 ? words.y : 0, count > 2 ? words.z : 0,
+                    count > 3 ? words.w : 0);
+}
+
+// A lane's part of a warp's sum; all lanes make one and use it together.
 class FoldedCrc {
  public:
-  __device__ __forceinline__ explicit FoldedCrc(const CrcFold& fold)
-      : row_(fold.rows[threadIdx.x / 32][threadIdx.x % 32 / 4 + (threadIdx.x & 1) * 8]) {
+  __device__ __forceinline__ explicit FoldedCrc(const uint32_t (&columns)[8][32]) {
 #pragma unroll
-    for (uint32_t i = 0; i < 8; ++i) columns_[i] = fold.columns[i][threadIdx.x % 32];
+    for (uint32_t i = 0; i < 8; ++i) columns_[i] = columns[i][threadIdx.x % 32];
   }
 
-  // This thread's 16 bytes of the next step.
+  // This lane's 16 bytes of the next step.
   __device__ __forceinline__ void Add(uint4 words) {
     const uint32_t quad = threadIdx.x & 3;
     const uint32_t a[4] = {words.x ^ (quad == 0 ? remainder_[0] : 0),
@@ -50,24 +55,19 @@ class FoldedCrc {
     }
   }
 
-  // The sum of the whole message in every thread, before initial value and final exclusive-or.
-  // `scratch` is in shared memory; all threads have passed a barrier since it was last used.
-  __device__ __forceinline__ uint32_t Sum(uint32_t (&scratch)[kFoldThreads / 32]) const {
+  // Which of MakeCrcRows' numbers of its warp a lane needs.
+  static __device__ __forceinline__ uint32_t Row() {
+    return threadIdx.x % 32 / 4 + (threadIdx.x & 1) * 8;
+  }
+  // The warp's sum in every lane, before initial value and final exclusive-or.
+  __device__ __forceinline__ uint32_t Sum(uint32_t row) const {
     const uint32_t quad = threadIdx.x & 3;
     const uint32_t mine = quad == 0 ? remainder_[0] : remainder_[1];
-    const uint32_t part = quad < 2 ? CrcMultiply(row_, mine) : 0;
-    const uint32_t of_warp = __reduce_xor_sync(0xffffffffu, part);
-    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = of_warp;
-    __syncthreads();
-    uint32_t sum = 0;
-#pragma unroll
-    for (uint32_t warp = 0; warp < kFoldThreads / 32; ++warp) sum ^= scratch[warp];
-    return sum;
+    return __reduce_xor_sync(0xffffffffu, quad < 2 ? CrcMultiply(row, mine) : 0);
   }
 
  private:
   uint32_t columns_[8];
-  uint32_t row_;
   uint32_t remainder_[2] = {0, 0};
 };
 

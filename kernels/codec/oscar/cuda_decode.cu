@@ -1,7 +1,6 @@
-// Encoded pages to an engine's paged cache. A thread block takes one side of one (layer, head)
-// through a run of pages: its last warp has the copy engine bring blocks into shared memory,
-// verifies their checksums and works out where rows go; the others multiply codes by T^-1 on the
-// tensor cores and write rows, 16 bytes a thread.
+// Encoded pages to an engine's paged cache, in the model's basis: codes times T^-1 on the tensor
+// cores. Two warp groups write: one for K and one for V of a block, or, when a thread block has one
+// side only, one for each half of the columns (256) or every other 64 rows.
 //
 // Codes are small integers at known places of a byte, so masked bytes are fp16 numbers already:
 // code * 4^field * 2^-24, denormal and exact. The powers of four are taken out of T^-1's rows.
@@ -11,511 +10,377 @@
 
 #include "kernels/base/status_macros.h"
 #include "kernels/codec/oscar/cuda_decode.h"
+#include "kernels/codec/oscar/cuda_decode_pages.cuh"
+#include "kernels/codec/oscar/cuda_matrix.cuh"
 #include "kernels/codec/oscar/cuda_primitives.cuh"
 #include "kernels/device/launch.h"
 #include "kernels/device/status.h"
 
 namespace oscarkv::cuda {
+namespace decode {
 namespace {
 
-constexpr uint32_t kStages = 8;
-constexpr uint32_t kVerifiers =
-    4;  // warps; each has every fourth page, and the next one's load under way
-constexpr uint32_t kTileRows = 16;
-constexpr uint32_t kWarpColumns = 32;
-constexpr int64_t kNoRow = -1;
+constexpr uint32_t kGroupThreads = 128;
+constexpr uint32_t kGroupWarps = 4;
+constexpr uint32_t kBatchSteps = 8;  // products under way at once
 
-// Rows of D elements of kBits bits, on kSides sides at once, and how warps cut them up.
+// Rows of D elements of kBits bits, on kSides sides at once.
 template <uint32_t D, uint32_t kBitsOf, uint32_t kSidesOf>
 struct Shape {
   static constexpr uint32_t kDim = D;
   static constexpr uint32_t kBits = kBitsOf;
   static constexpr uint32_t kSides = kSidesOf;
   static constexpr uint32_t kRowBytes = D * kBits / 8;
-  static constexpr uint32_t kFields = 8 / kBits;      // codes a byte
   static constexpr uint32_t kWords = kRowBytes / 16;  // 32-bit words of a row that a lane reads
   static constexpr uint32_t kSteps = D / 16;          // of 16 codes
-  static constexpr uint32_t kColumnWarps = D / kWarpColumns;            // side by side
-  static constexpr uint32_t kSideWriters = D < 128 ? 4 : kColumnWarps;  // warps that write rows
-  static constexpr uint32_t kRowTurns = kSideWriters / kColumnWarps;    // of them below each other
-  static constexpr uint32_t kWriters = kSideWriters * kSides;
-  static constexpr uint32_t kThreads = (kWriters + kVerifiers) * 32;
-  // Registers a thread: verifiers give up what writers need for T^-1.
-  static constexpr uint32_t kBlocksResident = kWriters == 4 ? 2 : 1;
-  static constexpr uint32_t kVerifierRegisters = 56;
-  static constexpr uint32_t kWriterRegisters = kWriters == 4 ? 200 : 216;
+  static constexpr uint32_t kFirstSteps = kSteps < kBatchSteps ? kSteps : kBatchSteps;
+  static constexpr bool kHalves = D == 256;  // of the columns, one a warp group
+  static constexpr bool kTakeTurns = kSides == 1 && !kHalves;
+  static constexpr uint32_t kColumns = kHalves ? 128 : D;
+  static constexpr uint32_t kTiles = kColumns / 8;
+  static constexpr uint32_t kMatrixBytes = InverseBytes(D) / (kHalves ? 2 : 1);  // a warp group's
+  static constexpr uint32_t kWriterRegisters = 216;  // a thread; verifiers give up the difference
+  static constexpr uint32_t kVerifierRegisters = 72;
 };
 
-// What is in shared memory before the dynamic part: kStages blocks, then kStages * page_tokens
-// offsets.
-struct SharedFixed {
-  Barrier loaded[kStages];
-  Barrier ready[kStages];
-  Barrier free[kStages];
-  uint32_t good[kStages];  // the stage's block may be written
-  CrcTables crc;
-};
+// Rows g and g + 8 of a warp's tile: what a lane reads of their codes, and where they go.
+template <typename S>
+struct TileRows {
+  uint32_t words[2][S::kWords];
+  int64_t place[2];  // or kNoRow
+  uint32_t row[2];
+  bool good;  // the block is to be read
 
-__device__ __forceinline__ uint32_t CrcOfBlock(const CrcTables& tables, const uint32_t* words,
-                                               uint32_t count, uint32_t start, uint32_t lane) {
-  uint32_t remainder = 0;
-  uint32_t i = lane;
-  if (i < count) remainder = words[i];
-  for (i += kCrcLanes; i < count; i += kCrcLanes) {
-    remainder = tables.step[0][remainder & 0xff] ^ tables.step[1][(remainder >> 8) & 0xff] ^
-                tables.step[2][(remainder >> 16) & 0xff] ^ tables.step[3][remainder >> 24] ^
-                words[i];
-  }
-  // The lane's last word is `behind` words before the end.
-  if (lane < count) {
-    const uint32_t behind = (count - 1 - lane) % kCrcLanes;
-    remainder = CrcMultiply(tables.power[behind], remainder);
-  }
-  return ~(__reduce_xor_sync(0xffffffffu, remainder) ^ start);
-}
-
-struct Place {
-  uint32_t layer_in_range;
-  uint32_t head_in_range;
-  uint32_t first_page;
-  uint32_t end_page;
-  uint64_t block_offset;  // in a page of the batch
-};
-
-__device__ __forceinline__ Place PlaceOf(const DecodeArguments& arguments, const DeviceLayer& layer,
-                                         uint32_t layer_id) {
-  const DeviceDecodeBatch& batch = arguments.batch;
-  Place place;
-  place.layer_in_range = layer_id - batch.layers.first;
-  place.head_in_range = blockIdx.y;
-  place.first_page = static_cast<uint32_t>(uint64_t{batch.pages} * blockIdx.x / gridDim.x);
-  place.end_page = static_cast<uint32_t>(uint64_t{batch.pages} * (blockIdx.x + 1) / gridDim.x);
-  place.block_offset = (layer.strides_before - arguments.strides_before_range) * batch.heads.count +
-                       uint64_t{place.head_in_range} * layer.stride;
-  return place;
-}
-
-// Index of a page's block in block_crc32c and status.
-__device__ __forceinline__ uint64_t BlockNumber(const DeviceDecodeBatch& batch, const Place& place,
-                                                uint32_t page) {
-  return (uint64_t{page} * batch.layers.count + place.layer_in_range) * batch.heads.count +
-         place.head_in_range;
-}
-
-// One of the warps that bring blocks in and judge them.
-template <uint32_t kSides>
-__device__ __forceinline__ void Verify(const DecodeArguments& arguments, const DeviceLayer& layer,
-                                       const Place& place, uint32_t first_side, uint32_t verifier,
-                                       SharedFixed& shared, std::byte* blocks, int64_t* offsets,
-                                       uint32_t lane) {
-  const DeviceDecodeBatch& batch = arguments.batch;
-  const uint32_t turns = place.end_page - place.first_page;
-  const auto load = [&](uint32_t turn) {
-    if (turn >= turns) return;
-    const uint32_t stage = turn % kStages;
-    if (turn >= kStages) shared.free[stage].Wait((turn / kStages & 1) ^ 1);
-    if (lane == 0) {
-      shared.loaded[stage].ArriveExpecting(layer.stride);
-      BulkCopy(blocks + stage * layer.stride,
-               batch.page_bytes[place.first_page + turn] + place.block_offset, layer.stride,
-               &shared.loaded[stage]);
-    }
-  };
-  const uint32_t head = batch.heads.first + place.head_in_range;
-  load(verifier);
-  for (uint32_t turn = verifier; turn < turns; turn += kVerifiers) {
-    const uint32_t page = place.first_page + turn;
-    const uint32_t stage = turn % kStages;
-    const uint64_t number = BlockNumber(batch, place, page);
-    const uint32_t expected = batch.block_crc32c[number];
-    const int64_t* slots = batch.slots + uint64_t{page} * arguments.page_tokens;
-    load(turn + kVerifiers);
-    uint32_t bad_slot = 0;
-    for (uint32_t token = lane; token < arguments.page_tokens; token += 32) {
-      const int64_t slot = slots[token];
-      if (slot >= arguments.slots) bad_slot = kBadSlot;
-      const bool wanted = slot >= 0 && slot < arguments.slots;
-      const uint32_t index = wanted ? static_cast<uint32_t>(slot) : 0;
-      const uint32_t engine_block = index / arguments.block_tokens;
-      const uint32_t in_block = index % arguments.block_tokens;
-#pragma unroll
-      for (uint32_t side = 0; side < kSides; ++side) {
-        const DeviceEngineSide& engine = arguments.side[first_side + side];
-        offsets[(stage * kSides + side) * arguments.page_tokens + token] =
-            wanted ? head * engine.head_stride + engine_block * engine.block_stride +
-                         in_block * engine.token_stride
-                   : kNoRow;
-      }
-    }
-    shared.loaded[stage].Wait(turn / kStages & 1);
-    const uint32_t found =
-        CrcOfBlock(shared.crc, reinterpret_cast<const uint32_t*>(blocks + stage * layer.stride),
-                   layer.content_words, layer.crc_start, lane);
-    const uint32_t bits =
-        (found == expected ? 0 : kBadChecksum) | __reduce_or_sync(0xffffffffu, bad_slot);
-    if (lane == 0) {
-      shared.good[stage] = found == expected ? 1 : 0;
-      if (bits != 0) atomicOr(&batch.status[number], bits);
-    }
-    shared.ready[stage].Arrive();
-  }
-}
-
-struct RowParams {
-  float scale;
-  float zero;
-};
-
-__device__ __forceinline__ RowParams LoadParams(const std::byte* params, uint32_t pair, bool fp32) {
-  if (fp32) {
-    const float2 both = reinterpret_cast<const float2*>(params)[pair];
-    return {both.x, both.y};
-  }
-  const float2 both = __half22float2(reinterpret_cast<const __half2*>(params)[pair]);
-  return {both.x, both.y};
-}
-
-// Eight floats that follow each other, of the columns that a lane has.
-struct Columns {
-  float4 half[2];
-  __device__ __forceinline__ explicit Columns(const float* from)
-      : half{reinterpret_cast<const float4*>(from)[0], reinterpret_cast<const float4*>(from)[1]} {}
-  // Those of tile 0 to 3; constant once the loop around it is unrolled.
-  __device__ __forceinline__ float2 of(uint32_t tile) const {
-    const float4& both = half[tile / 2];
-    return tile % 2 == 0 ? make_float2(both.x, both.y) : make_float2(both.z, both.w);
-  }
-};
-
-// result += scale (sums - zero of_zero) for a group, and sums begin again.
-__device__ __forceinline__ void CloseGroup(RowParams first, RowParams second,
-                                           const Columns& sums_of_group, float (&sums)[4][4],
-                                           float (&result)[4][4]) {
-#pragma unroll
-  for (uint32_t tile = 0; tile < 4; ++tile) {
-    const float2 of_zero = sums_of_group.of(tile);
-    result[tile][0] =
-        fmaf(first.scale, fmaf(-first.zero, of_zero.x, sums[tile][0]), result[tile][0]);
-    result[tile][1] =
-        fmaf(first.scale, fmaf(-first.zero, of_zero.y, sums[tile][1]), result[tile][1]);
-    result[tile][2] =
-        fmaf(second.scale, fmaf(-second.zero, of_zero.x, sums[tile][2]), result[tile][2]);
-    result[tile][3] =
-        fmaf(second.scale, fmaf(-second.zero, of_zero.y, sums[tile][3]), result[tile][3]);
-#pragma unroll
-    for (float& sum : sums[tile]) sum = 0.0f;
-  }
-}
-
-// A warp's 32 columns of kParts times 16 rows. `fragments` is this lane's share of T^-1.
-template <typename S, bool kBf16, bool kOneGroup, uint32_t kParts>
-__device__ __forceinline__ void MultiplyRows(const DeviceSide& side,
-                                             const uint2 (&fragments)[S::kSteps][4],
-                                             const float* __restrict__ columns, float matrix_scale,
-                                             const std::byte* block, uint32_t row0, uint32_t rows,
-                                             const int64_t* offsets, std::byte* base, bool fp32,
-                                             uint32_t warp, uint32_t lane, uint32_t& status) {
-  const uint32_t quad = lane & 3;
-  uint32_t words[kParts][2][S::kWords];
-  uint32_t row[kParts][2];
-  int64_t place[kParts][2];  // where the row goes, or kNoRow
-#pragma unroll
-  for (uint32_t part = 0; part < kParts; ++part) {
+  __device__ __forceinline__ TileRows(const std::byte* codes, const int64_t* offsets,
+                                      uint32_t first, uint32_t rows, bool is_good, uint32_t lane)
+      : good(is_good) {
 #pragma unroll
     for (uint32_t r = 0; r < 2; ++r) {
-      const uint32_t wanted = row0 + part * kTileRows + lane / 4 + 8 * r;
-      row[part][r] = min(wanted, rows - 1);
-      place[part][r] = wanted < rows ? offsets[wanted] : kNoRow;
-      const std::byte* codes = block + side.rows_offset + row[part][r] * S::kRowBytes;
+      const uint32_t wanted = first + lane / 4 + 8 * r;
+      row[r] = min(wanted, rows - 1);
+      place[r] = good && wanted < rows ? offsets[wanted] : kNoRow;
+      const auto* from = reinterpret_cast<const uint32_t*>(codes + row[r] * S::kRowBytes);
 #pragma unroll
-      for (uint32_t w = 0; w < S::kWords; ++w)
-        words[part][r][w] = reinterpret_cast<const uint32_t*>(codes)[w * 4 + quad];
+      for (uint32_t w = 0; w < S::kWords; ++w) words[r][w] = good ? from[w * 4 + (lane & 3)] : 0;
     }
   }
-  const uint32_t groups = kOneGroup ? 1 : S::kDim / side.group;
-  const uint32_t steps_of_group = kOneGroup ? S::kSteps : side.group / 16;
-  const std::byte* params = block + side.params_offset;
-  const uint32_t column = warp * kWarpColumns + quad * 8;
-  std::byte* const columns_base = base + column * 2;
-  // Results begin with the offset.
-  float result[kParts][4][4];
-  {
-    const Columns offset(columns + column);
-#pragma unroll
-    for (uint32_t tile = 0; tile < 4; ++tile) {
-#pragma unroll
-      for (uint32_t part = 0; part < kParts; ++part) {
-        result[part][tile][0] = result[part][tile][2] = offset.of(tile).x;
-        result[part][tile][1] = result[part][tile][3] = offset.of(tile).y;
-      }
-    }
-  }
-  float sums[kParts][4][4] = {};
-  uint32_t group = 0;
-  uint32_t steps_left = steps_of_group;
-#pragma unroll
-  for (uint32_t step = 0; step < S::kSteps; ++step) {
-    constexpr uint32_t kMask = (S::kBits == 2 ? 0x3u : 0xfu) * 0x10001u;
+  // A step's codes as an operand.
+  __device__ __forceinline__ void Operand(uint32_t step, uint32_t (&a)[4]) const {
+    constexpr uint32_t kMask = ((1u << S::kBits) - 1) * 0x10001u;
     const uint32_t mask = kMask << (step / S::kWords * S::kBits);
     const uint32_t w = step % S::kWords;
-#pragma unroll
-    for (uint32_t part = 0; part < kParts; ++part) {
-      const uint32_t a[4] = {words[part][0][w] & mask, words[part][1][w] & mask,
-                             words[part][0][w] >> 8 & mask, words[part][1][w] >> 8 & mask};
-#pragma unroll
-      for (uint32_t tile = 0; tile < 4; ++tile)
-        MultiplyAdd(sums[part][tile], a, fragments[step][tile]);
-    }
-    if (kOneGroup ? step + 1 == S::kSteps : --steps_left == 0) {
-      const Columns sums_of_group(columns + (1 + group) * S::kDim + column);
-#pragma unroll
-      for (uint32_t part = 0; part < kParts; ++part) {
-        RowParams first = LoadParams(params, row[part][0] * groups + group, fp32);
-        RowParams second = LoadParams(params, row[part][1] * groups + group, fp32);
-        if (!isfinite(first.scale) || !isfinite(second.scale)) status |= kNonFiniteRows;
-        first.scale *= matrix_scale;
-        second.scale *= matrix_scale;
-        CloseGroup(first, second, sums_of_group, sums[part], result[part]);
-      }
-      steps_left = steps_of_group;
-      ++group;
-    }
+    a[0] = words[0][w] & mask;
+    a[1] = words[1][w] & mask;
+    a[2] = words[0][w] >> 8 & mask;
+    a[3] = words[1][w] >> 8 & mask;
   }
+};
+
+// A lane's columns: eight that follow each other in every 32.
+template <typename S>
+struct LaneColumns {
+  const float* from;  // the first of them
+  // Those of a tile and the next; `tile` is even.
+  __device__ __forceinline__ float4 Of(uint32_t tile) const {
+    return reinterpret_cast<const float4*>(from + tile / 4 * 32)[tile % 4 / 2];
+  }
+};
+
+// result = start + scale (sums - zero of_zero); start(tile, r) is of row r, a tile and the next.
+template <typename S, typename Start>
+__device__ __forceinline__ void Close(const RowParams (&params)[2], LaneColumns<S> of_zero,
+                                      const float (&sums)[S::kTiles][4], Start&& start,
+                                      float (&result)[S::kTiles][4]) {
 #pragma unroll
-  for (uint32_t part = 0; part < kParts; ++part) {
-    uint32_t packed[2][4];
-#pragma unroll
-    for (uint32_t tile = 0; tile < 4; ++tile) {
-#pragma unroll
-      for (uint32_t r = 0; r < 2; ++r)
-        packed[r][tile] = PackPair<kBf16>(result[part][tile][2 * r], result[part][tile][2 * r + 1]);
-    }
+  for (uint32_t tile = 0; tile < S::kTiles; tile += 2) {
+    const float4 zeros = of_zero.Of(tile);
 #pragma unroll
     for (uint32_t r = 0; r < 2; ++r) {
-      if (place[part][r] >= 0) {
-        StoreGlobal(columns_base + place[part][r],
-                    make_uint4(packed[r][0], packed[r][1], packed[r][2], packed[r][3]));
-      }
+      const float4 from = start(tile, r);
+      const auto close = [&](float sum, float zero, float begin) {
+        return fmaf(params[r].scale, fmaf(-params[r].zero, zero, sum), begin);
+      };
+      result[tile][2 * r] = close(sums[tile][2 * r], zeros.x, from.x);
+      result[tile][2 * r + 1] = close(sums[tile][2 * r + 1], zeros.y, from.y);
+      result[tile + 1][2 * r] = close(sums[tile + 1][2 * r], zeros.z, from.z);
+      result[tile + 1][2 * r + 1] = close(sums[tile + 1][2 * r + 1], zeros.w, from.w);
     }
   }
 }
 
-// Rows as stored: each thread takes words of codes, wherever they are in the block.
+// What a warp group works with while it stays with one head.
+struct Head {
+  DeviceSide side;
+  std::byte* base;       // of the engine's rows, at this warp group's columns
+  const float* columns;  // in shared memory: offsets, sums per group
+  uint32_t matrix;       // T^-1 in shared memory
+  float scale;
+};
+
+// All products of steps kFirst to kEnd - 1; begins with `add`.
+template <typename S, uint32_t kFirst, uint32_t kEnd>
+__device__ __forceinline__ void Multiply(float (&sums)[S::kTiles][4], const TileRows<S>& rows,
+                                         uint32_t matrix, bool add) {
+  uint32_t a[kEnd - kFirst][4];
+#pragma unroll
+  for (uint32_t step = kFirst; step < kEnd; ++step) rows.Operand(step, a[step - kFirst]);
+  HoldSums(sums);
+  FenceProducts();
+#pragma unroll
+  for (uint32_t step = kFirst; step < kEnd; ++step) {
+    BeginProduct<0, S::kTiles, false>(
+        sums, a[step - kFirst],
+        MatrixOfWideColumns(matrix + step / 4 * S::kColumns * 128 + step % 4 * 32),
+        step > kFirst || add ? 1 : 0);
+  }
+  CommitProducts();
+  WaitForProducts();
+  HoldSums(sums);
+}
+
+template <typename S>
+__device__ __forceinline__ void LoadTileParams(const DecodeArguments& arguments, const Head& head,
+                                               const std::byte* block, const TileRows<S>& rows,
+                                               uint32_t groups, uint32_t group,
+                                               RowParams (&params)[2], uint32_t& status) {
+#pragma unroll
+  for (uint32_t r = 0; r < 2; ++r) {
+    params[r] = {0.0f, 0.0f};
+    if (!rows.good) continue;
+    params[r] = LoadParams(block + head.side.params_offset, rows.row[r] * groups + group,
+                           arguments.fp32_params);
+    if (!isfinite(params[r].scale)) status |= kNonFiniteRows;
+    params[r].scale *= head.scale;
+  }
+}
+
 template <typename S, bool kBf16>
-__device__ __forceinline__ void Dequantize(const DeviceSide& side, const std::byte* block,
-                                           uint32_t rows, const int64_t* offsets, std::byte* base,
-                                           bool fp32, uint32_t thread, uint32_t& status) {
-  constexpr uint32_t kRowWords = S::kRowBytes / 4;
-  const uint32_t groups = S::kDim / side.group;
-  for (uint32_t i = thread; i < rows * kRowWords; i += S::kSideWriters * 32) {
-    const uint32_t row = i / kRowWords;
-    const uint32_t word = i % kRowWords;
-    const int64_t offset = offsets[row];
-    if (offset == kNoRow) continue;
-    const uint32_t codes = reinterpret_cast<const uint32_t*>(block + side.rows_offset)[i];
+__device__ __forceinline__ void StoreTile(const Head& head, const TileRows<S>& rows,
+                                          const float (&result)[S::kTiles][4]) {
 #pragma unroll
-    for (uint32_t field = 0; field < S::kFields; ++field) {
-      const uint32_t dim = field * (S::kDim / S::kFields) + word * 4;
-      const RowParams pair =
-          LoadParams(block + side.params_offset, row * groups + dim / side.group, fp32);
-      if (!isfinite(pair.scale)) status |= kNonFiniteRows;
-      float values[4];
+  for (uint32_t r = 0; r < 2; ++r) {
+    if (rows.place[r] == kNoRow) continue;
+    std::byte* to = head.base + rows.place[r];
 #pragma unroll
-      for (uint32_t b = 0; b < 4; ++b) {
-        const uint32_t code = codes >> (8 * b + field * S::kBits) & ((1u << S::kBits) - 1);
-        // As format.h computes it, without contraction.
-        values[b] = __fmul_rn(__fsub_rn(static_cast<float>(code), pair.zero), pair.scale);
-      }
-      StoreGlobal(base + offset + dim * 2, make_uint2(PackPair<kBf16>(values[0], values[1]),
-                                                      PackPair<kBf16>(values[2], values[3])));
+    for (uint32_t tile = 0; tile < S::kTiles; tile += 4) {
+      uint32_t packed[4];
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i)
+        packed[i] = PackPair<kBf16>(result[tile + i][2 * r], result[tile + i][2 * r + 1]);
+      StoreGlobal(to + tile * 16, make_uint4(packed[0], packed[1], packed[2], packed[3]));
     }
   }
 }
 
-// One of the warps that write rows. `columns` is its side's.
-template <typename S, bool kBf16, bool kTransform, bool kOneGroup>
-__device__ __forceinline__ void Write(const DecodeArguments& arguments, const DeviceLayer& layer,
-                                      const Place& place, DecodeTask task, uint32_t head,
-                                      SharedFixed& shared, const std::byte* blocks,
-                                      const int64_t* offsets, const float* columns, uint32_t warp,
-                                      uint32_t lane) {
-  const uint32_t side_of_task = warp / S::kSideWriters;
-  const uint32_t side_warp = warp % S::kSideWriters;
-  const uint32_t column_warp = side_warp % S::kColumnWarps;
-  const DeviceSide side = layer.side[task.first_side + side_of_task];
-  uint2 fragments[kTransform ? S::kSteps : 1][4];
-  float matrix_scale = 1.0f;
-  if constexpr (kTransform) {
-    matrix_scale = side.scales[side.per_head * head];
-    const uint2* source =
-        side.fragments +
-        (uint64_t{side.per_head * head} * S::kColumnWarps + column_warp) * S::kSteps * 4 * 32;
+// A warp group's 64 rows, 16 a warp, each warp's of a block of its own.
+template <typename S, bool kBf16, bool kOneGroup>
+__device__ __forceinline__ void WriteTile(const DecodeArguments& arguments, const Head& head,
+                                          const std::byte* block, const TileRows<S>& rows,
+                                          uint32_t lane, uint32_t& status) {
+  const uint32_t column = (lane & 3) * 8;
+  const LaneColumns<S> offset{head.columns + column};
+  const auto from_offset = [&](uint32_t tile, uint32_t) { return offset.Of(tile); };
+  float sums[S::kTiles][4];
+  RowParams params[2];
+  if constexpr (kOneGroup) {
+    LoadTileParams(arguments, head, block, rows, 1, 0, params, status);
+    Multiply<S, 0, S::kFirstSteps>(sums, rows, head.matrix, false);
+    if constexpr (S::kSteps > kBatchSteps)
+      Multiply<S, kBatchSteps, S::kSteps>(sums, rows, head.matrix, true);
+    Close<S>(params, {head.columns + S::kColumns + column}, sums, from_offset, sums);
+    StoreTile<S, kBf16>(head, rows, sums);
+  } else {
+    const uint32_t groups = S::kDim / head.side.group;
+    const uint32_t group_steps = head.side.group / 16;
+    float result[S::kTiles][4];
+    uint32_t group = 0;
+    uint32_t steps_left = group_steps;
 #pragma unroll
     for (uint32_t step = 0; step < S::kSteps; ++step) {
-#pragma unroll
-      for (uint32_t tile = 0; tile < 4; ++tile)
-        fragments[step][tile] = source[(step * 4 + tile) * 32 + lane];
-    }
-  }
-  std::byte* base = arguments.side[task.first_side + side_of_task].layer_base[task.layer];
-  for (uint32_t page = place.first_page; page < place.end_page; ++page) {
-    const uint32_t turn = page - place.first_page;
-    const uint32_t stage = turn % kStages;
-    shared.ready[stage].Wait(turn / kStages & 1);
-    uint32_t status = 0;
-    if (shared.good[stage] != 0) {
-      const std::byte* block = blocks + stage * layer.stride;
-      const int64_t* of_stage =
-          offsets + (stage * S::kSides + side_of_task) * arguments.page_tokens;
-      if constexpr (kTransform) {
-        // Two tiles at once have their products overlap; groups need the registers for sums of
-        // their own.
-        constexpr uint32_t kParts = kOneGroup || S::kDim < 256 ? 2 : 1;
-        constexpr uint32_t kRows = kParts * kTileRows;
-        for (uint32_t row = side_warp / S::kColumnWarps * kRows; row < arguments.page_tokens;
-             row += S::kRowTurns * kRows) {
-          MultiplyRows<S, kBf16, kOneGroup, kParts>(
-              side, fragments, columns, matrix_scale, block, row, arguments.page_tokens, of_stage,
-              base, arguments.fp32_params, column_warp, lane, status);
-        }
+      uint32_t a[4];
+      rows.Operand(step, a);
+      HoldSums(sums);
+      FenceProducts();
+      BeginProduct<0, S::kTiles, false>(
+          sums, a, MatrixOfWideColumns(head.matrix + step / 4 * S::kColumns * 128 + step % 4 * 32),
+          steps_left != group_steps ? 1 : 0);
+      CommitProducts();
+      WaitForProducts();
+      HoldSums(sums);
+      if (--steps_left != 0) continue;
+      LoadTileParams(arguments, head, block, rows, groups, group, params, status);
+      const LaneColumns<S> of_zero{head.columns + (1 + group) * S::kColumns + column};
+      if (group == 0) {
+        Close<S>(params, of_zero, sums, from_offset, result);
       } else {
-        Dequantize<S, kBf16>(side, block, arguments.page_tokens, of_stage, base,
-                             arguments.fp32_params, side_warp * 32 + lane, status);
+        Close<S>(
+            params, of_zero, sums,
+            [&](uint32_t tile, uint32_t r) {
+              return make_float4(result[tile][2 * r], result[tile][2 * r + 1],
+                                 result[tile + 1][2 * r], result[tile + 1][2 * r + 1]);
+            },
+            result);
       }
+      steps_left = group_steps;
+      ++group;
     }
-    if (status != 0)
-      atomicOr(&arguments.batch.status[BlockNumber(arguments.batch, place, page)], status);
-    shared.free[stage].Arrive();
+    StoreTile<S, kBf16>(head, rows, result);
   }
 }
 
-template <typename S, bool kBf16, bool kTransform, bool kOneGroup>
-__global__ void __launch_bounds__(S::kThreads, kTransform ? S::kBlocksResident : 2)
+__device__ __forceinline__ void SyncGroup(uint32_t group) {
+  asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(kGroupThreads) : "memory");
+}
+
+// A warp group's part of shared memory.
+template <typename S>
+struct GroupMemory {
+  std::byte* matrix;
+  float* columns;
+  Barrier* loaded;
+};
+
+// Brings a head's T^-1 and columns in; all threads of the group take part.
+template <typename S>
+__device__ __forceinline__ Head LoadHead(const DecodeArguments& arguments, const Walk& walk,
+                                         const GroupMemory<S>& memory, uint32_t group,
+                                         uint32_t parity) {
+  const uint32_t side_of_layer = walk.task.first_side + (S::kSides == 2 ? group : 0);
+  const uint32_t half = S::kHalves ? group : 0;
+  const uint32_t thread = threadIdx.x % kGroupThreads;
+  Head head;
+  head.side = walk.layer->side[side_of_layer];
+  head.base = arguments.side[side_of_layer].layer_base[walk.task.layer] +
+              (half * S::kColumns + (threadIdx.x & 3) * 8) * 2;
+  const uint32_t number = head.side.per_head * walk.head();
+  head.scale = head.side.scales[number];
+  head.matrix = SharedAddress(memory.matrix);
+  head.columns = memory.columns;
+  SyncGroup(group);  // nobody needs the one before
+  if (thread == 0) {
+    memory.loaded->ArriveExpecting(S::kMatrixBytes);
+    BulkCopy(memory.matrix,
+             head.side.matrices + uint64_t{number} * InverseBytes(S::kDim) + half * S::kMatrixBytes,
+             S::kMatrixBytes, memory.loaded);
+  }
+  const uint32_t rows = 1 + S::kDim / head.side.group;
+  const float* source = head.side.columns + uint64_t{number} * rows * S::kDim + half * S::kColumns;
+  for (uint32_t i = thread; i < rows * S::kColumns; i += kGroupThreads)
+    memory.columns[i] = source[i / S::kColumns * S::kDim + i % S::kColumns];
+  memory.loaded->Wait(parity);
+  SyncGroup(group);
+  return head;
+}
+
+// One of the warp groups that write rows. Its tiles of 16 rows go through the blocks of a head,
+// four at a time, one a warp.
+template <typename S, bool kBf16, bool kOneGroup>
+__device__ __forceinline__ void Write(const DecodeArguments& arguments, uint32_t turns,
+                                      SharedFixed& shared, const std::byte* blocks,
+                                      const int64_t* offsets, const GroupMemory<S>& memory,
+                                      uint32_t group, uint32_t warp, uint32_t lane) {
+  const uint32_t heads = gridDim.x % arguments.batch.heads.count;
+  const uint32_t pages = gridDim.x / arguments.batch.heads.count;
+  const uint32_t page_tiles = (arguments.page_tokens + kTileRows - 1) / kTileRows;
+  Walk walk(arguments, blockIdx.x);
+  uint32_t heads_met = 0;
+  for (uint32_t first_turn = 0; first_turn < turns; ++heads_met) {
+    const Head head = LoadHead<S>(arguments, walk, memory, group, heads_met & 1);
+    const Walk start = walk;
+    uint32_t end_turn = first_turn + 1;
+    while (!walk.Advance(heads, pages) && end_turn < turns) ++end_turn;
+    const uint32_t tiles = (end_turn - first_turn) * page_tiles;
+    for (uint32_t first = S::kTakeTurns ? group * kGroupWarps : 0; first < tiles;
+         first += kGroupWarps * (S::kTakeTurns ? 2 : 1)) {
+      const uint32_t tile = first + warp;
+      const bool there = tile < tiles;
+      const uint32_t turn = first_turn + (there ? tile / page_tiles : 0);
+      const Stage stage(turn, arguments.stages);
+      if (there) shared.ready[stage.number].Wait(stage.parity);
+      const bool good = there && shared.good[stage.number] != 0;
+      const std::byte* block = blocks + stage.number * arguments.stage_bytes;
+      const TileRows<S> rows(block + head.side.rows_offset,
+                             offsets + (stage.number * S::kSides + (S::kSides == 2 ? group : 0)) *
+                                           arguments.page_tokens,
+                             tile % page_tiles * kTileRows, arguments.page_tokens, good, lane);
+      uint32_t status = 0;
+      WriteTile<S, kBf16, kOneGroup>(arguments, head, block, rows, lane, status);
+      if (status != 0) {
+        const DeviceDecodeBatch& batch = arguments.batch;
+        const uint32_t page = start.page + (turn - first_turn) * pages;
+        const uint64_t number = start.BlockNumber() + uint64_t{page - start.page} *
+                                                          batch.layers.count * batch.heads.count;
+        atomicOr(&batch.status[number], status);
+      }
+      if (there) shared.free[stage.number].Arrive();
+    }
+    first_turn = end_turn;
+  }
+}
+
+template <typename S, bool kBf16, bool kOneGroup>
+__global__ void __launch_bounds__(kThreads, 1)
     DecodeKernel(const __grid_constant__ DecodeArguments arguments) {
-  extern __shared__ __align__(128) std::byte memory[];
+  extern __shared__ __align__(1024) std::byte memory[];
   __shared__ SharedFixed shared;
-  const DecodeTask task = arguments.tasks[blockIdx.z];
-  const DeviceLayer& layer = arguments.layers[task.layer];
-  const Place place = PlaceOf(arguments, layer, task.layer);
-  const uint32_t head = arguments.batch.heads.first + place.head_in_range;
-  const uint32_t column_rows =
-      1 + S::kDim / layer.side[task.first_side].group;  // of all sides of a task
-  std::byte* blocks = memory;
-  auto* columns = reinterpret_cast<float*>(memory + kStages * layer.stride);
-  auto* offsets =
-      reinterpret_cast<int64_t*>(columns + (kTransform ? S::kSides * column_rows * S::kDim : 0));
-  const uint32_t warp = threadIdx.x / 32;
-  const uint32_t lane = threadIdx.x % 32;
+  __shared__ Barrier matrix_loaded[2];
+  std::byte* blocks = memory + 2 * S::kMatrixBytes;
+  auto* columns = reinterpret_cast<float*>(blocks + arguments.stages * arguments.stage_bytes);
+  const DeviceLayer& layer = arguments.layers[arguments.tasks[0].layer];
+  const uint32_t column_rows = 1 + S::kDim / layer.side[arguments.tasks[0].first_side].group;
+  auto* offsets = reinterpret_cast<int64_t*>(columns + 2 * column_rows * S::kColumns);
   if (threadIdx.x == 0) {
-    for (uint32_t stage = 0; stage < kStages; ++stage) {
-      shared.loaded[stage].Init(1);
-      shared.ready[stage].Init(32);
-      shared.free[stage].Init(S::kWriters * 32);
-    }
-    FenceBarrierInit();
+    matrix_loaded[0].Init(1);
+    matrix_loaded[1].Init(1);
   }
-  for (uint32_t i = threadIdx.x; i < sizeof(CrcTables) / 4; i += S::kThreads) {
-    reinterpret_cast<uint32_t*>(&shared.crc)[i] =
-        reinterpret_cast<const uint32_t*>(arguments.crc)[i];
-  }
-  if constexpr (kTransform) {
-    for (uint32_t side_of_task = 0; side_of_task < S::kSides; ++side_of_task) {
-      const DeviceSide& side = layer.side[task.first_side + side_of_task];
-      const uint32_t count = column_rows * S::kDim;
-      const float* source = side.columns + uint64_t{side.per_head * head} * count;
-      for (uint32_t i = threadIdx.x; i < count; i += S::kThreads)
-        columns[side_of_task * count + i] = source[i];
-    }
-  }
-  __syncthreads();
-  if (warp >= S::kWriters) {
-    if constexpr (kTransform) LowerRegisters<S::kVerifierRegisters>();
-    Verify<S::kSides>(arguments, layer, place, task.first_side, warp - S::kWriters, shared, blocks,
-                      offsets, lane);
+  const uint32_t page_tiles = (arguments.page_tokens + kTileRows - 1) / kTileRows;
+  shared.Init(arguments.stages, page_tiles * 32 * (S::kTakeTurns ? 1 : 2));
+  // The same in all lanes, as the compiler is to know: it makes products wait for each other else.
+  const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
+  const uint32_t lane = threadIdx.x % 32;
+  const uint32_t turns = TurnsOf(arguments);
+  if (warp >= kWriters) {
+    LowerRegisters<S::kVerifierRegisters>();
+    Verify<S::kSides>(arguments, turns, warp - kWriters, shared, blocks, offsets, lane);
   } else {
-    if constexpr (kTransform) RaiseRegisters<S::kWriterRegisters>();
-    Write<S, kBf16, kTransform, kOneGroup>(
-        arguments, layer, place, task, head, shared, blocks, offsets,
-        columns + warp / S::kSideWriters * column_rows * S::kDim, warp, lane);
+    RaiseRegisters<S::kWriterRegisters>();
+    const uint32_t group = warp / kGroupWarps;
+    const GroupMemory<S> of_group = {.matrix = memory + group * S::kMatrixBytes,
+                                     .columns = columns + group * column_rows * S::kColumns,
+                                     .loaded = &matrix_loaded[group]};
+    Write<S, kBf16, kOneGroup>(arguments, turns, shared, blocks, offsets, of_group, group,
+                               warp % kGroupWarps, lane);
   }
 }
 
-template <typename S, bool kBf16, bool kTransform, bool kOneGroup>
-absl::Status Launch(const DecodeArguments& arguments, uint32_t group, uint32_t tasks,
-                    uint32_t block_bytes, cudaStream_t stream) {
-  const auto kernel = &DecodeKernel<S, kBf16, kTransform, kOneGroup>;
-  const size_t columns = size_t{1 + S::kDim / group} * S::kDim * sizeof(float);
-  const size_t bytes =
-      kStages * (block_bytes + S::kSides * arguments.page_tokens * sizeof(int64_t)) +
-      (kTransform ? S::kSides * columns : 0);
+template <typename S>
+absl::Status Launch(DecodeArguments arguments, uint32_t group, bool to_bf16, cudaStream_t stream) {
+  const bool one = group == S::kDim;
+  const auto kernel = to_bf16
+                          ? (one ? &DecodeKernel<S, true, true> : &DecodeKernel<S, true, false>)
+                          : (one ? &DecodeKernel<S, false, true> : &DecodeKernel<S, false, false>);
+  const size_t columns = 2 * size_t{1 + S::kDim / group} * S::kColumns * sizeof(float);
+  OSCARKV_ASSIGN_OR_RETURN(const uint32_t bytes,
+                           FitStages(arguments, S::kSides, 2 * S::kMatrixBytes + columns, 1));
   OSCARKV_ASSIGN_OR_RETURN(const device::Places there,
-                           device::PrepareKernel(reinterpret_cast<const void*>(kernel), S::kThreads,
+                           device::PrepareKernel(reinterpret_cast<const void*>(kernel), kThreads,
                                                  bytes, "preparing to decode"));
-  const uint32_t places = there.all();
-  if (places == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "decoding needs ", bytes, " bytes of a multiprocessor's shared memory: blocks of ",
-        block_bytes, " bytes are too large for this device"));
-  }
-  // One wave of persistent blocks, or several when there are more heads than places for them.
-  const uint32_t each = arguments.batch.heads.count * tasks;
-  const uint32_t wanted = each <= places ? places / each : (4 * places + each - 1) / each;
-  const uint32_t chunks = std::clamp(wanted, 1u, arguments.batch.pages);
-  kernel<<<dim3(chunks, arguments.batch.heads.count, tasks), S::kThreads, bytes, stream>>>(
-      arguments);
+  // Whole pages at a time, so that a thread block stays with one head's T^-1.
+  const uint32_t heads = arguments.batch.heads.count;
+  const uint32_t places = there.all() > heads ? there.all() / heads * heads : there.all();
+  kernel<<<std::min(arguments.blocks, places), kThreads, bytes, stream>>>(arguments);
   return device::LastLaunch("decoding");
 }
 
-template <typename S, bool kBf16>
-absl::Status LaunchShape(const DecodeArguments& arguments, uint32_t group, uint32_t tasks,
-                         uint32_t block_bytes, cudaStream_t stream) {
-  if (!arguments.transform)
-    return Launch<S, kBf16, false, false>(arguments, group, tasks, block_bytes, stream);
-  return group == S::kDim
-             ? Launch<S, kBf16, true, true>(arguments, group, tasks, block_bytes, stream)
-             : Launch<S, kBf16, true, false>(arguments, group, tasks, block_bytes, stream);
-}
-
 }  // namespace
-
-bool HasDecodeKernel(uint32_t dim, uint32_t bits) {
-  return (dim == 64 || dim == 128 || dim == 256) && (bits == 2 || bits == 4);
-}
-
-bool TakesBothSides(uint32_t dim) { return dim < 256; }
+}  // namespace decode
 
 absl::Status LaunchDecode(const DecodeArguments& arguments, const RowShape& shape, bool to_bf16,
-                          uint32_t tasks, uint32_t block_bytes, cudaStream_t stream) {
-  const auto launch = [&]<typename S>(S) {
-    return to_bf16 ? LaunchShape<S, true>(arguments, shape.group, tasks, block_bytes, stream)
-                   : LaunchShape<S, false>(arguments, shape.group, tasks, block_bytes, stream);
-  };
-  switch ((shape.dim * 8 + shape.bits) * 4 + shape.sides) {
-    case (64 * 8 + 2) * 4 + 1:
-      return launch(Shape<64, 2, 1>());
-    case (64 * 8 + 4) * 4 + 1:
-      return launch(Shape<64, 4, 1>());
-    case (64 * 8 + 2) * 4 + 2:
-      return launch(Shape<64, 2, 2>());
-    case (64 * 8 + 4) * 4 + 2:
-      return launch(Shape<64, 4, 2>());
-    case (128 * 8 + 2) * 4 + 1:
-      return launch(Shape<128, 2, 1>());
-    case (128 * 8 + 4) * 4 + 1:
-      return launch(Shape<128, 4, 1>());
-    case (128 * 8 + 2) * 4 + 2:
-      return launch(Shape<128, 2, 2>());
-    case (128 * 8 + 4) * 4 + 2:
-      return launch(Shape<128, 4, 2>());
-    case (256 * 8 + 2) * 4 + 1:
-      return launch(Shape<256, 2, 1>());
-    case (256 * 8 + 4) * 4 + 1:
-      return launch(Shape<256, 4, 1>());
-    default:
-      return absl::InvalidArgumentError(absl::StrCat("no decode kernel for rows of ", shape.dim,
-                                                     " elements of ", shape.bits, " bits, ",
-                                                     shape.sides, " sides at once"));
-  }
+                          cudaStream_t stream) {
+  return ForShape(shape, [&]<uint32_t kDim, uint32_t kBits, uint32_t kSides>() {
+    return decode::Launch<decode::Shape<kDim, kBits, kSides>>(arguments, shape.group, to_bf16,
+                                                              stream);
+  });
 }
 
 }  // namespace oscarkv::cuda

@@ -1,346 +1,277 @@
 #include "kernels/codec/oscar/cuda_page_codec.h"
 
 #include <algorithm>
-#include <span>
-#include <vector>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/status_macros.h"
+#include "kernels/codec/oscar/cuda_check.h"
 #include "kernels/codec/oscar/cuda_decode.h"
 #include "kernels/codec/oscar/cuda_encode.h"
-#include "kernels/codec/oscar/cuda_transforms.h"
-#include "kernels/codec/oscar/cuda_wide.h"
-#include "kernels/device/buffer.h"
+#include "kernels/codec/oscar/cuda_move.h"
+#include "kernels/codec/oscar/cuda_prepared.h"
 #include "kernels/device/status.h"
 
 namespace oscarkv::cuda {
 namespace {
 
-using device::DeviceBuffer;
+// Both halves of a word; of fp16 and of bf16 it is a NaN.
+constexpr uint32_t kNanPair[] = {0x7e007e00u, 0x7fc07fc0u};
 
-constexpr uint32_t kBlockBytesMax = 24 << 10;  // eight of them stand in shared memory
-
-// The tasks that one kernel does: rows of one shape.
-struct TaskList {
-  RowShape shape;
-  std::vector<DecodeTask> tasks;  // by layer
-  DeviceBuffer on_device;
-};
-
-using TaskLists = std::vector<TaskList>;
-
-void AddTask(TaskLists& lists, uint32_t layer, uint32_t first_side, const RowShape& shape) {
-  auto list = std::find_if(lists.begin(), lists.end(),
-                           [&](const TaskList& it) { return it.shape == shape; });
-  if (list == lists.end()) {
-    lists.push_back({.shape = shape, .tasks = {}, .on_device = {}});
-    list = lists.end() - 1;
-  }
-  list->tasks.push_back({static_cast<uint16_t>(layer), static_cast<uint16_t>(first_side)});
-}
-
-// A list's tasks of a range of layers.
-struct TaskRange {
-  const DecodeTask* on_device;
-  std::span<const DecodeTask> tasks;
-};
-
-TaskRange TasksOf(const TaskList& list, BlockRange layers) {
-  const auto before = [](const DecodeTask& task, uint32_t layer) { return task.layer < layer; };
-  const auto first = std::lower_bound(list.tasks.begin(), list.tasks.end(), layers.first, before);
-  const auto last = std::lower_bound(first, list.tasks.end(), layers.first + layers.count, before);
-  return {list.on_device.as<DecodeTask>() + (first - list.tasks.begin()), {first, last}};
+template <typename Kind>
+MoveArguments<Kind> ArgumentsOf(const PreparedBlock& block, uint32_t page_tokens) {
+  MoveArguments<Kind> arguments;
+  arguments.content_words = static_cast<uint32_t>(block.layout.bytes / 4);
+  arguments.stride_vectors = static_cast<uint32_t>(block.layout.stride / 16);
+  arguments.fold = block.fold.as<CrcFold>();
+  arguments.crc_rows = block.crc_rows.as<uint32_t>();
+  arguments.crc_start = block.crc_start;
+  arguments.page_tokens = page_tokens;
+  return arguments;
 }
 
 class Codec final : public CudaPageCodec {
  public:
-  Codec(PageLayout wide, PageLayout packed, bool can_pack)
-      : CudaPageCodec(std::move(wide), std::move(packed), can_pack) {}
+  Codec(PageLayout wide, PageLayout packed, bool can_pack, int device)
+      : CudaPageCodec(std::move(wide), std::move(packed), can_pack), device_(device) {}
 
-  absl::Status PrepareWide();
-  absl::Status PreparePacked(const TransformSet& transforms);
+  absl::Status Prepare(const TransformSet* transforms);
   absl::Status Decode(const DeviceDecodeBatch& batch, DecodeBasis basis,
                       const DeviceEngineView& destination, cudaStream_t stream) const override;
   absl::Status Encode(const DeviceEngineView& source, const DeviceEncodeBatch& batch,
                       cudaStream_t stream) const override;
+  absl::Status Emit(const DeviceDecodeBatch& batch, const DevicePoolView& destination,
+                    cudaStream_t stream) const override;
+  absl::Status Ingest(const DevicePoolView& source, const DeviceEncodeBatch& batch,
+                      cudaStream_t stream) const override;
 
  private:
-  absl::StatusOr<DeviceSide> PrepareSide(const SideLayout& place,
-                                         const std::vector<SideTransform>& heads);
-  absl::StatusOr<EncodeSide> PrepareForwardSide(const SideLayout& place,
-                                                const std::vector<SideTransform>& heads);
-  void AddTasks(uint32_t layer, const BlockLayout& block);
+  template <typename Kind>
+  MoveArguments<Kind> ArgumentsOfWide(const DeviceEngineView& engine) const;
   template <typename Batch>
-  absl::Status Check(const Batch& batch, const DeviceEngineView& engine) const;
-  WideArguments ArgumentsOfWide(const DeviceEngineView& engine) const;
-  // Of rows that the encode kernels transform.
-  DType forward_dtype() const {
-    return geometry().dtype == DType::kFp16 ? DType::kFp16 : DType::kBf16;
-  }
+  absl::Status MoveWide(const DeviceEngineView& engine, const Batch& batch,
+                        cudaStream_t stream) const;
+  absl::StatusOr<MoveArguments<PoolKind>> ArgumentsOfPool(const DevicePoolView& pool,
+                                                          BlockRange layers) const;
+  absl::Status DecodePacked(const DeviceDecodeBatch& batch, DecodeBasis basis,
+                            const DeviceEngineView& destination, cudaStream_t stream) const;
+  absl::Status EncodePacked(const DeviceEngineView& source, const DeviceEncodeBatch& batch,
+                            cudaStream_t stream) const;
+  const CodecSpec& spec() const { return layout(Encoding::kPacked).spec(); }
 
-  WideShape wide_shape_;
-  std::vector<DeviceLayer> layers_;
-  std::vector<EncodeLayer> encode_layers_;
-  TaskLists decode_lists_;
-  TaskLists encode_lists_;
-  std::vector<DeviceBuffer> transforms_;  // what DeviceSide and EncodeSide point to
-  DeviceBuffer layers_on_device_;
-  DeviceBuffer encode_layers_on_device_;
-  DeviceBuffer crc_fold_;
-  DeviceBuffer crc_;
-  DeviceBuffer crc_powers_;
-  DeviceBuffer crc_multiples_;
+  int device_;
+  PreparedBlock wide_;
+  std::optional<PreparedBlock> pool_;  // of layers with 2 bits for K and for V
+  PreparedPacked packed_;
 };
 
-absl::StatusOr<DeviceSide> Codec::PrepareSide(const SideLayout& place,
-                                              const std::vector<SideTransform>& heads) {
-  const PreparedInverse prepared = PrepareInverse(heads, place.bits, place.group);
-  OSCARKV_ASSIGN_OR_RETURN(DeviceBuffer fragments,
-                           DeviceBuffer::CopyOf(std::span(prepared.fragments)));
-  OSCARKV_ASSIGN_OR_RETURN(DeviceBuffer columns, DeviceBuffer::CopyOf(std::span(prepared.columns)));
-  OSCARKV_ASSIGN_OR_RETURN(DeviceBuffer scales, DeviceBuffer::CopyOf(std::span(prepared.scales)));
-  const DeviceSide side = {.rows_offset = static_cast<uint32_t>(place.rows_offset),
-                           .params_offset = static_cast<uint32_t>(place.params_offset),
-                           .group = place.group,
-                           .per_head = heads.size() > 1 ? 1u : 0u,
-                           .fragments = fragments.as<uint2>(),
-                           .columns = columns.as<float>(),
-                           .scales = scales.as<float>()};
-  transforms_.push_back(std::move(fragments));
-  transforms_.push_back(std::move(columns));
-  transforms_.push_back(std::move(scales));
-  return side;
+// A block that the threads of SmallWideKind hold.
+bool IsSmall(const BlockLayout& block) {
+  return block.bytes <= SmallWideKind::kThreads * SmallWideKind::kHeld * 16;
 }
 
-absl::StatusOr<EncodeSide> Codec::PrepareForwardSide(const SideLayout& place,
-                                                     const std::vector<SideTransform>& heads) {
-  const PreparedForward prepared =
-      PrepareForward(heads, place.bits, forward_dtype() == DType::kBf16);
-  OSCARKV_ASSIGN_OR_RETURN(DeviceBuffer matrices,
-                           DeviceBuffer::CopyOf(std::span(prepared.matrices)));
-  OSCARKV_ASSIGN_OR_RETURN(DeviceBuffer numbers, DeviceBuffer::CopyOf(std::span(prepared.heads)));
-  const EncodeSide side = {.rows_offset = static_cast<uint32_t>(place.rows_offset),
-                           .params_offset = static_cast<uint32_t>(place.params_offset),
-                           .group = place.group,
-                           .per_head = heads.size() > 1 ? 1u : 0u,
-                           .matrices = matrices.as<std::byte>(),
-                           .heads = numbers.as<ForwardHead>()};
-  transforms_.push_back(std::move(matrices));
-  transforms_.push_back(std::move(numbers));
-  return side;
-}
+bool IsPoolBlock(const BlockLayout& block) { return block.k.bits == 2 && block.v.bits == 2; }
 
-void Codec::AddTasks(uint32_t layer, const BlockLayout& block) {
-  RowShape k{block.k.dim, block.k.bits, block.k.group, 1};
-  const RowShape v{block.v.dim, block.v.bits, block.v.group, 1};
-  AddTask(encode_lists_, layer, 0, k);
-  AddTask(encode_lists_, layer, 1, v);
-  if (k == v && TakesBothSides(k.dim)) {
-    k.sides = 2;
-    AddTask(decode_lists_, layer, 0, k);
-  } else {
-    AddTask(decode_lists_, layer, 0, k);
-    AddTask(decode_lists_, layer, 1, v);
-  }
-}
-
-absl::Status Codec::PrepareWide() {
-  const BlockLayout& block = layout(Encoding::kWide).block(0);
-  wide_shape_.stride_vectors = static_cast<uint32_t>(block.stride / 16);
-  wide_shape_.crc_start = CrcMultiply(0xffffffffu, CrcPower(block.bytes / 4));
-  wide_shape_.page_tokens = geometry().page_tokens;
-  for (uint32_t side = 0; side < 2; ++side) {
-    const auto row_vectors = static_cast<uint32_t>((side == 0 ? block.k : block.v).row_bytes / 16);
-    wide_shape_.row_vectors[side] = row_vectors;
-    wide_shape_.side_vectors[side] = row_vectors * geometry().page_tokens;
-  }
-  const CrcFold fold = MakeCrcFold();
-  OSCARKV_ASSIGN_OR_RETURN(crc_fold_, DeviceBuffer::CopyOf(std::span(&fold, 1)));
-  return absl::OkStatus();
-}
-
-absl::Status Codec::PreparePacked(const TransformSet& transforms) {
-  uint64_t strides = 0;
-  uint32_t words = 0;
-  for (uint32_t layer = 0; layer < geometry().layers; ++layer) {
-    const BlockLayout& block = layout(Encoding::kPacked).block(layer);
-    for (const SideLayout* side : {&block.k, &block.v}) {
-      if (HasDecodeKernel(side->dim, side->bits)) continue;
-      return absl::InvalidArgumentError(absl::StrCat(
-          "layer ", layer, ": no device kernel for rows of ", side->dim, " elements of ",
-          side->bits, " bits; there are 64, 128 and 256 elements of ", "2 and 4 bits"));
-    }
-    if (block.stride > kBlockBytesMax) {
-      return absl::InvalidArgumentError(absl::StrCat("layer ", layer, ": a block has ",
-                                                     block.stride, " bytes, device kernels take ",
-                                                     kBlockBytesMax, " at most"));
-    }
-    DeviceLayer device_layer = {
-        .strides_before = strides,
-        .stride = static_cast<uint32_t>(block.stride),
-        .content_words = static_cast<uint32_t>(block.bytes / 4),
-        .crc_start = CrcMultiply(0xffffffffu, CrcPower(block.bytes / 4)),
-        .side = {},
-    };
-    OSCARKV_ASSIGN_OR_RETURN(device_layer.side[0], PrepareSide(block.k, transforms.layer(layer).k));
-    OSCARKV_ASSIGN_OR_RETURN(device_layer.side[1], PrepareSide(block.v, transforms.layer(layer).v));
-    EncodeLayer encode_layer = {.strides_before = strides,
-                                .stride = device_layer.stride,
-                                .content_words = device_layer.content_words,
-                                .crc_constant = ~device_layer.crc_start,
-                                .side = {}};
-    OSCARKV_ASSIGN_OR_RETURN(encode_layer.side[0],
-                             PrepareForwardSide(block.k, transforms.layer(layer).k));
-    OSCARKV_ASSIGN_OR_RETURN(encode_layer.side[1],
-                             PrepareForwardSide(block.v, transforms.layer(layer).v));
-    layers_.push_back(device_layer);
-    encode_layers_.push_back(encode_layer);
-    AddTasks(layer, block);
-    strides += block.stride;
-    words = std::max(words, device_layer.content_words);
-  }
-  for (TaskLists* lists : {&decode_lists_, &encode_lists_}) {
-    for (TaskList& list : *lists) {
-      OSCARKV_ASSIGN_OR_RETURN(list.on_device, DeviceBuffer::CopyOf(std::span(list.tasks)));
-    }
-  }
-  OSCARKV_ASSIGN_OR_RETURN(layers_on_device_, DeviceBuffer::CopyOf(std::span(layers_)));
-  OSCARKV_ASSIGN_OR_RETURN(encode_layers_on_device_,
-                           DeviceBuffer::CopyOf(std::span(encode_layers_)));
-  const std::vector<uint32_t> powers = MakeCrcPowers(words);
-  OSCARKV_ASSIGN_OR_RETURN(crc_powers_, DeviceBuffer::CopyOf(std::span(powers)));
-  const CrcMultiples multiples = MakeCrcMultiples();
-  OSCARKV_ASSIGN_OR_RETURN(crc_multiples_, DeviceBuffer::CopyOf(std::span(&multiples, 1)));
-  const CrcTables tables = MakeCrcTables();
-  OSCARKV_ASSIGN_OR_RETURN(crc_, DeviceBuffer::CopyOf(std::span(&tables, 1)));
-  return absl::OkStatus();
-}
-
-absl::string_view Name(DType dtype) {
-  const std::string_view name = DTypeName(dtype);
-  return {name.data(), name.size()};
-}
-
-absl::Status CheckSide(const DeviceEngineSide& side, absl::string_view which) {
-  if (side.layer_base == nullptr)
-    return absl::InvalidArgumentError(absl::StrCat(which, ": no layer base pointers"));
-  if (side.dtype != DType::kBf16 && side.dtype != DType::kFp16) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(which, ": dtype must be bf16 or fp16, found ", Name(side.dtype)));
-  }
-  if (((side.block_stride | side.token_stride | side.head_stride) & 15) != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(which, ": strides must be multiples of 16 bytes, found ", side.block_stride,
-                     ", ", side.token_stride, ", ", side.head_stride));
+absl::Status Codec::Prepare(const TransformSet* transforms) {
+  const BlockLayout& wide = layout(Encoding::kWide).block(0);  // of all layers
+  OSCARKV_ASSIGN_OR_RETURN(
+      wide_, PrepareBlock(wide, IsSmall(wide) ? SmallWideKind::kThreads : WideKind::kThreads));
+  if (transforms == nullptr) return absl::OkStatus();
+  const PageLayout& packed = layout(Encoding::kPacked);
+  OSCARKV_ASSIGN_OR_RETURN(packed_, PreparePacked(packed, *transforms));
+  for (uint32_t layer = 0; layer < geometry().layers && !pool_.has_value(); ++layer) {
+    if (!IsPoolBlock(packed.block(layer))) continue;
+    OSCARKV_ASSIGN_OR_RETURN(pool_, PrepareBlock(packed.block(layer), PoolKind::kThreads));
   }
   return absl::OkStatus();
+}
+
+template <typename Kind>
+MoveArguments<Kind> Codec::ArgumentsOfWide(const DeviceEngineView& engine) const {
+  auto arguments = ArgumentsOf<Kind>(wide_, geometry().page_tokens);
+  const uint32_t nan = kNanPair[engine.k.dtype == DType::kBf16 ? 1 : 0];
+  for (uint32_t i = 0; i < Kind::kParts; ++i) {
+    const SideLayout& side = i == 0 ? wide_.layout.k : wide_.layout.v;
+    const DeviceEngineSide& from = i == 0 ? engine.k : engine.v;
+    arguments.part[i] = {.layer_base = from.layer_base,
+                         .block_stride = from.block_stride,
+                         .token_stride = from.token_stride,
+                         .head_stride = from.head_stride,
+                         .first_word = static_cast<uint32_t>(side.rows_offset / 4),
+                         .row_words = MakeDivisor(static_cast<uint32_t>(side.row_bytes / 4)),
+                         .alignment = 16,
+                         .absent = {nan, nan}};
+  }
+  arguments.block_tokens = MakeDivisor(engine.block_tokens);
+  arguments.slots = engine.slots;
+  arguments.absent_status = kBadSlot;
+  return arguments;
 }
 
 template <typename Batch>
-absl::Status Codec::Check(const Batch& batch, const DeviceEngineView& engine) const {
-  if (batch.encoding == Encoding::kPacked && !can_pack())
-    return absl::FailedPreconditionError("PACKED needs a transform set, and the codec has none");
-  OSCARKV_RETURN_IF_ERROR(CheckBlockRange("layers", batch.layers, geometry().layers));
-  OSCARKV_RETURN_IF_ERROR(CheckBlockRange("heads", batch.heads, geometry().kv_heads));
-  OSCARKV_RETURN_IF_ERROR(CheckSide(engine.k, "K"));
-  OSCARKV_RETURN_IF_ERROR(CheckSide(engine.v, "V"));
-  if (engine.k.dtype != engine.v.dtype)
-    return absl::InvalidArgumentError("K and V of an engine must have one dtype");
-  if (batch.encoding == Encoding::kWide && engine.k.dtype != geometry().dtype) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("WIDE pages hold ", Name(geometry().dtype), ", the engine's cache ",
-                     Name(engine.k.dtype), ": the device moves bf16 to bf16 and fp16 to fp16"));
-  }
-  if (engine.block_tokens == 0) return absl::InvalidArgumentError("block_tokens must be positive");
-  if (batch.page_bytes == nullptr || batch.slots == nullptr || batch.block_crc32c == nullptr ||
-      batch.status == nullptr) {
-    return absl::InvalidArgumentError("a pointer of the batch is null");
-  }
-  return absl::OkStatus();
+absl::Status Codec::MoveWide(const DeviceEngineView& engine, const Batch& batch,
+                             cudaStream_t stream) const {
+  OSCARKV_RETURN_IF_ERROR(CheckWide(*this, engine));
+  if (batch.pages == 0) return absl::OkStatus();
+  return IsSmall(wide_.layout) ? LaunchMove(ArgumentsOfWide<SmallWideKind>(engine), batch, stream)
+                               : LaunchMove(ArgumentsOfWide<WideKind>(engine), batch, stream);
 }
 
-WideArguments Codec::ArgumentsOfWide(const DeviceEngineView& engine) const {
-  return {.shape = wide_shape_,
-          .fold = crc_fold_.as<CrcFold>(),
-          .side = {engine.k, engine.v},
-          .block_tokens = engine.block_tokens,
-          .slots = engine.slots};
+absl::StatusOr<MoveArguments<PoolKind>> Codec::ArgumentsOfPool(const DevicePoolView& pool,
+                                                               BlockRange layers) const {
+  if (pool.params != spec().params) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the pool's scales and zeros are ", pool.params == ParamsDType::kFp16 ? "fp16" : "fp32",
+        ", the namespace's are not: they are moved as they are"));
+  }
+  for (uint32_t layer = layers.first; layer < layers.first + layers.count; ++layer) {
+    const BlockLayout& block = layout(Encoding::kPacked).block(layer);
+    if (IsPoolBlock(block)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("layer ", layer, ": a pool has 2 bits for K and V, the namespace ",
+                     block.k.bits, " and ", block.v.bits));
+  }
+  auto arguments = ArgumentsOf<PoolKind>(*pool_, geometry().page_tokens);
+  const bool fp16 = pool.params == ParamsDType::kFp16;
+  const auto part = [&](const DevicePoolTensor& tensor, uint64_t offset, uint64_t row_bytes,
+                        uint32_t even, uint32_t odd) {
+    const bool vectors =
+        ((tensor.slot_stride | tensor.head_stride) & 15) == 0 && (offset | row_bytes) % 16 == 0;
+    return MovePart{.layer_base = tensor.layer_base,
+                    .block_stride = tensor.slot_stride,
+                    .token_stride = 0,
+                    .head_stride = tensor.head_stride,
+                    .first_word = static_cast<uint32_t>(offset / 4),
+                    .row_words = MakeDivisor(static_cast<uint32_t>(row_bytes / 4)),
+                    .alignment = vectors ? 16u : 4u,
+                    .absent = {even, odd}};
+  };
+  // A NaN scale and a zero of +0 (FORMAT.md, step 2).
+  const uint32_t nan = fp16 ? 0x7e00u : 0x7fc00000u;
+  const SideLayout& k = pool_->layout.k;
+  const SideLayout& v = pool_->layout.v;
+  arguments.part[0] = part(pool.k_codes, k.rows_offset, k.row_bytes, 0, 0);
+  arguments.part[1] = part(pool.k_params, k.params_offset, k.params_row_bytes, nan, fp16 ? nan : 0);
+  arguments.part[2] = part(pool.v_codes, v.rows_offset, v.row_bytes, 0, 0);
+  arguments.part[3] = part(pool.v_params, v.params_offset, v.params_row_bytes, nan, fp16 ? nan : 0);
+  arguments.slots = pool.slots;
+  arguments.absent_status = kBadSlot | kNonFiniteRows;
+  return arguments;
 }
 
 absl::Status Codec::Decode(const DeviceDecodeBatch& batch, DecodeBasis basis,
                            const DeviceEngineView& destination, cudaStream_t stream) const {
-  OSCARKV_RETURN_IF_ERROR(Check(batch, destination));
-  if (batch.encoding == Encoding::kWide && basis != engine_basis()) {
+  OSCARKV_RETURN_IF_ERROR(CheckBatch(*this, batch));
+  OSCARKV_RETURN_IF_ERROR(CheckEngine(destination));
+  OSCARKV_RETURN_IF_ERROR(CheckStream(stream, device_));
+  if (batch.encoding == Encoding::kPacked) return DecodePacked(batch, basis, destination, stream);
+  if (basis != engine_basis()) {
     return absl::InvalidArgumentError(
         absl::StrCat("WIDE pages are in the ",
                      basis == DecodeBasis::kModel ? "transformed basis" : "model's basis",
                      ", and the device writes them as they are stored"));
   }
-  if (batch.pages == 0) return absl::OkStatus();
-  if (batch.encoding == Encoding::kWide)
-    return LaunchWideDecode(ArgumentsOfWide(destination), batch, stream);
-  const CodecSpec& spec = layout(Encoding::kPacked).spec();
-  for (const TaskList& list : decode_lists_) {
-    const TaskRange range = TasksOf(list, batch.layers);
-    if (range.tasks.empty()) continue;
-    uint32_t block_bytes = 0;
-    for (const DecodeTask& task : range.tasks)
-      block_bytes = std::max(block_bytes, layers_[task.layer].stride);
-    const DecodeArguments arguments = {
-        .layers = layers_on_device_.as<DeviceLayer>(),
-        .tasks = range.on_device,
-        .crc = crc_.as<CrcTables>(),
-        .batch = batch,
-        .strides_before_range = layers_[batch.layers.first].strides_before,
-        .side = {destination.k, destination.v},
-        .page_tokens = geometry().page_tokens,
-        .block_tokens = destination.block_tokens,
-        .slots = destination.slots,
-        .fp32_params = spec.params == ParamsDType::kFp32,
-        .transform = basis == DecodeBasis::kModel};
-    OSCARKV_RETURN_IF_ERROR(LaunchDecode(arguments, list.shape, destination.k.dtype == DType::kBf16,
-                                         static_cast<uint32_t>(range.tasks.size()), block_bytes,
-                                         stream));
-  }
-  return absl::OkStatus();
+  return MoveWide(destination, batch, stream);
 }
 
 absl::Status Codec::Encode(const DeviceEngineView& source, const DeviceEncodeBatch& batch,
                            cudaStream_t stream) const {
-  OSCARKV_RETURN_IF_ERROR(Check(batch, source));
+  OSCARKV_RETURN_IF_ERROR(CheckBatch(*this, batch));
+  OSCARKV_RETURN_IF_ERROR(CheckEngine(source));
+  OSCARKV_RETURN_IF_ERROR(CheckStream(stream, device_));
   if (source.slots == 0) return absl::InvalidArgumentError("an engine without slots");
+  if (batch.encoding == Encoding::kPacked) return EncodePacked(source, batch, stream);
+  return MoveWide(source, batch, stream);
+}
+
+absl::Status Codec::Emit(const DeviceDecodeBatch& batch, const DevicePoolView& destination,
+                         cudaStream_t stream) const {
+  OSCARKV_RETURN_IF_ERROR(CheckBatch(*this, batch));
+  OSCARKV_RETURN_IF_ERROR(CheckPool(destination));
+  OSCARKV_RETURN_IF_ERROR(CheckStream(stream, device_));
+  if (batch.encoding != Encoding::kPacked)
+    return absl::InvalidArgumentError("a pool's pages are PACKED, found WIDE");
+  OSCARKV_ASSIGN_OR_RETURN(const auto arguments, ArgumentsOfPool(destination, batch.layers));
   if (batch.pages == 0) return absl::OkStatus();
-  if (batch.encoding == Encoding::kWide)
-    return LaunchWideEncode(ArgumentsOfWide(source), batch, stream);
-  if (batch.counts == nullptr) return absl::InvalidArgumentError("the batch has no counts");
-  const CodecSpec& spec = layout(Encoding::kPacked).spec();
-  const bool transform = spec.wide_basis == WideBasis::kModel;
-  if (transform && source.k.dtype != forward_dtype()) {
-    return absl::InvalidArgumentError(absl::StrCat("transforms were prepared for rows of ",
-                                                   Name(forward_dtype()), ", found ",
-                                                   Name(source.k.dtype)));
+  return LaunchMove(arguments, batch, stream);
+}
+
+absl::Status Codec::Ingest(const DevicePoolView& source, const DeviceEncodeBatch& batch,
+                           cudaStream_t stream) const {
+  OSCARKV_RETURN_IF_ERROR(CheckBatch(*this, batch));
+  OSCARKV_RETURN_IF_ERROR(CheckPool(source));
+  OSCARKV_RETURN_IF_ERROR(CheckStream(stream, device_));
+  if (batch.encoding != Encoding::kPacked)
+    return absl::InvalidArgumentError("a pool's pages are PACKED, found WIDE");
+  OSCARKV_ASSIGN_OR_RETURN(const auto arguments, ArgumentsOfPool(source, batch.layers));
+  if (batch.pages == 0) return absl::OkStatus();
+  return LaunchMove(arguments, batch, stream);
+}
+
+absl::Status Codec::DecodePacked(const DeviceDecodeBatch& batch, DecodeBasis basis,
+                                 const DeviceEngineView& destination, cudaStream_t stream) const {
+  if (batch.pages == 0) return absl::OkStatus();
+  for (const TaskList& list : packed_.decode_lists) {
+    const TaskRange range = TasksOf(list, batch.layers);
+    if (range.tasks.empty()) continue;
+    uint32_t stage_bytes = 0;
+    for (const DecodeTask& task : range.tasks)
+      stage_bytes = std::max(stage_bytes, packed_.layers[task.layer].stride);
+    const DecodeArguments arguments = {
+        .layers = packed_.layers_on_device.as<DeviceLayer>(),
+        .tasks = range.on_device,
+        .task_count = static_cast<uint32_t>(range.tasks.size()),
+        .blocks = static_cast<uint32_t>(range.tasks.size() * batch.heads.count * batch.pages),
+        .crc = packed_.fold.as<CrcFold>(),
+        .batch = batch,
+        .strides_before_range = packed_.layers[batch.layers.first].strides_before,
+        .side = {destination.k, destination.v},
+        .stage_bytes = stage_bytes,
+        .stages = 0,
+        .page_tokens = geometry().page_tokens,
+        .block_tokens = destination.block_tokens,
+        .slots = destination.slots,
+        .fp32_params = spec().params == ParamsDType::kFp32};
+    const bool to_bf16 = destination.k.dtype == DType::kBf16;
+    OSCARKV_RETURN_IF_ERROR(basis == DecodeBasis::kModel
+                                ? LaunchDecode(arguments, list.shape, to_bf16, stream)
+                                : LaunchDequantise(arguments, list.shape, to_bf16, stream));
   }
+  return absl::OkStatus();
+}
+
+absl::Status Codec::EncodePacked(const DeviceEngineView& source, const DeviceEncodeBatch& batch,
+                                 cudaStream_t stream) const {
+  const bool transform = engine_basis() == DecodeBasis::kModel;
+  const DType forward_dtype = ForwardDType(geometry());
+  if (transform && source.k.dtype != forward_dtype) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("transforms were prepared for rows of ",
+                     forward_dtype == DType::kBf16 ? "bf16, found fp16" : "fp16, found bf16"));
+  }
+  if (batch.pages == 0) return absl::OkStatus();
   const size_t blocks = size_t{batch.pages} * batch.layers.count * batch.heads.count;
   OSCARKV_RETURN_IF_ERROR(
       device::ToStatus(cudaMemsetAsync(batch.block_crc32c, 0, blocks * sizeof(uint32_t), stream),
                        "clearing checksums"));
-  for (const TaskList& list : encode_lists_) {
+  for (const TaskList& list : packed_.encode_lists) {
     const TaskRange range = TasksOf(list, batch.layers);
     if (range.tasks.empty()) continue;
     const EncodeArguments arguments = {
-        .layers = encode_layers_on_device_.as<EncodeLayer>(),
+        .layers = packed_.encode_layers_on_device.as<EncodeLayer>(),
         .tasks = range.on_device,
-        .crc = crc_.as<CrcTables>(),
-        .crc_multiples = crc_multiples_.as<CrcMultiples>(),
-        .crc_powers = crc_powers_.as<uint32_t>(),
+        .crc = packed_.crc_tables.as<CrcTables>(),
+        .crc_multiples = packed_.crc_multiples.as<CrcMultiples>(),
+        .crc_powers = packed_.crc_powers.as<uint32_t>(),
         .batch = batch,
-        .strides_before_range = encode_layers_[batch.layers.first].strides_before,
+        .strides_before_range = packed_.encode_layers[batch.layers.first].strides_before,
         .side = {source.k, source.v},
         .page_tokens = geometry().page_tokens,
         .block_tokens = source.block_tokens,
         .slots = source.slots,
-        .fp32_params = spec.params == ParamsDType::kFp32,
+        .fp32_params = spec().params == ParamsDType::kFp32,
         .transform = transform,
         .bf16 = source.k.dtype == DType::kBf16};
     OSCARKV_RETURN_IF_ERROR(
@@ -357,9 +288,11 @@ absl::StatusOr<std::unique_ptr<CudaPageCodec>> CudaPageCodec::Create(
   OSCARKV_ASSIGN_OR_RETURN(PageLayout packed,
                            PageLayout::Create(geometry, spec, Encoding::kPacked));
   if (transforms != nullptr) OSCARKV_RETURN_IF_ERROR(transforms->CheckFits(geometry));
-  auto codec = std::make_unique<Codec>(std::move(wide), std::move(packed), transforms != nullptr);
-  OSCARKV_RETURN_IF_ERROR(codec->PrepareWide());
-  if (transforms != nullptr) OSCARKV_RETURN_IF_ERROR(codec->PreparePacked(*transforms));
+  int device = 0;
+  OSCARKV_RETURN_IF_ERROR(device::ToStatus(cudaGetDevice(&device), "asking for a device"));
+  auto codec =
+      std::make_unique<Codec>(std::move(wide), std::move(packed), transforms != nullptr, device);
+  OSCARKV_RETURN_IF_ERROR(codec->Prepare(transforms));
   return codec;
 }
 

@@ -79,6 +79,27 @@ struct DeviceEncodeBatch {
   DeviceEncodeCounts* counts = nullptr;    // one; not needed for WIDE pages
 };
 
+// One tensor of the reference engine's INT2 pool, [slots][heads] of rows that follow each other
+// without gaps, for each layer. Code rows are dim / 4 bytes, rows of scales and zeros dim / group
+// pairs; both are 4-byte aligned, and moved 16 bytes at a time where pointers, strides and rows are
+// multiples of 16.
+struct DevicePoolTensor {
+  std::byte* const* layer_base =
+      nullptr;              // [layers]; the array and what it points to: device memory
+  int64_t slot_stride = 0;  // bytes
+  int64_t head_stride = 0;
+};
+
+// The pool: `k_buffer` and `v_buffer`, `k_scales_zeros` and `v_scales_zeros`.
+struct DevicePoolView {
+  DevicePoolTensor k_codes;
+  DevicePoolTensor k_params;
+  DevicePoolTensor v_codes;
+  DevicePoolTensor v_params;
+  ParamsDType params = ParamsDType::kFp32;
+  uint32_t slots = 0;
+};
+
 // Immutable and thread-safe. Works on the device that was current when it was made.
 //
 // WIDE rows of any head dim are moved as they are, bit for bit, between pages of bf16 or fp16 and
@@ -105,6 +126,9 @@ class CudaPageCodec {
                                                         : DecodeBasis::kTransformed;
   }
 
+  // All calls: kInvalidArgument when the stream or the thread is on another device, or a host-side
+  // pointer or stride is misaligned.
+
   // Verifies each block's checksum, then writes its tokens where the engine keeps them, in the
   // model's basis or as stored. kInvalidArgument: ranges, strides or dtypes that do not fit, WIDE
   // pages in another basis than engine_basis(); kFailedPrecondition: PACKED pages of a codec
@@ -117,6 +141,15 @@ class CudaPageCodec {
   // (PACKED). Errors as Decode's; rows that are transformed must be of the geometry's dtype.
   virtual absl::Status Encode(const DeviceEngineView& source, const DeviceEncodeBatch& batch,
                               cudaStream_t stream) const = 0;
+
+  // PACKED pages of 2 bits from and to the reference engine's pool: bytes as they are, in pages
+  // with padding and checksums. kInvalidArgument also: layers of other bits, params of another
+  // dtype than the namespace's, WIDE pages. `counts` of the batch stay as they are; a row of a slot
+  // that is nowhere is one that reads back as NaN, and its block has kNonFiniteRows too.
+  virtual absl::Status Ingest(const DevicePoolView& source, const DeviceEncodeBatch& batch,
+                              cudaStream_t stream) const = 0;
+  virtual absl::Status Emit(const DeviceDecodeBatch& batch, const DevicePoolView& destination,
+                            cudaStream_t stream) const = 0;
 
  protected:
   CudaPageCodec(PageLayout wide, PageLayout packed, bool can_pack)

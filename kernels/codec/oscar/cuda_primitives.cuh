@@ -101,9 +101,9 @@ __device__ __forceinline__ void MultiplyAdd(float (&sums)[4], const uint32_t (&a
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 
-// May 16 bytes at a time be moved there?
-__device__ __forceinline__ bool IsUsable(const void* pointer) {
-  return pointer != nullptr && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+// May `alignment` bytes at a time be moved there?
+__device__ __forceinline__ bool IsUsable(const void* pointer, uint32_t alignment = 16) {
+  return pointer != nullptr && (reinterpret_cast<uintptr_t>(pointer) & (alignment - 1)) == 0;
 }
 
 // Stores to global memory; the compiler cannot tell that a pointer out of a table leads there.
@@ -114,6 +114,15 @@ __device__ __forceinline__ void StoreGlobal(void* to, uint4 value) {
 }
 __device__ __forceinline__ void StoreGlobal(void* to, uint2 value) {
   asm volatile("st.global.v2.b32 [%0], {%1,%2};" ::"l"(to), "r"(value.x), "r"(value.y) : "memory");
+}
+__device__ __forceinline__ void StoreGlobal(void* to, uint32_t value) {
+  asm volatile("st.global.b32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+// The same for what nobody reads soon: it leaves the second-level cache first.
+__device__ __forceinline__ void StoreStreaming(void* to, uint4 value) {
+  asm volatile("st.global.cs.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(value.x), "r"(value.y),
+               "r"(value.z), "r"(value.w)
+               : "memory");
 }
 
 // Two floats as two elements of the engine's dtype, the first in the lower half.

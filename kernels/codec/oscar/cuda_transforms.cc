@@ -21,6 +21,18 @@ int Exponent(const std::vector<float>& matrix) {
   return exponent;
 }
 
+void Put(std::byte* to, uint16_t bits) {
+  to[0] = static_cast<std::byte>(bits & 0xff);
+  to[1] = static_cast<std::byte>(bits >> 8);
+}
+
+// Of row k and column n in a right-hand operand in panels of 64 rows (128 bytes a column),
+// swizzled.
+size_t SwizzledPlace(uint32_t k, uint32_t n, uint32_t columns) {
+  return size_t{k / 64} * ForwardPanelBytes(columns) + n * 128 + ((k % 64 / 8) ^ (n % 8)) * 16 +
+         k % 8 * 2;
+}
+
 void AppendHead(const SideTransform& transform, uint32_t bits, uint32_t group,
                 PreparedInverse* prepared) {
   const uint32_t dim = transform.dim;
@@ -36,18 +48,16 @@ void AppendHead(const SideTransform& transform, uint32_t bits, uint32_t group,
       sums[i / group * dim + j] += std::ldexp(Fp16ToFloat(half), shift - 24);
     }
   }
-  for (uint32_t warp = 0; warp < dim / 32; ++warp) {
-    for (uint32_t step = 0; step < dim / 16; ++step) {
-      for (uint32_t tile = 0; tile < 4; ++tile) {
-        for (uint32_t lane = 0; lane < 32; ++lane) {
-          const uint32_t n = lane / 4;
-          const uint32_t j = warp * 32 + n / 2 * 8 + tile * 2 + n % 2;
-          for (uint32_t of_lane : kLaneDims) {
-            const uint32_t i = step * 16 + lane % 4 * 4 + of_lane;
-            prepared->fragments.push_back(operand[i * dim + j]);
-          }
-        }
-      }
+  const uint32_t columns = std::min(dim, kInverseColumns);
+  const size_t start = prepared->matrices.size();
+  prepared->matrices.resize(start + InverseBytes(dim));
+  for (uint32_t n = 0; n < dim; ++n) {
+    std::byte* half =
+        prepared->matrices.data() + start + n / columns * columns * dim * sizeof(uint16_t);
+    for (uint32_t k = 0; k < dim; ++k) {
+      const uint32_t row = k / 16 * 16 + k % 8 / 2 * 4 + kLaneDims[k % 16 / 8 * 2 + k % 2];
+      const uint32_t column = n / 32 * 32 + n % 8 / 2 * 8 + n % 32 / 8 * 2 + n % 2;
+      Put(half + SwizzledPlace(k, n % columns, columns), operand[row * dim + column]);
     }
   }
   prepared->scales.push_back(std::ldexp(1.0f, 24 - scale));
@@ -74,11 +84,6 @@ struct Halves {
 Halves Rounded(float value, bool bf16) {
   const uint16_t bits = bf16 ? FloatToBf16(value) : FloatToFp16(value);
   return {bits, bf16 ? Bf16ToFloat(bits) : Fp16ToFloat(bits)};
-}
-
-void Put(std::byte* to, uint16_t bits) {
-  to[0] = static_cast<std::byte>(bits & 0xff);
-  to[1] = static_cast<std::byte>(bits >> 8);
 }
 
 // P(|z| > x) of a standard Gaussian, and where it has a value.
@@ -108,8 +113,7 @@ void AppendForward(const SideTransform& transform, uint32_t bits, bool bf16,
     double sum = 0.0;
     for (uint32_t k = 0; k < dim; ++k) {
       const float entry = std::ldexp(transform.forward[k * dim + column], scale);
-      const size_t at =
-          k / 64 * ForwardPanelBytes(dim) + n * 128 + ((k % 64 / 8) ^ (n % 8)) * 16 + k % 8 * 2;
+      const size_t at = SwizzledPlace(k, n, dim);
       float rest = entry;
       for (uint32_t part = 0; part < ForwardParts(dim); ++part) {
         const Halves rounded = Rounded(rest, bf16);

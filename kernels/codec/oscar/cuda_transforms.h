@@ -7,26 +7,30 @@
 #include <vector>
 
 #include "kernels/codec/oscar/cuda_crc32c.h"
+#include "kernels/codec/oscar/cuda_decode.h"
 #include "kernels/codec/transform_set.h"
 
 namespace oscarkv::cuda {
 
-// T^-1 as right-hand operands of m16n8k16 products, one head after the other, and what is applied
-// to the sums.
+// T^-1 as the right-hand operand of wgmma products, K-major, swizzled, in panels of 64 rows (128
+// bytes a column); its columns in parts of 128 at most, one after the other. And what is applied to
+// the sums.
 //
-// A warp takes 32 columns in 4 tiles of 8, and 16 rows (dims) a step. Column n of tile j is
-// 8 (n / 2) + 2 j + n % 2, so that a thread's sums are 8 columns that follow each other. Dims 4 t +
-// {0, 2, 1, 3} of a step are the operand's rows 2 t, 2 t + 1, 2 t + 8 and 2 t + 9, because a thread
-// finds those codes in bytes 0 and 2, and 1 and 3, of one word.
+// Column n of 32 in the operand is 8 (n % 8 / 2) + 2 (n / 8) + n % 2, so that a thread's sums are 8
+// columns that follow each other. Dims 4 t + {0, 2, 1, 3} of 16 are the operand's rows 2 t, 2 t +
+// 1, 2 t + 8 and 2 t + 9, because a thread finds those codes in bytes 0 and 2, and 1 and 3, of one
+// word.
 //
 // Codes come as code * 2^(bits * field) * 2^-24; each entry is therefore divided by 2^(bits *
-// field), and by a power of two for its column, and rounded to fp16.
+// field), and by a power of two for all of them, and rounded to fp16.
 struct PreparedInverse {
-  std::vector<uint16_t> fragments;  // [heads][dim / 32][dim / 16][4 tiles][32 lanes][4]
+  std::vector<std::byte> matrices;  // [heads][InverseBytes(dim)]
   // [heads][1 + groups][dim]: the offset, sums of the operand over each group's rows.
   std::vector<float> columns;
   std::vector<float> scales;  // [heads]: what sums of products are multiplied by
 };
+
+inline constexpr uint32_t kInverseColumns = 128;
 
 PreparedInverse PrepareInverse(const std::vector<SideTransform>& heads, uint32_t bits,
                                uint32_t group);
