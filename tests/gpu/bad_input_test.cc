@@ -1,6 +1,6 @@
 // What the device's codec refuses before it enqueues anything, each with a message that says what
 // was expected and found.
-#include <cstring>
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <vector>
@@ -128,6 +128,50 @@ TEST(GpuBadInputTest, EncodeSaysWhatDoesNotFitAndWritesNothing) {
   for (size_t page = 0; page < after.size(); ++page)
     EXPECT_TRUE(after[page].bytes == before[page].bytes);
   EXPECT_THAT(good.Status(), Each(0u));
+}
+
+TEST(GpuBadInputTest, EncodeReportsPointersThatAreMisalignedOrNullAndDoesNotFollowThem) {
+  World world(kPlain, WideBasis::kModel);
+  const GpuCache cache(world.source);
+  const PageLayout& layout = world.cpu->layout(Encoding::kPacked);
+  const auto expected = [&] {
+    const GpuEncodeBatch batch(layout, world.slots);
+    EXPECT_OK(world.gpu->Encode(cache.View(), batch.batch(), nullptr));
+    return batch.Pages();
+  }();
+  for (const bool page_is_bad : {true, false}) {
+    for (const uintptr_t wrong : {uintptr_t{0}, uintptr_t{0x1008}}) {
+      const GpuEncodeBatch batch(layout, world.slots);
+      const auto before = batch.Pages();
+      cuda::DeviceEncodeBatch changed = batch.batch();
+      cuda::DeviceEngineView view = cache.View();
+      device::DeviceBuffer pointers;
+      if (page_is_bad) {
+        pointers = WithPointer(changed.page_bytes, world.slots.size(), 1, wrong);
+        changed.page_bytes = pointers.as<std::byte*>();
+      } else {
+        pointers = WithPointer(view.v.layer_base, world.geometry.layers, 1, wrong);
+        view.v.layer_base = pointers.as<std::byte*>();
+      }
+      ASSERT_OK(world.gpu->Encode(view, changed, nullptr));
+      ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+      const auto found = batch.Pages();
+      const auto status = batch.Status();
+      for (size_t i = 0; i < status.size(); ++i) {
+        const size_t page = i / world.geometry.blocks();
+        const size_t in_page = i % world.geometry.blocks();
+        const auto layer = static_cast<uint32_t>(in_page / world.geometry.kv_heads);
+        const bool bad = page_is_bad ? page == 1 : layer == 1;
+        EXPECT_EQ(status[i], bad ? cuda::kBadPointer : 0u);
+        const Bytes& wanted = bad ? before[page].bytes : expected[page].bytes;
+        const auto at = static_cast<std::ptrdiff_t>(
+            layout.block_offset(layer, static_cast<uint32_t>(in_page % world.geometry.kv_heads)));
+        const auto stride = static_cast<std::ptrdiff_t>(layout.block(layer).stride);
+        EXPECT_TRUE(std::equal(wanted.begin() + at, wanted.begin() + at + stride,
+                               found[page].bytes.begin() + at));
+      }
+    }
+  }
 }
 
 TEST(GpuBadInputTest, NoPagesAreNoWork) {

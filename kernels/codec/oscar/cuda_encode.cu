@@ -198,6 +198,16 @@ __global__ void __launch_bounds__(S::kThreads, 1)
       .first_tile = first_tile,
       .end_tile = end_tile,
       .turns = (end_tile - first_tile + S::kWarpGroups - 1) / S::kWarpGroups};
+  if (!IsUsable(arguments.side[0].layer_base[task.layer]) ||
+      !IsUsable(arguments.side[1].layer_base[task.layer])) {
+    for (uint32_t tile = first_tile + threadIdx.x; tile < end_tile; tile += S::kThreads) {
+      const uint32_t page = tiling.FirstPage(tile);
+      const uint32_t end = min(page + tiling.tile_pages, batch.pages);
+      for (uint32_t i = page; i < end; ++i)
+        atomicOr(&batch.status[work.BlockNumber(arguments, i)], kBadPointer);
+    }
+    return;
+  }
   if (threadIdx.x == 0) {
     shared.matrix.Init(1);
     FenceBarrierInit();

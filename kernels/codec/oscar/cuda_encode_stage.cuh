@@ -330,12 +330,18 @@ __device__ __forceinline__ void EmitSegment(const EncodeArguments& arguments, co
                                             const std::byte* staged, uint32_t lane,
                                             CrcColumn (&columns)[2]) {
   const uint32_t page = tiling.FirstPage(tile) + segment;
+  std::byte* block = arguments.batch.page_bytes[page];
+  if (!IsUsable(block)) {
+    if (lane == 0)
+      atomicOr(&arguments.batch.status[work.BlockNumber(arguments, page)], kBadPointer);
+    return;
+  }
+  block += work.block_offset;
   const uint32_t first = tiling.FirstToken(tile);
   const uint32_t rows = min(tiling.segment_rows, tiling.page_tokens - first);
   const std::byte* from =
       staged + segment * tiling.segment_rows * (S::kRowBytes + work.params_row_bytes);
   const std::byte* params_from = from + tiling.segment_rows * S::kRowBytes;
-  std::byte* block = arguments.batch.page_bytes[page] + work.block_offset;
   const uint32_t code_words = rows * S::kRowBytes / 4;
   const uint32_t params_words = rows * work.params_row_bytes / 4;
   const uint32_t codes_at = work.side->rows_offset + first * S::kRowBytes;
