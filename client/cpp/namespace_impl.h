@@ -53,6 +53,7 @@ class Namespace::Impl {
                     absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt) {
     return connection_->Call(group_, deadline, attempt);
   }
+  CallGroup& group() { return group_; }
   // Whether a call would go: asked before work that only a call is done for.
   absl::Status CheckCallable() const;
 

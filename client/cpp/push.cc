@@ -8,6 +8,7 @@
 
 #include "client/cpp/cpu_pages.h"
 #include "client/cpp/namespace_impl.h"
+#include "client/cpp/put_call.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
 
@@ -89,8 +90,8 @@ class Pusher {
     return message;
   }
 
-  // Sends the chunks of the batch; stops when the server has ended the call.
-  void SendChunks(grpc::ClientWriter<v1::PutRequest>& writer) {
+  // Sends the chunks of the batch; stops when the call has ended.
+  void SendChunks(PutCall& call) {
     const size_t chunk_bytes = space_.max_chunk_bytes();
     v1::PutRequest message;
     for (size_t i = 0; i < batch_.size(); ++i) {
@@ -101,7 +102,7 @@ class Pusher {
         chunk->set_item(static_cast<uint32_t>(i));
         chunk->set_offset(offset);
         chunk->set_data(bytes.data() + offset, count);
-        if (!writer.Write(message)) return;
+        if (!call.Write(&message)) return;
         report_.bytes_wire += count;
       }
     }
@@ -109,12 +110,14 @@ class Pusher {
 
   absl::Status SendBatch(size_t first, size_t count) {
     v1::PutReply reply;
-    absl::Status status = space_.Call(deadline_, [&](grpc::ClientContext* context) {
+    // Not with the context that is offered: the call may live on when this has returned.
+    absl::Status status = space_.Call(deadline_, [&](grpc::ClientContext*) {
       reply.Clear();
-      const auto writer = space_.connection()->stubs().cache->Put(context, &reply);
-      if (writer->Write(MakeHeader(first))) SendChunks(*writer);
-      writer->WritesDone();
-      return writer->Finish();
+      const auto call = PutCall::Start(space_.connection()->stubs(), deadline_);
+      const CallGroup::Member member(space_.group(), call->context());
+      v1::PutRequest header = MakeHeader(first);
+      if (call->Write(&header)) SendChunks(*call);
+      return call->Finish(&reply);
     });
     for (size_t i = 0; i < std::min<size_t>(count, static_cast<size_t>(reply.results_size()));
          ++i) {

@@ -88,6 +88,18 @@ def test_server_that_stops_answering(server, client, space, in_time):
     assert client.counters["refused_by_breaker"] == refused
 
 
+def test_push_of_more_than_the_socket_takes_ends_in_time(server, client, in_time):
+    geometry = oscarkv.Geometry(layers=8, kv_heads=8, k_head_dim=128, page_tokens=64)
+    space = client.open(oscarkv.NamespaceSpec("large", geometry, oscarkv.CodecSpec()))  # WIDE pages of 2 MiB
+    keys = keys_of(8)
+    rows = np.zeros((2, 8, len(keys) * 64, 8, 128), np.uint16)
+    server.stop()
+    report = in_time(space.push, oscarkv.PagedKv(*rows), np.arange(rows.shape[2]), keys)
+    assert report.error and report.statuses == ["SKIPPED"] * len(keys)
+    server.resume()
+    server.wait_until(lambda: space.lookup(keys).error == "", "it answers")
+
+
 @pytest.mark.parametrize("call", [
     lambda space: is_miss(*fetch(space)),
     lambda space: push(space).error != "",
