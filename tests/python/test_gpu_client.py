@@ -280,10 +280,8 @@ def test_dead_server_is_a_miss(server, end):
         report = fetch.result()
         assert report.pages == 0 and report.statuses == ["MISS"] + ["SKIPPED"] * (PAGES - 1) and report.error
         np.testing.assert_array_equal(cache.rows(), rows)
-        # A PACKED page: no more than a socket takes unread.
-        pushed = worker.push(cache.kv, SLOTS[:PAGE_TOKENS], KEYS[1:2], KEYS[0], first_position=PAGE_TOKENS,
-                             end_position=PAGES * PAGE_TOKENS)
-        assert pushed.statuses == ["SKIPPED"] and pushed.error
+        pushed = worker.push(cache.kv, SLOTS, KEYS)  # more than a socket takes unread
+        assert pushed.statuses == ["SKIPPED"] * PAGES and pushed.error
         if end == "stop":
             server.resume()
 
