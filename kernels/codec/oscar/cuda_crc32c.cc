@@ -9,7 +9,7 @@ uint32_t InversePower(uint64_t words) { return CrcPower((uint64_t{1} << 31) - 1 
 }  // namespace
 
 CrcTables MakeCrcTables() {
-  CrcTables tables;
+  CrcTables tables = {};
   const uint32_t step = CrcPower(kCrcLanes);
   for (uint32_t byte = 0; byte < 4; ++byte) {
     for (uint32_t value = 0; value < 256; ++value)
@@ -20,7 +20,7 @@ CrcTables MakeCrcTables() {
 }
 
 CrcMultiples MakeCrcMultiples() {
-  CrcMultiples multiples;
+  CrcMultiples multiples = {};
   for (uint32_t nibble = 0; nibble < 8; ++nibble) {
     for (uint32_t value = 0; value < 16; ++value) {
       for (uint32_t d = 0; d < kCrcLanes; ++d)

@@ -46,20 +46,20 @@ struct DecodeTask {
 };
 
 struct DecodeArguments {
-  const DeviceLayer* layers;
-  const DecodeTask* tasks;
-  uint32_t task_count;
-  uint32_t blocks;     // of all tasks, heads and pages
-  const CrcFold* crc;  // of a warp
+  const DeviceLayer* layers = nullptr;
+  const DecodeTask* tasks = nullptr;
+  uint32_t task_count = 0;
+  uint32_t blocks = 0;           // of all tasks, heads and pages
+  const CrcFold* crc = nullptr;  // of a warp
   DeviceDecodeBatch batch;
-  uint64_t strides_before_range;  // strides_before of the first layer in the batch
+  uint64_t strides_before_range = 0;  // strides_before of the first layer in the batch
   DeviceEngineSide side[2];
-  uint32_t stage_bytes;  // the greatest stride among the tasks' layers
-  uint32_t stages;       // blocks in shared memory at once
-  uint32_t page_tokens;
-  uint32_t block_tokens;
-  uint32_t slots;
-  bool fp32_params;
+  uint32_t stage_bytes = 0;  // the greatest stride among the tasks' layers
+  uint32_t stages = 0;       // blocks in shared memory at once
+  uint32_t page_tokens = 0;
+  uint32_t block_tokens = 0;
+  uint32_t slots = 0;
+  bool fp32_params = false;
 };
 
 // What a kernel was built for.

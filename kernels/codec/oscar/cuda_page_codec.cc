@@ -69,7 +69,7 @@ class Codec final : public CudaPageCodec {
 
 // A block that the threads of SmallWideKind hold.
 bool IsSmall(const BlockLayout& block) {
-  return block.bytes <= SmallWideKind::kThreads * SmallWideKind::kHeld * 16;
+  return block.bytes <= uint64_t{SmallWideKind::kThreads} * SmallWideKind::kHeld * 16;
 }
 
 bool IsPoolBlock(const BlockLayout& block) { return block.k.bits == 2 && block.v.bits == 2; }
