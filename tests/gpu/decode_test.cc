@@ -146,6 +146,35 @@ INSTANTIATE_TEST_SUITE_P(Shapes, GpuDecodeTest, ::testing::ValuesIn(Cases()),
 
 const Case kPlain = {128, 128, {2, 2}, 0, ParamsDType::kFp16, DType::kBf16, EngineLayout::kNhd, 64};
 
+// More blocks than a device has places for: thread blocks go through many, from layer to layer.
+TEST(GpuDecodeTest, TakesManyPages) {
+  for (const Case& c :
+       {kPlain,
+        Case{128, 128, {2, 2}, 32, ParamsDType::kFp16, DType::kBf16, EngineLayout::kTokenMajor, 16},
+        Case{128, 64, {2, 4}, 0, ParamsDType::kFp16, DType::kBf16, EngineLayout::kHnd, 24},
+        Case{256, 256, {4, 4}, 0, ParamsDType::kFp32, DType::kBf16, EngineLayout::kNhd, 48}}) {
+    DecodeWorld world(c);
+    EngineCache expected(c.layout, world.geometry, c.dtype, kSlots);
+    for (DecodeBasis basis : {DecodeBasis::kModel, DecodeBasis::kTransformed}) {
+      CpuDecode(world, world.pages, world.all_layers(), world.all_heads(), basis, expected);
+      const auto slots = world.slots;
+      std::vector<EncodedPage> pages;
+      world.slots.clear();
+      for (int i = 0; i < 40; ++i) {  // the same ones, again and again
+        pages.insert(pages.end(), world.pages.begin(), world.pages.end());
+        world.slots.insert(world.slots.end(), slots.begin(), slots.end());
+      }
+      EngineCache found(c.layout, world.geometry, c.dtype, kSlots);
+      EXPECT_THAT(GpuDecode(world, pages, world.all_layers(), world.all_heads(), basis, found),
+                  Each(0u));
+      world.slots = slots;
+      EXPECT_LE(WorstDifference(world, found, expected),
+                basis == DecodeBasis::kModel ? 0x1p-7 : 0.0)
+          << Describe(c);
+    }
+  }
+}
+
 TEST(GpuDecodeTest, TakesARangeOfLayersAndHeads) {
   const DecodeWorld world(kPlain);
   const BlockRange layers{1, 2};
