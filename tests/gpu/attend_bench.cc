@@ -130,6 +130,7 @@ void BenchSetting(Bench& bench, const Pool& pool, const Setting& setting) {
   OrDie(pool.attention->InitWorkspace(workspace.data(), workspace_bytes, nullptr));
   OrDie(device::ToStatus(cudaDeviceSynchronize(), "clearing counters"));
   std::vector<Enqueue> calls;
+  calls.reserve(memory.size());
   for (const Call& call : memory) {
     calls.emplace_back([&](cudaStream_t stream) {
       return pool.attention->Attend(call.batch, workspace.data(), workspace_bytes, stream);

@@ -105,11 +105,11 @@ std::vector<double> DecodeRows(const SideLayout& side, const Case& c, Encoding e
     const std::byte* row = block + side.rows_offset + token * side.row_bytes;
     double* x = rows.data() + size_t{token} * dim;
     if (encoding == Encoding::kWide) {
-      for (uint32_t i = 0; i < dim; ++i) x[i] = double{LoadElement(row + 2 * i, c.dtype)};
+      for (uint32_t i = 0; i < dim; ++i) x[i] = double{LoadElement(row + size_t{2} * i, c.dtype)};
       continue;
     }
     const ScaleZero params =
-        LoadParams(block + side.params_offset + token * side.params_row_bytes, 0, c.params);
+        LoadParams(block + side.params_offset + size_t{token} * side.params_row_bytes, 0, c.params);
     double sum = 0.0;
     for (uint32_t i = 0; i < dim; ++i) {
       y[i] = (double{static_cast<float>(LoadCode(row, i, dim, 2))} - double{params.zero}) *
@@ -397,6 +397,18 @@ void ExpectClose(const Case& c, const Outcome& found, const Outcome& expected) {
   }
 }
 
+void AddOtherTypes(uint32_t dim, std::vector<Case>& cases) {
+  for (uint32_t ratio : {4u, 8u, 12u}) {
+    Case c{.dim = dim, .ratio = ratio, .new_tokens = 2, .lengths = {2, 63, 64, 65, 1000}};
+    c.params = ParamsDType::kFp32;
+    cases.push_back(c);
+    c.dtype = DType::kFp16;
+    cases.push_back(c);
+    c.params = ParamsDType::kFp16;
+    cases.push_back(c);
+  }
+}
+
 std::vector<Case> Cases() {
   std::vector<Case> cases;
   for (uint32_t dim : {128u, 64u, 256u}) {
@@ -424,19 +436,7 @@ std::vector<Case> Cases() {
     }
     cases.push_back({.dim = dim, .ratio = 16, .new_tokens = 8, .lengths = {9, 500}});
     cases.push_back({.dim = dim, .pages = Pages::kPacked, .lengths = {4095, 20000}});
-    for (uint32_t ratio : {4u, 8u, 12u}) {
-      for (const auto& [dtype, params] : std::initializer_list<std::pair<DType, ParamsDType>>{
-               {DType::kFp16, ParamsDType::kFp16},
-               {DType::kBf16, ParamsDType::kFp32},
-               {DType::kFp16, ParamsDType::kFp32}}) {
-        cases.push_back({.dim = dim,
-                         .ratio = ratio,
-                         .new_tokens = 2,
-                         .lengths = {2, 63, 64, 65, 1000},
-                         .dtype = dtype,
-                         .params = params});
-      }
-    }
+    AddOtherTypes(dim, cases);
     // Logits beyond what probabilities relative to the first tile's could hold.
     cases.push_back({.dim = dim, .lengths = {1000, 30}, .query_gain = 12.0f});
   }
@@ -587,7 +587,7 @@ TEST(AttendTest, RefusesArgumentsOutOfRange) {
   refused("pages, queries and output must be 16-byte aligned");
   batch.batch = good;
   batch.batch.lengths =
-      reinterpret_cast<const uint32_t*>(reinterpret_cast<uintptr_t>(good.lengths) + 2);
+      reinterpret_cast<const uint32_t*>(reinterpret_cast<const std::byte*>(good.lengths) + 2);
   refused("first_page, lengths and log_sum_exp must be 4-byte aligned");
   batch.batch = good;
   batch.batch.requests = 200;
