@@ -6,8 +6,6 @@
 // code * 4^field * 2^-24, denormal and exact. The powers of four are taken out of T^-1's rows.
 #include <algorithm>
 
-#include "absl/strings/str_cat.h"
-
 #include "kernels/base/status_macros.h"
 #include "kernels/codec/oscar/cuda_decode.h"
 #include "kernels/codec/oscar/cuda_decode_pages.cuh"
@@ -36,6 +34,7 @@ struct Shape {
   static constexpr uint32_t kFirstSteps = kSteps < kBatchSteps ? kSteps : kBatchSteps;
   static constexpr bool kHalves = D == 256;  // of the columns, one a warp group
   static constexpr bool kTakeTurns = kSides == 1 && !kHalves;
+  static constexpr uint32_t kTurnTiles = kGroupWarps * (kTakeTurns ? 2 : 1);
   static constexpr uint32_t kColumns = kHalves ? 128 : D;
   static constexpr uint32_t kTiles = kColumns / 8;
   static constexpr uint32_t kMatrixBytes = InverseBytes(D) / (kHalves ? 2 : 1);  // a warp group's
@@ -232,6 +231,12 @@ __device__ __forceinline__ void SyncGroup(uint32_t group) {
   asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(kGroupThreads) : "memory");
 }
 
+// Warp groups that take turns are never further apart: else one could wait for a stage's next block
+// while the other's is still awaited there, and take that one's barrier phase for its own.
+__device__ __forceinline__ void SyncGroups() {
+  asm volatile("bar.sync 3, %0;" ::"n"(2 * kGroupThreads) : "memory");
+}
+
 // A warp group's part of shared memory.
 template <typename S>
 struct GroupMemory {
@@ -290,9 +295,9 @@ __device__ __forceinline__ void Write(const DecodeArguments& arguments, uint32_t
     uint32_t end_turn = first_turn + 1;
     while (!walk.Advance(heads, pages) && end_turn < turns) ++end_turn;
     const uint32_t tiles = (end_turn - first_turn) * page_tiles;
-    for (uint32_t first = S::kTakeTurns ? group * kGroupWarps : 0; first < tiles;
-         first += kGroupWarps * (S::kTakeTurns ? 2 : 1)) {
-      const uint32_t tile = first + warp;
+    for (uint32_t first = 0; first < tiles; first += S::kTurnTiles) {
+      if constexpr (S::kTakeTurns) SyncGroups();
+      const uint32_t tile = first + (S::kTakeTurns ? group * kGroupWarps : 0) + warp;
       const bool there = tile < tiles;
       const uint32_t turn = first_turn + (there ? tile / page_tiles : 0);
       const Stage stage(turn, arguments.stages);
@@ -335,7 +340,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   const uint32_t page_tiles = (arguments.page_tokens + kTileRows - 1) / kTileRows;
   shared.Init(arguments.stages, page_tiles * 32 * (S::kTakeTurns ? 1 : 2));
-  // The same in all lanes, as the compiler is to know: it makes products wait for each other else.
+  // The same in all lanes, and the compiler is to know: else it makes each product wait for the one
+  // before.
   const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
   const uint32_t lane = threadIdx.x % 32;
   const uint32_t turns = TurnsOf(arguments);

@@ -1,8 +1,6 @@
 // Encoded pages to an engine's paged cache, rows as stored.
 #include <algorithm>
 
-#include "absl/strings/str_cat.h"
-
 #include "kernels/base/status_macros.h"
 #include "kernels/codec/oscar/cuda_decode.h"
 #include "kernels/codec/oscar/cuda_decode_pages.cuh"
