@@ -57,13 +57,13 @@ class PageCopiesTest : public StoreTest {
   }
   std::vector<TestItem> Stored(uint64_t first_key, uint32_t pages,
                                Encoding encoding = Encoding::kWide) {
-    const auto chain = Chain(space(), first_key, pages, encoding);
+    auto chain = Chain(space(), first_key, pages, encoding);
     EXPECT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
     return chain;
   }
   std::vector<TestItem> Copied(uint64_t first_key, uint32_t pages,
                                Encoding encoding = Encoding::kWide) {
-    const auto chain = Stored(first_key, pages, encoding);
+    auto chain = Stored(first_key, pages, encoding);
     UseTwice(chain);
     MoveAll();
     return chain;

@@ -54,7 +54,7 @@ class GpuStoreTest : public StoreTest {
   }
 
   std::vector<TestItem> Stored(uint64_t first_key, uint32_t pages, Encoding encoding) {
-    const auto chain = Chain(space(), first_key, pages, encoding);
+    auto chain = Chain(space(), first_key, pages, encoding);
     EXPECT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
     return chain;
   }

@@ -207,7 +207,7 @@ void CopyInChecksWhatLiesInTheSlot(TierUnderTest& tier) {
   const auto slot = tier->Reserve(64 * 5 + 20);
   ASSERT_OK(slot);
   const std::vector<std::byte> bytes = Bytes(slot->bytes, 3);
-  const TierPieces pieces[] = {{0, 64, 3}, {3 * 64, 128, 1}, {320, 20, 1}, {4, 4, 1}};
+  const TierPieces pieces[] = {{0, 64, 3}, {192, 128, 1}, {320, 20, 1}, {4, 4, 1}};
   std::vector<uint32_t> crcs(6);
   auto pending = tier.copied().CopyIn(*slot, bytes, pieces, crcs);
   ASSERT_OK(pending);
@@ -231,7 +231,7 @@ void ManyTransfersOverlap(TierUnderTest& tier) {
   std::vector<Move> moves(12);
   for (size_t i = 0; i < moves.size(); ++i) {
     Move& move = moves[i];
-    move.slot = *tier->Reserve(50 * 640);
+    move.slot = *tier->Reserve(32'000);
     move.bytes = Bytes(move.slot.bytes, i);
     const TierPieces run{0, 640, 50};
     auto pending = tier.copied().CopyIn(move.slot, move.bytes, {&run, 1}, move.crcs);
