@@ -28,6 +28,7 @@ struct Flags {
   std::string gpu_capacity;
   std::optional<uint32_t> gpu_device;
   bool gpu_required = false;
+  std::string disk_path, disk_capacity;
   bool check_config = false;
 };
 
@@ -39,6 +40,8 @@ void Override(const Flags& flags, oscarkv::v1::ServerConfig* config) {
   if (!flags.gpu_capacity.empty()) config->mutable_gpu()->set_capacity(flags.gpu_capacity);
   if (flags.gpu_device.has_value()) config->mutable_gpu()->set_device(*flags.gpu_device);
   if (flags.gpu_required) config->mutable_gpu()->set_required(true);
+  if (!flags.disk_path.empty()) config->mutable_disk()->set_path(flags.disk_path);
+  if (!flags.disk_capacity.empty()) config->mutable_disk()->set_capacity(flags.disk_capacity);
   if (!flags.log_level.empty()) config->set_log_level(flags.log_level);
   if (!flags.log_format.empty()) config->set_log_format(flags.log_format);
   if (config->log_format().empty() && isatty(STDERR_FILENO) == 0) config->set_log_format("json");
@@ -92,6 +95,9 @@ int main(int argc, char** argv) try {
                  "Device memory for copies of pages, as 16GiB, or off (off)");
   app.add_option("--gpu-device", flags.gpu_device, "CUDA's number of the device (0)");
   app.add_flag("--gpu-required", flags.gpu_required, "Do not start without the device");
+  app.add_option("--disk-path", flags.disk_path,
+                 "Folder for pages behind host memory, or off (off)");
+  app.add_option("--disk-capacity", flags.disk_capacity, "Of all files in it, as 1TiB (64GiB)");
   app.add_option("--log-level", flags.log_level, "debug, info, warning, error (info)");
   app.add_option("--log-format", flags.log_format, "text or json (text on a terminal)");
   app.add_flag("--check-config", flags.check_config,

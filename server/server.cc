@@ -16,8 +16,10 @@
 #include "kernels/base/log.h"
 #include "kernels/base/status_macros.h"
 #include "server/config/load.h"
+#include "server/core/archive_writer.h"
 #include "server/core/copy_mover.h"
 #include "server/core/page_store.h"
+#include "server/disk_archive_setup.h"
 #include "server/gpu_copies.h"
 #include "server/metrics/collector.h"
 #include "server/metrics/exposer.h"
@@ -107,6 +109,7 @@ class Server::Impl {
       metrics_address_ = absl::StrCat(host, ":", metrics_->port());
     }
     if (store_->copies() != nullptr) StartCopying();
+    if (store_->archive_queue() != nullptr) StartArchiving();
     ticker_ = std::make_unique<Ticker>([this] { store_->ExpireLeases(); });
     logger_.Log(LogLevel::kInfo, "serving",
                 {{"version", std::string(kVersion)},
@@ -128,6 +131,8 @@ class Server::Impl {
     grpc_->Shutdown(absl::ToChronoTime(std::min(deadline, absl::Now() + kLastAnswers)));
     grpc_->Wait();
     copy_worker_.reset();
+    if (archive_worker_ != nullptr) store_->archive_queue()->AwaitDrained(deadline);
+    archive_worker_.reset();
     grpc_.reset();
     ticker_.reset();
     metrics_.reset();
@@ -152,9 +157,26 @@ class Server::Impl {
       OSCARKV_ASSIGN_OR_RETURN(
           copies, OpenGpuCopies(config_.gpu(), tier->arena(), MakeDeviceMemory, logger_));
     }
-    OSCARKV_ASSIGN_OR_RETURN(
-        store_, PageStore::Create(options, std::move(tier), nullptr, clock_, std::move(copies)));
+    std::unique_ptr<PageArchive> archive;
+    if (WantsDisk(config_)) {
+      options.archive_admission =
+          config_.disk().admit() == "fetched" ? ArchiveAdmission::kFetched : ArchiveAdmission::kAll;
+      OSCARKV_ASSIGN_OR_RETURN(archive, OpenDiskArchive(config_.disk(), logger_));
+    }
+    OSCARKV_ASSIGN_OR_RETURN(store_, PageStore::Create(options, std::move(tier), nullptr, clock_,
+                                                       std::move(copies), std::move(archive)));
     return absl::OkStatus();
+  }
+
+  void StartArchiving() {
+    archive_worker_ = std::make_unique<ArchiveWorker>(*store_, [this](const absl::Status& status) {
+      if (status.ok()) {
+        logger_.Log(LogLevel::kInfo, "the disk tier takes pages again");
+      } else {
+        logger_.Log(LogLevel::kError, "the disk tier cannot write: pages stay in memory alone",
+                    {{"reason", std::string(status.message())}});
+      }
+    });
   }
 
   void StartCopying() {
@@ -244,6 +266,7 @@ class Server::Impl {
   std::unique_ptr<AdminService> admin_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<MetricsExposer> metrics_;
+  std::unique_ptr<ArchiveWorker> archive_worker_;
   std::unique_ptr<CopyWorker> copy_worker_;  // null without a GPU tier
   std::unique_ptr<Ticker> ticker_;
   std::vector<std::string> addresses_;

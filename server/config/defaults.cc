@@ -10,6 +10,8 @@
 #include "kernels/base/log.h"
 #include "kernels/base/status_macros.h"
 #include "server/config/load.h"
+#include "server/tier/disk/block_io.h"
+#include "server/tier/disk/disk_directory.h"
 
 namespace oscarkv {
 namespace {
@@ -82,6 +84,34 @@ absl::Status CheckGpu(const v1::ServerConfig& config) {
       absl::StrCat("gpu.device must be below ", kGpuDevices, ", found ", gpu.device()));
 }
 
+absl::Status CheckDisk(const v1::ServerConfig& config) {
+  const v1::DiskTierConfig& disk = config.disk();
+  if (!WantsDisk(config)) return absl::OkStatus();
+  OSCARKV_RETURN_IF_ERROR(
+      CheckBytes("disk.segment", disk.segment(), kSegmentBytesMin, kSegmentBytesMax));
+  const uint64_t segment = ParseBytes(disk.segment()).value_or(0);
+  if (segment % kDiskBlockBytes != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("disk.segment must be a multiple of ",
+                                                   FormatBytes(kDiskBlockBytes), ", found ",
+                                                   disk.segment()));
+  }
+  OSCARKV_RETURN_IF_ERROR(CheckBytes("disk.capacity", disk.capacity(),
+                                     kSegmentsMin * segment + kDiskOtherFilesBytes,
+                                     uint64_t{1} << 50));
+  if (disk.owner().size() > kOwnerBytesMax || !IsPrintable(disk.owner())) {
+    return absl::InvalidArgumentError(absl::StrCat("disk.owner has at most ", kOwnerBytesMax,
+                                                   " bytes of printable ASCII, found ",
+                                                   disk.owner().size(), " bytes"));
+  }
+  if (!ParseIoBackend(disk.io()).has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("disk.io must be auto, io_uring or pread, found '", disk.io(), "'"));
+  }
+  if (disk.admit() == "all" || disk.admit() == "fetched") return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("disk.admit must be all or fetched, found '", disk.admit(), "'"));
+}
+
 absl::Status CheckLimits(const v1::LimitsConfig& limits) {
   OSCARKV_RETURN_IF_ERROR(CheckBytes("limits.max_chunk", limits.max_chunk(), 4096, 32 << 20));
   OSCARKV_RETURN_IF_ERROR(
@@ -129,6 +159,7 @@ std::string FormatBytes(uint64_t bytes) {
 }
 
 bool WantsGpu(const v1::ServerConfig& config) { return config.gpu().capacity() != "off"; }
+bool WantsDisk(const v1::ServerConfig& config) { return config.disk().path() != "off"; }
 
 v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes) {
   constexpr uint64_t kMiB = 1 << 20;
@@ -138,6 +169,13 @@ v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes) {
              FormatBytes(std::max(memory_bytes / 4 / kMiB * kMiB, kHostBytesMin)));
   const uint64_t host = ParseBytes(config.host().capacity()).value_or(kHostBytesMin);
   SetDefault(config.mutable_gpu()->mutable_capacity(), "off");
+  v1::DiskTierConfig* disk = config.mutable_disk();
+  SetDefault(disk->mutable_path(), "off");
+  SetDefault(disk->mutable_capacity(), "64GiB");
+  SetDefault(disk->mutable_segment(), "256MiB");
+  SetDefault(disk->mutable_owner(), "oscarkvd");
+  SetDefault(disk->mutable_io(), "auto");
+  SetDefault(disk->mutable_admit(), "all");
   v1::LimitsConfig* limits = config.mutable_limits();
   if (limits->max_items() == 0) limits->set_max_items(1024);
   SetDefault(limits->mutable_max_chunk(), "1MiB");
@@ -156,6 +194,7 @@ absl::Status CheckConfig(const v1::ServerConfig& config) {
   OSCARKV_RETURN_IF_ERROR(
       CheckBytes("host.capacity", config.host().capacity(), kHostBytesMin, uint64_t{1} << 46));
   OSCARKV_RETURN_IF_ERROR(CheckGpu(config));
+  OSCARKV_RETURN_IF_ERROR(CheckDisk(config));
   OSCARKV_RETURN_IF_ERROR(CheckLimits(config.limits()));
   if (!ParseLogLevel(config.log_level())) {
     return absl::InvalidArgumentError(absl::StrCat(

@@ -27,8 +27,9 @@ v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes);
 // are none, unknown log levels, shares beyond 0..1. `config` is complete (WithDefaults).
 absl::Status CheckConfig(const v1::ServerConfig& config);
 
-// Whether the configuration, which is complete, asks for a GPU tier.
+// Whether the configuration, which is complete, asks for a GPU tier; for a disk tier.
 bool WantsGpu(const v1::ServerConfig& config);
+bool WantsDisk(const v1::ServerConfig& config);
 
 // "512MiB", "64GiB", "1.5TiB", "1000000". kInvalidArgument for anything else, or beyond 2^62.
 absl::StatusOr<uint64_t> ParseBytes(std::string_view text);

@@ -1,6 +1,44 @@
 #include "server/core/counters.h"
 
+#include <utility>
+
 namespace oscarkv {
+
+namespace {
+
+void AddArchive(const StoreStats& stats, std::vector<NamedCounter>* counters) {
+  const ArchiveCounters& a = stats.archive;
+  const std::pair<std::pair<const char*, const char*>, uint64_t> named[] = {
+      {{"oscarkv_disk_written_pages_total", "Pages written to disk, durably"}, a.written_pages},
+      {{"oscarkv_disk_written_bytes_total", "Bytes of the pages written to disk"}, a.written_bytes},
+      {{"oscarkv_disk_device_written_bytes_total",
+        "Bytes written to the disk's files, whatever for"},
+       a.device_written_bytes},
+      {{"oscarkv_disk_read_pages_total", "Pages read from disk and found sound"}, a.read_pages},
+      {{"oscarkv_disk_read_bytes_total", "Bytes of the pages read from disk"}, a.read_bytes},
+      {{"oscarkv_disk_loaded_pages_total", "Pages brought from disk into memory to be fetched"},
+       stats.counters.loaded_pages},
+      {{"oscarkv_disk_rewritten_pages_total",
+        "Pages on disk that were written again because room was reclaimed around them"},
+       a.rewritten_pages},
+      {{"oscarkv_disk_reclaimed_pages_total", "Pages on disk dropped for room"}, a.reclaimed_pages},
+      {{"oscarkv_disk_removed_pages_total",
+        "Pages on disk that were deleted, replaced, or extended a page that was"},
+       a.removed_pages},
+      {{"oscarkv_disk_corrupt_pages_total", "Pages on disk found bad, and dropped"},
+       a.corrupt_pages},
+      {{"oscarkv_disk_failed_reads_total", "Pages that the disk could not read; dropped"},
+       a.failed_reads},
+      {{"oscarkv_disk_failed_writes_total", "Pages that the disk could not write"},
+       a.failed_writes},
+      {{"oscarkv_disk_refused_pages_total", "Pages not written to disk because too many waited"},
+       a.refused_pages},
+  };
+  for (const auto& [name, value] : named)
+    counters->push_back({name.first, name.second, "", "", value});
+}
+
+}  // namespace
 
 std::vector<NamedCounter> NamedCounters(const StoreStats& stats) {
   const StoreCounters& c = stats.counters;
@@ -55,6 +93,7 @@ std::vector<NamedCounter> NamedCounters(const StoreStats& stats) {
                       "Pages whose copy failed or arrived damaged, which no reader saw", "", "",
                       copies.failed_pages}});
   }
+  if (stats.archived) AddArchive(stats, &counters);
   for (size_t status = 1; status < kItemStatuses; ++status) {
     counters.push_back({"oscarkv_puts_total", "Pages put, by outcome", "outcome",
                         ItemStatusName(static_cast<ItemStatus>(status)),

@@ -139,6 +139,7 @@ class PinnedPage {
   absl::StatusOr<ByteView> VerifiedPage();  // all blocks
 
  private:
+  friend class ArchiveWriter;
   friend class CopyMover;
   friend class PageStore;
   // Verified without counting bytes as fetched: what the store itself reads.
@@ -153,8 +154,10 @@ class PinnedPage {
 };
 
 struct PinResult {
-  ItemStatus status = ItemStatus::kMiss;  // kOk, kMiss, kEvicted, kCorrupt (found so recently)
-  PinnedPage page;                        // there when kOk
+  // kOk, kMiss, kEvicted, kCorrupt (found so recently); of Load also kBusy: no memory for it now.
+  ItemStatus status = ItemStatus::kMiss;
+  PinnedPage page;        // there when kOk
+  bool archived = false;  // not in memory, but the archive has it: Load brings it back
 };
 
 // --- Lookup, sessions and leases ---

@@ -30,7 +30,8 @@ absl::StatusOr<std::unique_ptr<PageStore>> PageStore::Create(const PageStoreOpti
                                                              std::unique_ptr<MappedTier> tier,
                                                              std::unique_ptr<EvictionPolicy> policy,
                                                              const Clock& clock,
-                                                             std::unique_ptr<PageCopies> copies) {
+                                                             std::unique_ptr<PageCopies> copies,
+                                                             std::unique_ptr<PageArchive> archive) {
   if (tier == nullptr) return absl::InvalidArgumentError("store: a tier is needed");
   if (!(options.leased_share_max >= 0 && options.leased_share_max <= 1)) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -42,17 +43,21 @@ absl::StatusOr<std::unique_ptr<PageStore>> PageStore::Create(const PageStoreOpti
         "store: namespaces_max, evictions_per_put_max and lease_max must be positive");
   }
   if (policy == nullptr) policy = std::make_unique<LruPolicy>();
-  return std::unique_ptr<PageStore>(
-      new PageStore(options, std::move(tier), std::move(policy), clock, std::move(copies)));
+  return std::unique_ptr<PageStore>(new PageStore(options, std::move(tier), std::move(policy),
+                                                  clock, std::move(copies), std::move(archive)));
 }
 
 PageStore::PageStore(const PageStoreOptions& options, std::unique_ptr<MappedTier> tier,
                      std::unique_ptr<EvictionPolicy> policy, const Clock& clock,
-                     std::unique_ptr<PageCopies> copies)
+                     std::unique_ptr<PageCopies> copies, std::unique_ptr<PageArchive> archive)
     : options_(options),
       tier_(std::move(tier)),
       clock_(clock),
       copies_(std::move(copies)),
+      archive_(std::move(archive)),
+      archive_queue_(archive_ == nullptr
+                         ? nullptr
+                         : std::make_unique<ArchiveQueue>(options.archive_queued_max)),
       index_(records_, RandomSeed()),
       dropped_(options.dropped_keys_remembered),
       policy_(std::move(policy)),
@@ -162,7 +167,14 @@ FoundPage PageStore::LookUpOne(const Namespace& space, std::string_view key,
     record.state.fetch_add(page_state::kHold, std::memory_order_acq_rel);
     held->push_back({record.id, record.slot_bytes()});
   });
-  if (!found) page.status = AbsentStatus(probe);
+  if (found) return page;
+  page.status = AbsentStatus(probe);
+  if (archive_ == nullptr) return page;
+  if (const std::optional<ArchivedPage> archived = archive_->Find(space, key)) {
+    const uint64_t bytes = space.page_bytes(archived->encoding);
+    page = {ItemStatus::kOk,
+            {archived->encoding, TierKind::kDisk, bytes, archived->first_position}};
+  }
   return page;
 }
 
@@ -226,10 +238,15 @@ PinResult PageStore::Pin(const Namespace& space, std::string_view key) {
   const bool found =
       index_.Read(probe, [&](PageRecord& record) { result.page = MakePinned(record); });
   result.status = found ? ItemStatus::kOk : AbsentStatus(probe);
-  Raise(found                                ? counters_.fetch_hits
-        : result.status == ItemStatus::kMiss ? counters_.fetch_misses
-                                             : counters_.fetch_evicted);
+  result.archived = !found && IsArchived(space, key);
+  if (!result.archived) CountFetch(result.status);
   return result;
+}
+
+void PageStore::CountFetch(ItemStatus status) {
+  Raise(status == ItemStatus::kOk     ? counters_.fetch_hits
+        : status == ItemStatus::kMiss ? counters_.fetch_misses
+                                      : counters_.fetch_evicted);
 }
 
 void PageStore::Unpin(PageRecord& record) {
@@ -277,7 +294,7 @@ std::vector<ItemStatus> PageStore::Touch(const Namespace& space,
     const bool found = index_.Read(probe, [&](PageRecord& record) {
       found_pages[i] = {&record, probe.hash};
     });
-    if (!found) statuses[i] = AbsentStatus(probe);
+    if (!found && !IsArchived(space, keys[i])) statuses[i] = AbsentStatus(probe);
   }
   std::vector<UsedPage> used;
   std::vector<PageRecord*> used_records;
@@ -297,6 +314,10 @@ std::vector<ItemStatus> PageStore::Touch(const Namespace& space,
     policy_->OnUse(used, request, now);
   }
   if (copies_ != nullptr) copies_->OnUse(used_records, now);
+  if (archive_ != nullptr && options_.archive_admission == ArchiveAdmission::kFetched) {
+    // Parents first. What is archived already, the writer sees.
+    for (size_t i = used_records.size(); i-- > 0;) archive_queue_->Add(used_records[i]);
+  }
   return statuses;
 }
 
@@ -345,6 +366,7 @@ StoreStats PageStore::Stats() const {
   out.lookup_evicted = read(counters_.lookup_evicted);
   out.fetch_hits = read(counters_.fetch_hits);
   out.fetch_misses = read(counters_.fetch_misses);
+  out.loaded_pages = read(counters_.loaded_pages);
   out.fetch_evicted = read(counters_.fetch_evicted);
   out.fetch_bytes = read(counters_.fetch_bytes);
   for (size_t i = 0; i < kItemStatuses; ++i)
@@ -376,6 +398,12 @@ StoreStats PageStore::Stats() const {
     stats.copies = copies_->Counters();
   }
   stats.tiers.push_back(tier_->Stats());
+  if (archive_ != nullptr) {
+    stats.tiers.push_back(archive_->Stats());
+    stats.archived = true;
+    stats.archive = archive_->Counters();
+    stats.archive.refused_pages = archive_queue_->refused();
+  }
   stats.index_bytes = index_.memory_bytes() + dropped_.memory_bytes();
   const std::vector<const Namespace*> spaces = Namespaces();
   absl::MutexLock lock(&tree_mutex_);

@@ -37,6 +37,7 @@
 #include "server/core/eviction_policy.h"
 #include "server/core/lease_table.h"
 #include "server/core/namespace.h"
+#include "server/core/page_archive.h"
 #include "server/core/page_copies.h"
 #include "server/core/page_handles.h"
 #include "server/core/page_index.h"
@@ -46,6 +47,9 @@
 
 namespace oscarkv {
 
+// Which pages are written to the archive: each as it is stored, or those that are fetched.
+enum class ArchiveAdmission : uint8_t { kAll, kFetched };
+
 struct PageStoreOptions {
   uint32_t namespaces_max = 1024;
   absl::Duration lease_max = absl::Minutes(10);  // the ceiling of a lease's life
@@ -53,6 +57,9 @@ struct PageStoreOptions {
   uint32_t leases_max = 1 << 16;
   uint32_t dropped_keys_remembered = 1 << 18;  // to tell kEvicted from kMiss; 8 bytes each
   uint32_t evictions_per_put_max = 4096;       // bounds the work of one BeginPut
+  ArchiveAdmission archive_admission = ArchiveAdmission::kAll;
+  uint32_t archive_queued_max =
+      1 << 16;  // pages that wait to be written; beyond it, none are added
 };
 
 // Thread-safe. No call blocks on anything but short locks; none waits for a client or for time.
@@ -60,11 +67,12 @@ class PageStore {
  public:
   // kInvalidArgument when an option is out of range. `policy` null means least recently used,
   // `copies` null that pages are not copied into a faster tier; otherwise a CopyMover has to run.
+  // `archive` null that pages are in memory only; otherwise an ArchiveWriter has to run.
   // `clock` is borrowed for the store's life.
   static absl::StatusOr<std::unique_ptr<PageStore>> Create(
       const PageStoreOptions& options, std::unique_ptr<MappedTier> tier,
       std::unique_ptr<EvictionPolicy> policy, const Clock& clock,
-      std::unique_ptr<PageCopies> copies = nullptr);
+      std::unique_ptr<PageCopies> copies = nullptr, std::unique_ptr<PageArchive> archive = nullptr);
   // All PutSlots and PinnedPages have been destroyed before.
   ~PageStore();
   PageStore(const PageStore&) = delete;
@@ -116,6 +124,12 @@ class PageStore {
   // Holds a page for reading. Does not refresh recency by itself: a fetch calls Touch once.
   PinResult Pin(const Namespace& space, std::string_view key);
 
+  // Pins the first of `keys`, which Pin has found to be archived, after reading it into memory,
+  // and with it as many of those that follow as are archived too and make one batch. A page whose
+  // parent is in memory is back in the store from here on; the first is served in any case. Waits
+  // for the device, so it is for threads that may.
+  PinResult Load(const Namespace& space, std::span<const std::string_view> keys);
+
   // One use of `keys`, given in the order of the sequence: refreshes recency, the last key first,
   // so that of equal pages the deepest goes first. Keys that are not stored are skipped: kMiss,
   // kEvicted or kCorrupt in the result, [keys].
@@ -126,7 +140,8 @@ class PageStore {
   // when the last reader lets go. kOk, kMiss, kEvicted or kCorrupt, [keys].
   std::vector<ItemStatus> Delete(const Namespace& space, std::span<const std::string_view> keys);
 
-  // Pages of the namespace, at most `pages_max`, in no meaningful order. `cursor` 0 starts. Every
+  // Pages of the namespace, at most `pages_max`, in no meaningful order; those that are archived
+  // only come without their parents. `cursor` 0 starts. Every
   // page that is there from the first call to the last is listed once. A call looks at a bounded
   // number of places, so it may return fewer pages than asked for and a cursor.
   ListResult List(const Namespace& space, uint32_t pages_max, uint64_t cursor) const;
@@ -152,17 +167,20 @@ class PageStore {
 
   // --- Care ---
 
-  // Verifies whole pages from `cursor` on (0 starts), at least one and no more after `bytes_max`
-  // bytes. Bad pages are dropped with what extends them, and counted. The caller paces: it calls
-  // again after bytes_checked / bytes_per_second.
+  // Verifies whole pages, those in memory and then those archived, from `cursor` on (0 starts), at
+  // least one and no more after `bytes_max` bytes. Bad pages are dropped with what extends them,
+  // and counted. The caller paces: it calls again after bytes_checked / bytes_per_second.
   VerifyProgress Verify(uint64_t cursor, uint64_t bytes_max);
 
   StoreStats Stats() const;
 
   // Null when pages are not copied.
   PageCopies* copies() const { return copies_.get(); }
+  // Null when there is no archive.
+  ArchiveQueue* archive_queue() const { return archive_queue_.get(); }
 
  private:
+  friend class ArchiveWriter;
   friend class CopyMover;
   friend class PutSlot;
   friend class PinnedPage;
@@ -175,6 +193,7 @@ class PageStore {
     std::array<Counter, kItemStatuses> puts_by_outcome{};
     Counter puts_abandoned{0}, puts_refused{0}, put_bytes{0}, open_puts{0};
     Counter corrupt_pages{0}, verified_pages{0}, moved_pages{0}, moved_bytes{0};
+    Counter loaded_pages{0};
     Counter pins{0};
   };
   struct SpacePages {
@@ -184,7 +203,7 @@ class PageStore {
 
   PageStore(const PageStoreOptions& options, std::unique_ptr<MappedTier> tier,
             std::unique_ptr<EvictionPolicy> policy, const Clock& clock,
-            std::unique_ptr<PageCopies> copies);
+            std::unique_ptr<PageCopies> copies, std::unique_ptr<PageArchive> archive);
 
   // page_store.cc
   // Puts a hold on the page when it is there and `held` is not null.
@@ -200,6 +219,7 @@ class PageStore {
   ItemStatus AbsentStatus(const PageProbe& probe) const { return dropped_.Find(probe.hash); }
   void Unpin(PageRecord& record);
   void DropHolds(std::span<const PageId> pages);
+  void CountFetch(ItemStatus status);
   // Lets go of `unit` (page_state::kPin or kHold); the last holder of a detached page frees it.
   void LetGo(PageRecord& record, uint64_t unit) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   void LetGoLocked(PageRecord& record, uint64_t unit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
@@ -220,16 +240,55 @@ class PageStore {
   void RefusePage(const PageTraits& page) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   void LinkLocked(PageRecord& record, PageRecord* parent)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // What a record is filled with.
+  struct NewPage {
+    const Namespace* space;
+    std::string_view key;
+    uint64_t first_position;
+    Encoding encoding;
+    TierSlot slot;
+  };
+  // What brought it.
+  struct Arrival {
+    bool ends_put = false;
+    RequestTraits request = {};
+  };
+  static void FillRecord(PageRecord& record, const NewPage& page);
+  // Makes the page, which is not stored, visible.
+  void EnterLocked(PageRecord& record, PageRecord* parent, const PageProbe& probe,
+                   const Arrival& arrival) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
   void Abandon(PutSlot& slot);
   void CountPut(ItemStatus status);
 
+  // page_store_scan.cc
+  ListResult ListArchive(const Namespace& space, uint32_t pages_max, uint64_t cursor) const;
+
+  // page_store_archive.cc
+  bool IsArchived(const Namespace& space, std::string_view key) const;
+  // With what extends it. Returns whether anything was there.
+  bool ForgetArchived(const Namespace& space, std::string_view key);
+  // Empty when the page has gone, or is archived. `parent` becomes the parent's key.
+  PinnedPage PinForArchive(PageRecord& record, std::string* parent)
+      ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  void FinishArchiving(const PageRecord& pinned) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // Returns how many pages were archived only.
+  uint64_t ClearArchive(const Namespace& space);
+  struct Loading;
+  // Takes the slot over. Empty when the page is there already, or cannot be entered and is not
+  // `wanted`.
+  PinnedPage EnterLoaded(const Namespace& space, const Loading& loading, const ArchiveRead& read,
+                         bool wanted) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+
   // page_store_room.cc
-  // Makes room for a page that is put.
-  absl::StatusOr<TierSlot> ReserveSlot(const PageTraits& page) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // Makes room for a page that is put; for one that somebody waits for, the policy is not asked
+  // whether it is worth it.
+  enum class Admission : uint8_t { kByPolicy, kAlways };
+  absl::StatusOr<TierSlot> ReserveSlot(const PageTraits& page, Admission admission)
+      ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Evicts pages until `slot` for `page` can be had, within `work_max` steps; returns the steps
   // taken: none, with `slot` kAborted, when the policy refuses the page.
-  uint32_t EvictSome(const PageTraits& page, uint32_t work_max, absl::StatusOr<TierSlot>* slot)
-      ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  uint32_t EvictSome(const PageTraits& page, Admission admission, uint32_t work_max,
+                     absl::StatusOr<TierSlot>* slot) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Moves pages so that a region of the tier can serve slots of `bytes`; returns whether it did.
   bool FreeRegion(uint64_t bytes) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   bool MovePage(PageId page) ABSL_LOCKS_EXCLUDED(tree_mutex_);
@@ -250,7 +309,9 @@ class PageStore {
   const PageStoreOptions options_;
   const std::unique_ptr<MappedTier> tier_;
   const Clock& clock_;
-  const std::unique_ptr<PageCopies> copies_;  // null: none. Reads the tier's memory: goes first
+  const std::unique_ptr<PageCopies> copies_;    // null: none. Reads the tier's memory: goes first
+  const std::unique_ptr<PageArchive> archive_;  // null: none
+  const std::unique_ptr<ArchiveQueue> archive_queue_;
 
   // Guards the namespaces; taken with no other lock.
   mutable absl::Mutex namespaces_mutex_;

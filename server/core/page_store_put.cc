@@ -156,7 +156,7 @@ BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) 
     return finish(std::move(pinned));
   }
   if (parent != nullptr) traits.parent = parent->id;
-  const absl::StatusOr<TierSlot> slot = ReserveSlot(traits);
+  const absl::StatusOr<TierSlot> slot = ReserveSlot(traits, Admission::kByPolicy);
   if (!slot.ok()) {
     if (absl::IsAborted(slot.status())) {
       RefusePage(traits);
@@ -221,34 +221,49 @@ ItemStatus PageStore::InsertPage(PutSlot& slot, const PageProbe& probe) {
   if (index_.Read(probe, [](PageRecord&) {})) return ItemStatus::kBusy;
   PageRecord* record = records_.Allocate();
   if (record == nullptr) return ItemStatus::kNoSpace;
-  record->key.Assign(slot.key_);
-  record->encoding = slot.encoding_;
-  record->space = slot.space_;
-  record->first_position = slot.first_position_;
-  record->slot_offset = slot.slot_.offset;
-  record->in_index = true;
-  LinkLocked(*record, slot.parent_);
-  const PageTraits traits{.parent = record->parent,
-                          .namespace_id = slot.space_->id(),
-                          .first_position = slot.first_position_,
-                          .bytes = slot.slot_.bytes,
-                          .encoding = slot.encoding_,
-                          .key_hash = probe.hash,
-                          .ends_put = slot.ends_put_,
-                          .request = slot.request_,
-                          .now = clock_.Now()};
-  policy_->OnInsert(record->id, traits);
-  policy_->SetEvictable(record->id, true);
-  tier_->SetOwner(slot.slot_, record->id);
-  dropped_.Forget(probe.hash);
-  if (space_pages_.size() <= slot.space_->id()) space_pages_.resize(slot.space_->id() + size_t{1});
-  SpacePages& pages = space_pages_[slot.space_->id()];
-  ++(slot.encoding_ == Encoding::kWide ? pages.wide : pages.packed);
-  ++pages_;
-  index_.Insert(*record);
+  FillRecord(*record, {slot.space_, slot.key_, slot.first_position_, slot.encoding_, slot.slot_});
+  if (archive_ != nullptr) {
+    // Its bytes may be others; these are the page's now.
+    archive_->Forget(*slot.space_, slot.key_);
+    if (options_.archive_admission == ArchiveAdmission::kAll) archive_queue_->Add(record);
+  }
+  EnterLocked(*record, slot.parent_, probe, {slot.ends_put_, slot.request_});
   slot.slot_ = {};  // now the record's
   slot.memory_ = {};
   return ItemStatus::kOk;
+}
+
+void PageStore::FillRecord(PageRecord& record, const NewPage& page) {
+  record.key.Assign(page.key);
+  record.encoding = page.encoding;
+  record.space = page.space;
+  record.first_position = page.first_position;
+  record.slot_offset = page.slot.offset;
+}
+
+void PageStore::EnterLocked(PageRecord& record, PageRecord* parent, const PageProbe& probe,
+                            const Arrival& arrival) {
+  record.in_index = true;
+  LinkLocked(record, parent);
+  const PageTraits traits{.parent = record.parent,
+                          .namespace_id = record.space->id(),
+                          .first_position = record.first_position,
+                          .bytes = record.slot_bytes(),
+                          .encoding = record.encoding,
+                          .key_hash = probe.hash,
+                          .ends_put = arrival.ends_put,
+                          .request = arrival.request,
+                          .now = clock_.Now()};
+  policy_->OnInsert(record.id, traits);
+  policy_->SetEvictable(record.id, true);
+  tier_->SetOwner({record.slot_offset, record.slot_bytes()}, record.id);
+  dropped_.Forget(probe.hash);
+  const uint32_t space = record.space->id();
+  if (space_pages_.size() <= space) space_pages_.resize(space + size_t{1});
+  SpacePages& pages = space_pages_[space];
+  ++(record.encoding == Encoding::kWide ? pages.wide : pages.packed);
+  ++pages_;
+  index_.Insert(record);
 }
 
 void PageStore::LinkLocked(PageRecord& record, PageRecord* parent) {

@@ -19,6 +19,9 @@ bool PageStore::RemoveLocked(PageRecord& record, RemoveReason reason) {
   if (!erased) return false;
   record.in_index = false;
   if (copies_ != nullptr) copies_->OnRemove(record);
+  // What is evicted stays in the archive; what is gone is gone everywhere.
+  if (archive_ != nullptr && reason != RemoveReason::kEvicted)
+    ForgetArchived(*record.space, record.key.view());
   UnlinkLocked(record);
   policy_->OnRemove(record.id, reason);
   if (reason == RemoveReason::kCorrupt)
@@ -91,13 +94,15 @@ std::vector<ItemStatus> PageStore::Delete(const Namespace& space,
     index_.Read(probe, [&](PageRecord& record) { page = MakePinned(record); });
     const bool removed =
         page && RemoveTree(*page.record_, RemoveReason::kDeleted, RemoveReason::kDeleted);
-    statuses.push_back(removed ? ItemStatus::kOk : AbsentStatus(probe));
+    const bool archived = archive_ != nullptr && ForgetArchived(space, key);
+    statuses.push_back(removed || archived ? ItemStatus::kOk : AbsentStatus(probe));
   }
   return statuses;
 }
 
 ClearResult PageStore::Clear(const Namespace& space) {
   ClearResult result;
+  if (archive_ != nullptr) result.removed = ClearArchive(space);
   const auto removable = [&](const PageRecord& record) {
     return record.in_index && record.space == &space && IsLeaf(record) &&
            !page_state::IsHeld(record.state.load(std::memory_order_acquire));

@@ -12,7 +12,7 @@ constexpr uint32_t kEvictionsPerLock = 32;
 
 }  // namespace
 
-absl::StatusOr<TierSlot> PageStore::ReserveSlot(const PageTraits& page) {
+absl::StatusOr<TierSlot> PageStore::ReserveSlot(const PageTraits& page, Admission admission) {
   const uint64_t bytes = page.bytes;
   absl::StatusOr<TierSlot> slot = tier_->Reserve(bytes);
   uint32_t work = 0;
@@ -22,7 +22,7 @@ absl::StatusOr<TierSlot> PageStore::ReserveSlot(const PageTraits& page) {
       slot = tier_->Reserve(bytes);
       continue;
     }
-    const uint32_t done = EvictSome(page, options_.evictions_per_put_max - work, &slot);
+    const uint32_t done = EvictSome(page, admission, options_.evictions_per_put_max - work, &slot);
     work += done;
     if (absl::IsAborted(slot.status())) break;
     // Leases past their time are held by nobody who may mind.
@@ -31,7 +31,7 @@ absl::StatusOr<TierSlot> PageStore::ReserveSlot(const PageTraits& page) {
   return slot;
 }
 
-uint32_t PageStore::EvictSome(const PageTraits& page, uint32_t work_max,
+uint32_t PageStore::EvictSome(const PageTraits& page, Admission admission, uint32_t work_max,
                               absl::StatusOr<TierSlot>* slot) {
   absl::MutexLock lock(&tree_mutex_);
   const absl::Duration now = clock_.Now();
@@ -39,7 +39,7 @@ uint32_t PageStore::EvictSome(const PageTraits& page, uint32_t work_max,
   while (work < work_max && work < kEvictionsPerLock) {
     const std::optional<PageId> victim = policy_->Victim(now);
     if (!victim.has_value()) break;
-    if (!policy_->Admits(page)) {
+    if (admission == Admission::kByPolicy && !policy_->Admits(page)) {
       *slot = absl::AbortedError("not admitted: what would have to go is worth more");
       return 0;
     }

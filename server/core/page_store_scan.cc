@@ -9,10 +9,13 @@ namespace {
 
 constexpr uint32_t kPlacesPerLock = 4096;
 constexpr uint32_t kPlacesPerCall = 1 << 16;
+// In a cursor: memory is done, the rest is the archive's cursor.
+constexpr uint64_t kInArchive = uint64_t{1} << 63;
 
 }  // namespace
 
 ListResult PageStore::List(const Namespace& space, uint32_t pages_max, uint64_t cursor) const {
+  if ((cursor & kInArchive) != 0) return ListArchive(space, pages_max, cursor & ~kInArchive);
   ListResult result;
   const uint64_t stop = cursor + kPlacesPerCall;
   for (uint64_t place = cursor; place < stop;) {
@@ -27,7 +30,7 @@ ListResult PageStore::List(const Namespace& space, uint32_t pages_max, uint64_t 
     }
     result.cursor = place;
     if (place >= records_.end()) {
-      result.cursor = 0;
+      result.cursor = archive_ == nullptr ? 0 : kInArchive;
       break;
     }
     if (result.pages.size() >= pages_max) break;
@@ -35,7 +38,21 @@ ListResult PageStore::List(const Namespace& space, uint32_t pages_max, uint64_t 
   return result;
 }
 
+ListResult PageStore::ListArchive(const Namespace& space, uint32_t pages_max,
+                                  uint64_t cursor) const {
+  ListResult result = archive_->List(space, pages_max, cursor);
+  std::erase_if(result.pages, [&](const ListedPage& page) { return Holds(space, page.key); });
+  if (result.cursor != 0) result.cursor |= kInArchive;
+  return result;
+}
+
 VerifyProgress PageStore::Verify(uint64_t cursor, uint64_t bytes_max) {
+  if ((cursor & kInArchive) != 0) {
+    VerifyProgress archived = archive_->Verify(cursor & ~kInArchive, bytes_max);
+    counters_.verified_pages.fetch_add(archived.pages_checked, std::memory_order_relaxed);
+    if (archived.cursor != 0) archived.cursor |= kInArchive;
+    return archived;
+  }
   VerifyProgress progress;
   uint64_t place = cursor;
   const uint64_t stop = cursor + kPlacesPerCall;
@@ -57,6 +74,7 @@ VerifyProgress PageStore::Verify(uint64_t cursor, uint64_t bytes_max) {
     }
     if (progress.cursor == 0 || progress.bytes_checked >= bytes_max) break;
   }
+  if (progress.cursor == 0 && archive_ != nullptr) progress.cursor = kInArchive;
   return progress;
 }
 

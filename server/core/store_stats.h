@@ -42,7 +42,7 @@ struct StoreCounters {
   std::array<uint64_t, kItemStatuses> puts_by_outcome{};
   uint64_t puts_abandoned = 0;
   uint64_t puts_refused = 0;  // worth less than what would have had to go; among kNoSpace
-  uint64_t put_bytes = 0;  // of the pages stored
+  uint64_t put_bytes = 0;     // of the pages stored
 
   std::array<uint64_t, kRemoveReasons> removed_by_reason{};
   uint64_t evicted_bytes = 0;
@@ -50,6 +50,7 @@ struct StoreCounters {
   uint64_t verified_pages = 0;  // by Verify
   uint64_t moved_pages = 0;     // within the tier, to free a region for another slot size
   uint64_t moved_bytes = 0;
+  uint64_t loaded_pages = 0;  // brought back from the archive
 
   uint64_t leases_granted = 0;
   uint64_t leases_refused = 0;  // for want of leasable bytes
@@ -67,8 +68,26 @@ struct CopyCounters {
   uint64_t failed_pages = 0;   // whose copy failed, or arrived damaged
 };
 
+// Of the archive (PageArchive).
+struct ArchiveCounters {
+  uint64_t written_pages = 0;
+  uint64_t written_bytes = 0;         // of them, their checksums included
+  uint64_t device_written_bytes = 0;  // all that was written for it
+  uint64_t read_pages = 0;
+  uint64_t read_bytes = 0;
+  uint64_t rewritten_pages = 0;  // kept when room was reclaimed around them
+  uint64_t reclaimed_pages = 0;  // dropped for room
+  uint64_t removed_pages = 0;    // deleted, or unreachable
+  uint64_t corrupt_pages = 0;    // found bad, and dropped
+  uint64_t failed_reads = 0;     // pages that the device could not read; dropped
+  uint64_t failed_writes = 0;    // pages that the device could not write
+  uint64_t refused_pages = 0;    // not written, because too many waited
+};
+
 struct StoreStats {
   StoreCounters counters;
+  bool archived = false;  // there is an archive, and what follows is about it
+  ArchiveCounters archive;
   CopyCounters copies;
   std::vector<NamespaceStats> namespaces;  // in the order of opening
   std::vector<TierStats> tiers;            // fastest first

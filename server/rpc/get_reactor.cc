@@ -119,6 +119,22 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     part_bytes_ = sent_ = 0;
     item_ = item;
     PinResult pinned = context_.store().Pin(*space_, key);
+    // Reading from a disk takes longer than a reaction may.
+    if (pinned.archived) return context_.RunAsync([this] { LoadItem(); });
+    StartItem(std::move(pinned));
+  }
+
+  // Brings the item's page into memory, and those of the keys that follow. On a worker thread.
+  void LoadItem() {
+    const std::vector<std::string_view> keys(request_.keys().begin() + static_cast<int>(item_),
+                                             request_.keys().end());
+    StartItem(context_.store().Load(*space_, keys));
+  }
+
+  void StartItem(PinResult pinned) {
+    const std::string& key = request_.keys(static_cast<int>(item_));
+    if (pinned.status == ItemStatus::kBusy)
+      return WriteFailure(ItemStatus::kBusy, "no memory to read the page into: try again later");
     if (pinned.status != ItemStatus::kOk) {
       if (request_.lease_id() == 0 || context_.store().LeaseIsLive(request_.lease_id()))
         return WriteFailure(pinned.status, "");

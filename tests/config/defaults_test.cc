@@ -116,6 +116,32 @@ TEST(CheckConfigTest, AGpuTierIsOffUnlessItIsAskedFor) {
   EXPECT_FALSE(config.gpu().required());
 }
 
+TEST(CheckConfigTest, ADiskTierIsOffUnlessItIsAskedFor) {
+  EXPECT_FALSE(WantsDisk(WithDefaults({}, 16 * kGiB)));
+  v1::ServerConfig config;
+  config.mutable_disk()->set_path("/var/lib/oscarkv");
+  config = WithDefaults(config, 16 * kGiB);
+  EXPECT_TRUE(WantsDisk(config));
+  EXPECT_OK(CheckConfig(config));
+}
+
+TEST(CheckConfigTest, NamesWhatIsWrongWithTheDisk) {
+  const auto disk = [](const std::function<void(v1::DiskTierConfig&)>& spoil) {
+    return [=](v1::ServerConfig& config) {
+      config.mutable_disk()->set_path("/tmp/x");
+      spoil(*config.mutable_disk());
+    };
+  };
+  ExpectRefused(disk([](auto& d) { d.set_capacity("512MiB"); }), "disk.capacity must be",
+                "found 512MiB");
+  ExpectRefused(disk([](auto& d) { d.set_segment("8GiB"); }), "disk.segment must be", "found 8GiB");
+  ExpectRefused(disk([](auto& d) { d.set_segment("1050000"); }), "multiple of 4KiB",
+                "found 1050000");
+  ExpectRefused(disk([](auto& d) { d.set_owner(std::string(65, 'x')); }), "disk.owner", "65 bytes");
+  ExpectRefused(disk([](auto& d) { d.set_io("aio"); }), "auto, io_uring or pread", "found 'aio'");
+  ExpectRefused(disk([](auto& d) { d.set_admit("some"); }), "all or fetched", "found 'some'");
+}
+
 TEST(CheckConfigTest, NamesWhatIsWrongWithTheGpu) {
   const auto gpu = [](const char* capacity, uint32_t device, bool required) {
     return [=](v1::ServerConfig& config) {

@@ -130,7 +130,7 @@ class DiskModel : public ::testing::Test {
   void ReadSome() {
     const uint64_t key = Below(kKeys);
     Known& known = known_[key];
-    const ReadPage found = ReadOne(*store_, TestKey(key));
+    const ReadBack found = ReadOne(*store_, TestKey(key));
     if (!found.status.ok()) {
       // A power cut leaves parts of what was never acknowledged.
       ASSERT_TRUE(device_ != Device::kSound || absl::IsNotFound(found.status) ||

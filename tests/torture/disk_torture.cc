@@ -134,7 +134,7 @@ void Look(Tortured& tortured, IoBackend backend) {
   std::vector<bool> acknowledged(last, false);
   for (const uint64_t number : tortured.acknowledged) acknowledged[number] = true;
   for (uint64_t number = 1; number < last; ++number) {
-    const ReadPage page = ReadOne(*store, TestKey(number));
+    const ReadBack page = ReadOne(*store, TestKey(number));
     if (page.status.ok()) {
       const bool right = page.body == BodyOf(number, BytesOf(number));
       tortured.wrong += right ? 0u : 1u;

@@ -23,8 +23,6 @@ namespace {
 
 constexpr absl::string_view kSegmentPrefix = "segment-";
 constexpr int kFileMode = 0640;
-// The lock, and the superblock twice while it is made.
-constexpr uint64_t kOtherFilesBytes = 3 * kDiskBlockBytes;
 
 std::string SegmentName(uint32_t segment) {
   return absl::StrCat(kSegmentPrefix, absl::Dec(segment, absl::kZeroPad6));
@@ -172,9 +170,9 @@ absl::Status DiskDirectory::MakeSuperblock(const DiskDirectoryOptions& options, 
 
 absl::Status DiskDirectory::OpenSegments(const DiskDirectoryOptions& options, BlockIo& io) {
   const uint64_t bytes = superblock_.segment_bytes;
-  const uint64_t count = options.capacity_bytes < kOtherFilesBytes
+  const uint64_t count = options.capacity_bytes < kDiskOtherFilesBytes
                              ? 0
-                             : (options.capacity_bytes - kOtherFilesBytes) / bytes;
+                             : (options.capacity_bytes - kDiskOtherFilesBytes) / bytes;
   if (count < kSegmentsMin) {
     return absl::InvalidArgumentError(absl::StrCat("a capacity of ", options.capacity_bytes,
                                                    " bytes holds ", count, " segments of ", bytes,

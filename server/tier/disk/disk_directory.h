@@ -42,6 +42,8 @@ struct DiskDirectoryOptions {
 };
 inline constexpr uint64_t kSegmentBytesDefault = 256 << 20;
 inline constexpr uint64_t kSegmentsMin = 2;  // one to write to and one to reclaim
+// What else takes room: the lock, and the superblock twice while it is made.
+inline constexpr uint64_t kDiskOtherFilesBytes = 3 * kDiskBlockBytes;
 
 // Owns the lock and the files. Immutable once open.
 class DiskDirectory {

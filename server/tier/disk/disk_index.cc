@@ -10,9 +10,11 @@ namespace oscarkv {
 DiskIndex::DiskIndex(uint32_t segments)
     : segments_(segments), places_(0, Hash{this}, Equal{this}) {}
 
-size_t DiskIndex::Hash::operator()(const Name& name) const {
+uint64_t DiskIndex::HashOf(const Name& name) {
   return absl::HashOf(name.space, absl::string_view(name.key.data(), name.key.size()));
 }
+
+size_t DiskIndex::Hash::operator()(const Name& name) const { return HashOf(name); }
 
 uint32_t DiskIndex::NumberOf(std::string_view fingerprint) {
   if (const auto found = numbers_.find(fingerprint); found != numbers_.end()) return found->second;
@@ -46,6 +48,10 @@ void DiskIndex::Append(uint32_t segment, const PageHeader& header) {
   }
   entry.live = true;
   places_.insert(place);
+  if (!header.parent.empty()) {
+    entry.parent = HashOf({entry.space, header.parent});
+    Link(place);
+  }
   ++pages.live_pages;
   pages.live_bytes += RecordBytes(entry.body_bytes);
   live_bytes_ += RecordBytes(entry.body_bytes);
@@ -57,10 +63,51 @@ void DiskIndex::Erase(const DiskPlace& place) {
   DiskEntry& entry = pages.entries[copy.entry];
   assert(entry.live);
   places_.erase(places_.find(NameOf(copy)));
+  Unlink(copy);
   entry.live = false;
   --pages.live_pages;
   pages.live_bytes -= RecordBytes(entry.body_bytes);
   live_bytes_ -= RecordBytes(entry.body_bytes);
+}
+
+void DiskIndex::Link(const DiskPlace& place) {
+  DiskEntry& entry = At(place);
+  DiskPlace& first = first_children_[entry.parent];
+  entry.next_sibling = first;
+  if (!first.is_none()) At(first).previous_sibling = place;
+  first = place;
+}
+
+void DiskIndex::Unlink(const DiskPlace& place) {
+  DiskEntry& entry = At(place);
+  if (entry.parent == 0) return;
+  if (!entry.next_sibling.is_none())
+    At(entry.next_sibling).previous_sibling = entry.previous_sibling;
+  if (!entry.previous_sibling.is_none()) {
+    At(entry.previous_sibling).next_sibling = entry.next_sibling;
+  } else if (entry.next_sibling.is_none()) {
+    first_children_.erase(entry.parent);
+  } else {
+    first_children_[entry.parent] = entry.next_sibling;
+  }
+  entry.next_sibling = entry.previous_sibling = DiskPlace{};
+}
+
+std::vector<DiskPlace> DiskIndex::Descendants(std::string_view fingerprint,
+                                              std::string_view key) const {
+  std::vector<DiskPlace> found;
+  const auto number = numbers_.find(fingerprint);
+  if (number == numbers_.end()) return found;
+  const auto add_children = [&](const Name& parent) {
+    const auto first = first_children_.find(HashOf(parent));
+    DiskPlace child = first == first_children_.end() ? DiskPlace{} : first->second;
+    for (; !child.is_none(); child = At(child).next_sibling) found.push_back(child);
+  };
+  add_children({number->second, key});
+  // Pages that extend each other in a circle, which only a confused client writes, end too.
+  for (size_t i = 0; i < found.size() && found.size() <= places_.size(); ++i)
+    add_children(NameOf(found[i]));
+  return found;
 }
 
 uint32_t DiskIndex::Clear(uint32_t segment) {
@@ -73,7 +120,8 @@ uint32_t DiskIndex::Clear(uint32_t segment) {
 }
 
 uint64_t DiskIndex::memory_bytes() const {
-  uint64_t bytes = places_.capacity() * (sizeof(DiskPlace) + 1);
+  uint64_t bytes = places_.capacity() * (sizeof(DiskPlace) + 1) +
+                   first_children_.capacity() * (sizeof(uint64_t) + sizeof(DiskPlace) + 1);
   for (const DiskSegmentPages& pages : segments_) bytes += pages.entries.size() * sizeof(DiskEntry);
   return bytes;
 }

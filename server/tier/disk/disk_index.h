@@ -22,12 +22,14 @@ namespace oscarkv {
 
 // An entry of a segment's table.
 struct DiskPlace {
-  uint32_t segment = 0;
+  static constexpr uint32_t kNoSegment = 0xffffffff;
+  uint32_t segment = kNoSegment;
   uint32_t entry = 0;
+  bool is_none() const { return segment == kNoSegment; }
   bool operator==(const DiskPlace&) const = default;
 };
 
-// 64 bytes; entries that hold no page (any more) stay as gaps until their segment starts anew.
+// 88 bytes; entries that hold no page (any more) stay as gaps until their segment starts anew.
 struct DiskEntry {
   RecordKey key;
   Encoding encoding = Encoding::kWide;
@@ -38,8 +40,13 @@ struct DiskEntry {
   uint32_t body_bytes = 0;
   uint64_t first_position = 0;
   uint64_t sequence = 0;
+  // Of a live page that is no root: the hash of its parent's name, and its place among the live
+  // pages that extend the same one, whether that is on the disk or not.
+  uint64_t parent = 0;
+  DiskPlace next_sibling;
+  DiskPlace previous_sibling;
 };
-static_assert(sizeof(DiskEntry) <= 72);
+static_assert(sizeof(DiskEntry) <= 88);
 
 struct DiskSegmentPages {
   std::deque<DiskEntry> entries;  // [place in the table]
@@ -70,6 +77,8 @@ class DiskIndex {
   void AppendGap(uint32_t segment) { segments_[segment].entries.emplace_back(); }
   // Takes a live page out.
   void Erase(const DiskPlace& place);
+  // The live pages that extend the named one, at any distance. The named one need not be there.
+  std::vector<DiskPlace> Descendants(std::string_view fingerprint, std::string_view key) const;
   // Takes out all pages of a segment and forgets its entries; returns how many pages it had.
   uint32_t Clear(uint32_t segment);
   // Makes room for this many pages in all.
@@ -106,11 +115,15 @@ class DiskIndex {
     return {entry.space, entry.key.view()};
   }
   uint32_t NumberOf(std::string_view fingerprint);
+  static uint64_t HashOf(const Name& name);
+  void Link(const DiskPlace& place);
+  void Unlink(const DiskPlace& place);
 
   std::vector<DiskSegmentPages> segments_;
   std::deque<std::string> fingerprints_;  // [number]
   absl::flat_hash_map<std::string_view, uint32_t> numbers_;
   absl::flat_hash_set<DiskPlace, Hash, Equal> places_;
+  absl::flat_hash_map<uint64_t, DiskPlace> first_children_;  // [hash of the parent's name]
   uint64_t live_bytes_ = 0;
 };
 

@@ -60,10 +60,33 @@ bool DiskStore::Forget(std::string_view fingerprint, std::string_view key) {
   absl::MutexLock lock(&mutex_);
   const DiskPlace* place = index_.Find(fingerprint, key);
   if (place == nullptr) return false;
-  removals_.push_back({*place, segments_[place->segment].generation});
-  index_.Erase(*place);
-  ++stats_.removed_pages;
+  ForgetPlace(*place);
   return true;
+}
+
+void DiskStore::ForgetPlace(const DiskPlace& place) {
+  removals_.push_back({place, segments_[place.segment].generation});
+  index_.Erase(place);
+  ++stats_.removed_pages;
+}
+
+uint64_t DiskStore::ForgetDescendants(std::string_view fingerprint, std::string_view key) {
+  uint64_t forgotten = 0;
+  for (const DiskPlace& place : index_.Descendants(fingerprint, key)) {
+    if (!index_.At(place).live) continue;
+    ForgetPlace(place);
+    ++forgotten;
+  }
+  return forgotten;
+}
+
+uint64_t DiskStore::ForgetTree(std::string_view fingerprint, std::string_view key) {
+  absl::MutexLock lock(&mutex_);
+  const uint64_t below = ForgetDescendants(fingerprint, key);
+  const DiskPlace* place = index_.Find(fingerprint, key);
+  if (place == nullptr) return below;
+  ForgetPlace(*place);
+  return below + 1;
 }
 
 DiskListResult DiskStore::List(std::string_view fingerprint, uint32_t pages_max,
@@ -160,6 +183,7 @@ void DiskStore::End(const Flight& flight, const DiskGet& get, bool device_failed
   if (place == nullptr || *place != flight.place) return;
   removals_.push_back({flight.place, flight.generation});
   index_.Erase(flight.place);
+  ForgetDescendants(get.fingerprint, get.key);  // nobody can reach them
   ++(device_failed ? stats_.unreadable_pages : stats_.corrupt_pages);
 }
 

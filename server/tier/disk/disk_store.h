@@ -106,7 +106,7 @@ struct DiskStoreStats {
   uint64_t written_body_bytes = 0;  // of them
   uint64_t rewritten_pages = 0;     // kept when their segment was reclaimed
   uint64_t reclaimed_pages = 0;     // dropped when their segment was reclaimed
-  uint64_t removed_pages = 0;       // by Forget
+  uint64_t removed_pages = 0;       // by Forget, or because what they extend was bad
   uint64_t read_pages = 0;
   uint64_t read_body_bytes = 0;
   uint64_t corrupt_pages = 0;     // found bad by a read or by Verify, and dropped
@@ -141,6 +141,8 @@ class DiskStore {
   // The page is not found from now on, and removed from the device by the next call that writes.
   // Returns whether it was there.
   bool Forget(std::string_view fingerprint, std::string_view key);
+  // The same for the page and all that extends it; returns how many there were. O(pages removed).
+  uint64_t ForgetTree(std::string_view fingerprint, std::string_view key);
   // Pages of the namespace, at most `pages_max`; `cursor` 0 starts. Looks at a bounded number of
   // places, so it may return fewer and a cursor.
   DiskListResult List(std::string_view fingerprint, uint32_t pages_max, uint64_t cursor) const;
@@ -219,8 +221,9 @@ class DiskStore {
   absl::Status WriteBlock(uint32_t segment, uint64_t offset, MutableByteView block);
 
   // disk_store_reclaim.cc
-  // The longest body that always finds room, whatever is kept of the segment before.
-  uint64_t body_bytes_max() const;
+  uint64_t body_bytes_max() const;  // what an empty segment holds
+  // Time to reclaim a segment, while there is room for what is kept of it.
+  bool IsNearlyFull() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(writer_mutex_);
   // Seals the segment that is written to, if any, and starts another one.
   absl::Status NextSegment() ABSL_EXCLUSIVE_LOCKS_REQUIRED(writer_mutex_);
   absl::Status SealActive() ABSL_EXCLUSIVE_LOCKS_REQUIRED(writer_mutex_);
@@ -233,6 +236,10 @@ class DiskStore {
   std::optional<uint32_t> Victim() const ABSL_LOCKS_EXCLUDED(mutex_);
 
   // disk_store.cc
+  void ForgetPlace(const DiskPlace& place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes out what extends the page; returns how many pages.
+  uint64_t ForgetDescendants(std::string_view fingerprint, std::string_view key)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Starts a read of the page: its segment gains a reader.
   Flight Begin(const DiskPlace& place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether the record in `get`'s buffer is that of the page, and whole.

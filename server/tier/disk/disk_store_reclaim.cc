@@ -10,12 +10,19 @@
 namespace oscarkv {
 
 uint64_t DiskStore::body_bytes_max() const {
+  constexpr uint64_t kTableBlocks = 1;
+  return directory_.segment_bytes() - (kSegmentFrontBlocks + kTableBlocks) * kDiskBlockBytes -
+         kPageHeaderBytes;
+}
+
+bool DiskStore::IsNearlyFull() const {
+  if (!active_.has_value()) return false;
+  const auto entries = static_cast<uint32_t>(written_.entries + staged_.size());
+  const auto left = static_cast<double>(segment_blocks() - written_.next_block -
+                                        staged_bytes_ / kDiskBlockBytes - TableBlocks(entries));
   // A kept record of at least a block has a header in the table: a sixteenth of it at most.
   const double kept = options_.rewritten_share_max * (1.0 + 1.0 / kHeadersPerBlock);
-  const auto segment = static_cast<double>(directory_.segment_bytes());
-  constexpr uint64_t kTableSlackBlocks = 2;
-  return static_cast<uint64_t>(segment * (1.0 - kept)) - kPageHeaderBytes -
-         (kSegmentFrontBlocks + kTableSlackBlocks + 1) * kDiskBlockBytes;
+  return left < kept * segment_blocks();
 }
 
 std::optional<uint32_t> DiskStore::FreeSegment() const {
@@ -41,14 +48,14 @@ std::optional<uint32_t> DiskStore::Victim() const {
 }
 
 absl::Status DiskStore::NextSegment() {
+  // What is kept goes to the end of the segment that is full, as far as it fits there.
+  if (!FreeSegment().has_value()) OSCARKV_RETURN_IF_ERROR(Reclaim());
   if (active_.has_value()) OSCARKV_RETURN_IF_ERROR(SealActive());
-  // Without a free segment, which takes a disk that failed before, nothing can be kept.
+  // The only segment that was sealed may have been the last one written to.
   if (!FreeSegment().has_value()) OSCARKV_RETURN_IF_ERROR(Reclaim());
   const std::optional<uint32_t> free = FreeSegment();
   if (!free.has_value()) return absl::InternalError("no segment can be reclaimed");
-  OSCARKV_RETURN_IF_ERROR(Activate(*free));
-  // One is always free, so that what is kept has a place to go.
-  return FreeSegment().has_value() ? absl::OkStatus() : Reclaim();
+  return Activate(*free);
 }
 
 absl::Status DiskStore::SealActive() {

@@ -87,6 +87,11 @@ void DiskStore::WriteLocked(std::span<DiskPut> puts) {
 }
 
 absl::Status DiskStore::MakeRoom(uint64_t body_bytes) {
+  if (IsNearlyFull() && !FreeSegment().has_value()) {
+    OSCARKV_RETURN_IF_ERROR(WriteStaged());
+    OSCARKV_RETURN_IF_ERROR(Publish());
+    OSCARKV_RETURN_IF_ERROR(Reclaim());
+  }
   if (Fits(body_bytes)) {
     const bool staging = staged_bytes_ + RecordBytes(body_bytes) <= staging_.bytes().size();
     return staging ? absl::OkStatus() : WriteStaged();

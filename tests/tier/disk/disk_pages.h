@@ -71,14 +71,14 @@ inline absl::Status WriteOne(DiskStore& store, const TestDiskPage& page) {
 }
 
 // What the store returns for the page's key.
-struct ReadPage {
+struct ReadBack {
   absl::Status status;
   std::vector<std::byte> body;
   std::string parent;
   uint64_t first_position = 0;
   Encoding encoding = Encoding::kWide;
 };
-inline ReadPage ReadOne(DiskStore& store, const std::string& key,
+inline ReadBack ReadOne(DiskStore& store, const std::string& key,
                         const std::string& fingerprint = TestFingerprint()) {
   const AlignedBuffer buffer(2 * kTestSegmentBytes);
   DiskGet get{.fingerprint = fingerprint, .key = key, .buffer = buffer.bytes()};

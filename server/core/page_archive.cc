@@ -1,0 +1,54 @@
+#include "server/core/page_archive.h"
+
+#include <algorithm>
+
+namespace oscarkv {
+
+void ArchiveQueue::Add(PageRecord* record) {
+  absl::MutexLock lock(&mutex_);
+  if (records_.size() < pages_max_)
+    records_.push_back(record);
+  else
+    ++refused_;
+}
+
+void ArchiveQueue::Nudge() {
+  absl::MutexLock lock(&mutex_);
+  nudged_ = true;
+}
+
+std::optional<std::vector<PageRecord*>> ArchiveQueue::Take(uint32_t pages_max) {
+  absl::MutexLock lock(&mutex_);
+  if (records_.empty() && !nudged_) return std::nullopt;
+  nudged_ = false;
+  taken_ = true;
+  const size_t count = std::min<size_t>(pages_max, records_.size());
+  const auto end = records_.begin() + static_cast<std::ptrdiff_t>(count);
+  std::vector<PageRecord*> taken(records_.begin(), end);
+  records_.erase(records_.begin(), end);
+  return taken;
+}
+
+bool ArchiveQueue::Await() {
+  absl::MutexLock lock(&mutex_);
+  taken_ = false;
+  mutex_.Await(absl::Condition(this, &ArchiveQueue::HasWork));
+  return !stopped_;
+}
+
+void ArchiveQueue::Stop() {
+  absl::MutexLock lock(&mutex_);
+  stopped_ = true;
+}
+
+void ArchiveQueue::AwaitDrained(absl::Time deadline) {
+  absl::MutexLock lock(&mutex_);
+  mutex_.AwaitWithDeadline(absl::Condition(this, &ArchiveQueue::IsDrained), deadline);
+}
+
+uint64_t ArchiveQueue::refused() const {
+  absl::MutexLock lock(&mutex_);
+  return refused_;
+}
+
+}  // namespace oscarkv

@@ -1,0 +1,121 @@
+// The seam between the store and the tier behind its memory: pages are written to it while they are
+// in memory, found there when they are not any more, also after a restart, and brought back when
+// they are fetched. The interface belongs to the store; the archive on disk is in server/tier/disk.
+#ifndef OSCARKV_SERVER_CORE_PAGE_ARCHIVE_H_
+#define OSCARKV_SERVER_CORE_PAGE_ARCHIVE_H_
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+
+#include "server/core/namespace.h"
+#include "server/core/page_handles.h"
+#include "server/core/page_record.h"
+#include "server/core/store_stats.h"
+
+namespace oscarkv {
+
+struct ArchivedPage {
+  Encoding encoding = Encoding::kWide;
+  uint64_t first_position = 0;
+};
+
+// Views stay until the call returns. `slot` is the page's blocks followed by their checksums.
+struct ArchiveWrite {
+  const Namespace* space = nullptr;
+  std::string_view key;
+  std::string_view parent;  // empty: a root
+  uint64_t first_position = 0;
+  Encoding encoding = Encoding::kWide;
+  ByteView slot = {};
+  absl::Status status = {};  // out
+};
+struct ArchiveRead {
+  std::string_view key;
+  MutableByteView slot = {};  // where to, as long as the page's slot is
+  absl::Status status = {};   // out; if OK, what follows is there
+  std::string parent = {};
+  ArchivedPage page = {};
+};
+
+// Thread-safe.
+class PageArchive {
+ public:
+  virtual ~PageArchive() = default;
+
+  // --- In memory: no call takes but a short lock of the archive's own, under which it calls
+  // nobody. ---
+
+  virtual std::optional<ArchivedPage> Find(const Namespace& space, std::string_view key) const = 0;
+  // The page is not found from now on; the device learns of it with a later Write. Returns whether
+  // it was there.
+  virtual bool Forget(const Namespace& space, std::string_view key) = 0;
+  // The same for the page and all that extends it; returns how many there were. O(pages removed).
+  virtual uint64_t ForgetTree(const Namespace& space, std::string_view key) = 0;
+  // Pages of the namespace, without their parents. See PageStore::List. Pages may be forgotten
+  // between calls.
+  virtual ListResult List(const Namespace& space, uint32_t pages_max, uint64_t cursor) const = 0;
+  virtual TierStats Stats() const = 0;
+  virtual ArchiveCounters Counters() const = 0;
+
+  // --- These wait for the device. ---
+
+  // Pages with an OK status are durable, and so are removals from before, if the device works. One
+  // that is there already is OK.
+  virtual void Write(std::span<ArchiveWrite> writes) = 0;
+  // Reads and verifies. kNotFound; anything else: the page was bad, and is gone with what extends
+  // it, or the device failed.
+  virtual void Read(const Namespace& space, std::span<ArchiveRead> reads) = 0;
+  // See PageStore::Verify.
+  virtual VerifyProgress Verify(uint64_t cursor, uint64_t bytes_max) = 0;
+};
+
+// Pages that wait to be written, first in, first out. Thread-safe; calls nobody under its lock.
+class ArchiveQueue {
+ public:
+  explicit ArchiveQueue(uint32_t pages_max) : pages_max_(pages_max) {}
+
+  // When full, the page is let go of, and counted.
+  void Add(PageRecord* record);
+  // Removals wait to be written.
+  void Nudge();
+  // Up to `pages_max` records, which may hold another page by now, or none. Empty if only removals
+  // wait, nothing if nothing does.
+  std::optional<std::vector<PageRecord*>> Take(uint32_t pages_max);
+  // Until there is something to take, or Stop was called; false then.
+  bool Await();
+  void Stop();
+  // Until nothing waits and what was taken has been dealt with (the taker awaits again), or the
+  // deadline.
+  void AwaitDrained(absl::Time deadline);
+  uint64_t refused() const;
+
+ private:
+  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopped_ || nudged_ || !records_.empty();
+  }
+  bool IsDrained() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !taken_ && !nudged_ && records_.empty();
+  }
+
+  const uint32_t pages_max_;
+  mutable absl::Mutex mutex_;
+  std::deque<PageRecord*> records_ ABSL_GUARDED_BY(mutex_);
+  uint64_t refused_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool nudged_ ABSL_GUARDED_BY(mutex_) = false;
+  bool taken_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace oscarkv
+
+#endif  // OSCARKV_SERVER_CORE_PAGE_ARCHIVE_H_

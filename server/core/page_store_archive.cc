@@ -1,0 +1,143 @@
+// The archive behind the store: what is written to it, and how pages come back.
+#include <algorithm>
+#include <utility>
+
+#include "server/core/page_store.h"
+
+namespace oscarkv {
+namespace {
+
+// Read at once by Load: enough to keep a device busy, and little of anybody's memory.
+constexpr size_t kPagesPerLoad = 16;
+constexpr uint32_t kPagesPerList = 1024;
+
+}  // namespace
+
+bool PageStore::IsArchived(const Namespace& space, std::string_view key) const {
+  return archive_ != nullptr && archive_->Find(space, key).has_value();
+}
+
+bool PageStore::ForgetArchived(const Namespace& space, std::string_view key) {
+  if (archive_->ForgetTree(space, key) == 0) return false;
+  archive_queue_->Nudge();
+  return true;
+}
+
+uint64_t PageStore::ClearArchive(const Namespace& space) {
+  uint64_t removed = 0;
+  uint64_t cursor = 0;
+  do {
+    const ListResult part = archive_->List(space, kPagesPerList, cursor);
+    for (const ListedPage& page : part.pages) {
+      const bool forgotten = archive_->Forget(space, page.key);
+      removed += forgotten && !Holds(space, page.key) ? 1u : 0u;
+    }
+    cursor = part.cursor;
+  } while (cursor != 0);
+  archive_queue_->Nudge();
+  return removed;
+}
+
+// --- Out ---
+
+PinnedPage PageStore::PinForArchive(PageRecord& record, std::string* parent) {
+  absl::MutexLock lock(&tree_mutex_);
+  if (!record.in_index || IsArchived(*record.space, record.key.view())) return {};
+  if (record.parent != kNoPage) *parent = records_.Get(record.parent).key.view();
+  return PinRecordLocked(record);
+}
+
+void PageStore::FinishArchiving(const PageRecord& pinned) {
+  absl::MutexLock lock(&tree_mutex_);
+  // Deleted, or found corrupt, while it was written: whoever did it came too early to see it there.
+  if (!pinned.in_index) ForgetArchived(*pinned.space, pinned.key.view());
+}
+
+// --- Back ---
+
+struct PageStore::Loading {
+  std::string_view key;
+  Encoding encoding;
+  TierSlot slot;
+};
+
+PinResult PageStore::Load(const Namespace& space, std::span<const std::string_view> keys) {
+  std::vector<Loading> loading;
+  std::vector<ArchiveRead> reads;
+  PinResult result{.status = ItemStatus::kMiss, .page = {}};
+  for (const std::string_view key : keys.first(std::min(keys.size(), kPagesPerLoad))) {
+    if (Holds(space, key)) continue;
+    const std::optional<ArchivedPage> page = archive_->Find(space, key);
+    if (!page.has_value()) continue;
+    const uint64_t crc_bytes = uint64_t{space.spec().geometry.blocks()} * sizeof(uint32_t);
+    // Of pages that come along, the policy is asked: they are not worth what would have to go.
+    const auto slot = ReserveSlot({.namespace_id = space.id(),
+                                   .first_position = page->first_position,
+                                   .bytes = space.page_bytes(page->encoding) + crc_bytes,
+                                   .encoding = page->encoding,
+                                   .key_hash = index_.Probe(space, key).hash,
+                                   .request = {},
+                                   .now = clock_.Now()},
+                                  key == keys.front() ? Admission::kAlways : Admission::kByPolicy);
+    if (!slot.ok()) {
+      if (key == keys.front()) result.status = ItemStatus::kBusy;
+      break;
+    }
+    loading.push_back({key, page->encoding, *slot});
+    reads.push_back({.key = key, .slot = tier_->Map(*slot)});
+  }
+  archive_->Read(space, reads);
+  for (size_t i = 0; i < reads.size(); ++i) {
+    const bool first = reads[i].key == keys.front();
+    PinnedPage page;
+    if (reads[i].status.ok() && reads[i].page.encoding == loading[i].encoding) {
+      page = EnterLoaded(space, loading[i], reads[i], first);
+    } else {
+      tier_->Release(loading[i].slot);
+      if (first && absl::IsDataLoss(reads[i].status)) result.status = ItemStatus::kCorrupt;
+    }
+    if (first && page) result = {.status = ItemStatus::kOk, .page = std::move(page)};
+  }
+  // It may have come by another way.
+  if (result.status != ItemStatus::kOk) {
+    index_.Read(index_.Probe(space, keys.front()), [&](PageRecord& record) {
+      result = {.status = ItemStatus::kOk, .page = MakePinned(record)};
+    });
+  }
+  CountFetch(result.status);
+  return result;
+}
+
+PinnedPage PageStore::EnterLoaded(const Namespace& space, const Loading& loading,
+                                  const ArchiveRead& read, bool wanted) {
+  counters_.loaded_pages.fetch_add(1, std::memory_order_relaxed);
+  const PageProbe probe = index_.Probe(space, loading.key);
+  absl::MutexLock lock(&tree_mutex_);
+  PageRecord* parent = nullptr;
+  if (!read.parent.empty())
+    index_.Read(index_.Probe(space, read.parent), [&](PageRecord& record) { parent = &record; });
+  const bool fits = parent == nullptr
+                        ? read.parent.empty()
+                        : parent->first_position + space.page_tokens() == read.page.first_position;
+  const bool there = index_.Read(probe, [](PageRecord&) {});
+  PageRecord* record = there || !(fits || wanted) ? nullptr : records_.Allocate();
+  if (record == nullptr) {
+    tier_->Release(loading.slot);
+    return {};
+  }
+  FillRecord(*record, {.space = &space,
+                       .key = loading.key,
+                       .first_position = read.page.first_position,
+                       .encoding = loading.encoding,
+                       .slot = loading.slot});
+  if (fits) {
+    EnterLocked(*record, parent, probe, {});
+    return PinRecordLocked(*record);
+  }
+  // What it extends is not in memory: it is served to who wants it, and goes with that pin.
+  record->state.store(page_state::kDetached, std::memory_order_release);
+  ++detached_pages_;
+  return MakePinned(*record);
+}
+
+}  // namespace oscarkv

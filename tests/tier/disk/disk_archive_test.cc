@@ -1,0 +1,322 @@
+// The store with an archive on disk: pages go to it, are found there, come back, and are gone when
+// they are deleted.
+#include "server/tier/disk/disk_archive.h"
+
+#include <set>
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "server/core/archive_writer.h"
+#include "server/tier/disk/posix_io.h"
+#include "tests/core/store_test.h"
+#include "tests/support/faulty_io.h"
+#include "tests/support/scoped_folder.h"
+#include "tests/support/status_matchers.h"
+#include "tests/tier/disk/disk_pages.h"
+
+namespace oscarkv::testing {
+namespace {
+
+class DiskArchiveTest : public StoreTest {
+ protected:
+  // A store with room for `pages` WIDE pages in memory, and its archive as it was.
+  void OpenWith(uint64_t pages, PageStoreOptions options = {}) {
+    store_.reset();
+    auto io = std::make_unique<FaultyIo>(std::make_unique<PosixIo>(), 1);
+    io_ = io.get();
+    auto disk = DiskStore::Open(TestOptions(folder_.path()), std::move(io));
+    ASSERT_OK(disk);
+    auto tier = std::make_unique<FaultyTier>(std::make_unique<FakeTier>(pages * kWideSlotBytes));
+    tier_ = tier.get();
+    auto store = PageStore::Create(options, std::move(tier), nullptr, clock_, nullptr,
+                                   std::make_unique<DiskArchive>(*std::move(disk)));
+    ASSERT_OK(store);
+    store_ = *std::move(store);
+    auto space = store_->OpenNamespace(SmallSpec(), true);
+    ASSERT_OK(space);
+    space_ = *space;
+  }
+  void WriteAll() {
+    ArchiveWriter writer(store());
+    while (writer.Step()) {
+    }
+  }
+  // As a fetch does. What comes back is held against what was put.
+  ItemStatus Fetch(const std::vector<TestItem>& items, size_t first = 0) {
+    const std::vector<std::string_view> keys = KeysOf(items);
+    PinResult pinned = store().Pin(space(), keys[first]);
+    if (pinned.archived) pinned = store().Load(space(), std::span(keys).subspan(first));
+    if (pinned.status != ItemStatus::kOk) return pinned.status;
+    const auto bytes = pinned.page.VerifiedPage();
+    if (!bytes.ok()) return ItemStatus::kCorrupt;
+    const TestPage expected = MakePage(space(), items[first].encoding, items[first].seed);
+    EXPECT_TRUE(std::ranges::equal(*bytes, expected.bytes));
+    return ItemStatus::kOk;
+  }
+  TierKind TierOf(const TestItem& item) {
+    const std::string_view key = item.key;
+    const LookupResult found = store().Lookup(space(), {.keys = {&key, 1}});
+    return found.prefix_pages == 1 ? found.pages[0].meta.tier : TierKind{};
+  }
+
+  ScopedFolder folder_{ScopedFolder::Where::kMemory};
+  FaultyIo* io_ = nullptr;
+};
+
+TEST_F(DiskArchiveTest, EvictedPagesAreFoundOnDiskAndComeBack) {
+  OpenWith(4);
+  const std::vector<TestItem> first = Chain(space(), 0, 3);
+  ASSERT_EQ(PutChain(store(), space(), first), ItemStatus::kOk);
+  WriteAll();
+  EXPECT_EQ(TierOf(first[2]), TierKind::kHost);
+  const std::vector<TestItem> second = Chain(space(), 100, 4);
+  ASSERT_EQ(PutChain(store(), space(), second), ItemStatus::kOk);
+  EXPECT_EQ(TierOf(first[0]), TierKind::kDisk);
+  EXPECT_EQ(Prefix(first), 3u);
+  const StoreStats before = store().Stats();
+  EXPECT_EQ(Fetch(first), ItemStatus::kOk);
+  // The pages that follow came along.
+  EXPECT_EQ(TierOf(first[0]), TierKind::kHost);
+  EXPECT_EQ(TierOf(first[2]), TierKind::kHost);
+  EXPECT_EQ(Fetch(first, 1), ItemStatus::kOk);
+  EXPECT_EQ(Fetch(first, 2), ItemStatus::kOk);
+  const StoreStats stats = store().Stats();
+  EXPECT_EQ(stats.counters.loaded_pages, 3u);
+  EXPECT_EQ(stats.counters.fetch_hits - before.counters.fetch_hits, 3u);
+  EXPECT_EQ(stats.counters.fetch_misses + stats.counters.fetch_evicted, 0u);
+  EXPECT_EQ(stats.archive.read_pages, 3u);
+  EXPECT_EQ(stats.tiers.back().kind, TierKind::kDisk);
+  EXPECT_LE(stats.tiers.front().used_bytes, stats.tiers.front().capacity_bytes);
+}
+
+TEST_F(DiskArchiveTest, PagesAreThereAfterARestart) {
+  OpenWith(16);
+  const std::vector<TestItem> wide = Chain(space(), 0, 5);
+  ASSERT_EQ(PutChain(store(), space(), wide), ItemStatus::kOk);
+  std::vector<TestItem> packed = Chain(space(), 50, 3, Encoding::kPacked);
+  ASSERT_EQ(PutChain(store(), space(), packed), ItemStatus::kOk);
+  WriteAll();
+  OpenWith(16);
+  EXPECT_EQ(Prefix(wide), 5u);
+  EXPECT_EQ(Prefix(packed), 3u);
+  for (size_t i = 0; i < wide.size(); ++i) EXPECT_EQ(Fetch(wide, i), ItemStatus::kOk);
+  for (size_t i = 0; i < packed.size(); ++i) EXPECT_EQ(Fetch(packed, i), ItemStatus::kOk);
+  EXPECT_EQ(store().Stats().pages, 8u);
+  // And a page that extends one of them can be put.
+  std::vector<TestItem> more = Chain(space(), 5, 1);
+  more[0].parent = wide[4].key;
+  more[0].first_position = 5 * space().page_tokens();
+  EXPECT_EQ(Put(more[0]), ItemStatus::kOk);
+}
+
+TEST_F(DiskArchiveTest, APageWhoseParentIsNotInMemoryIsServedAndLeavesNoHole) {
+  OpenWith(16);
+  const std::vector<TestItem> chain = Chain(space(), 0, 4);
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  WriteAll();
+  OpenWith(16);
+  EXPECT_EQ(Fetch(chain, 2), ItemStatus::kOk);
+  EXPECT_EQ(store().Stats().pages, 0u);
+  EXPECT_EQ(store().Stats().detached_pages, 0u);
+  EXPECT_EQ(store().Stats().pins, 0u);
+  EXPECT_EQ(store().Stats().tiers.front().used_bytes, 0u);
+  EXPECT_EQ(TierOf(chain[2]), TierKind::kDisk);
+}
+
+TEST_F(DiskArchiveTest, DeletedPagesAreGoneWithAllThatExtendsThem) {
+  OpenWith(16);
+  const std::vector<TestItem> chain = Chain(space(), 0, 6);
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  WriteAll();
+  OpenWith(3);
+  // Two of them are in memory, the others on disk only.
+  EXPECT_EQ(Fetch(chain, 0), ItemStatus::kOk);
+  const std::string_view key = chain[1].key;
+  EXPECT_EQ(store().Delete(space(), {&key, 1})[0], ItemStatus::kOk);
+  EXPECT_EQ(store().Delete(space(), {&key, 1})[0], ItemStatus::kMiss);
+  EXPECT_EQ(Prefix(chain), 1u);
+  for (size_t i = 1; i < chain.size(); ++i) EXPECT_EQ(TierOf(chain[i]), TierKind{});
+  // Put again, it does not bring back what extended it.
+  EXPECT_EQ(Put(chain[1]), ItemStatus::kOk);
+  EXPECT_EQ(Prefix(chain), 2u);
+  WriteAll();
+  OpenWith(3);
+  EXPECT_EQ(Prefix(chain), 2u);
+}
+
+TEST_F(DiskArchiveTest, APageDeletedWhileItIsWrittenStaysAway) {
+  OpenWith(16);
+  const std::vector<TestItem> chain = Chain(space(), 0, 3);
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  bool deleted = false;
+  io_->OnRun([&] {
+    if (std::exchange(deleted, true)) return;
+    const std::string_view key = chain[0].key;
+    EXPECT_EQ(store().Delete(space(), {&key, 1})[0], ItemStatus::kOk);
+  });
+  WriteAll();
+  io_->OnRun(nullptr);
+  EXPECT_TRUE(deleted);
+  EXPECT_EQ(Prefix(chain), 0u);
+  EXPECT_EQ(store().Stats().tiers.back().reserved_slots, 0u);
+}
+
+TEST_F(DiskArchiveTest, APutReplacesWhatIsArchived) {
+  OpenWith(16);
+  std::vector<TestItem> chain = Chain(space(), 0, 1);
+  ASSERT_EQ(Put(chain[0]), ItemStatus::kOk);
+  WriteAll();
+  OpenWith(16);
+  chain[0].seed += 1;
+  ASSERT_EQ(Put(chain[0]), ItemStatus::kOk);
+  EXPECT_EQ(Fetch(chain), ItemStatus::kOk);
+  WriteAll();
+  OpenWith(16);
+  EXPECT_EQ(Fetch(chain), ItemStatus::kOk);
+}
+
+TEST_F(DiskArchiveTest, OnlyFetchedPagesAreWrittenIfAskedFor) {
+  OpenWith(16, {.archive_admission = ArchiveAdmission::kFetched});
+  const std::vector<TestItem> chain = Chain(space(), 0, 4);
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  WriteAll();
+  EXPECT_EQ(store().Stats().archive.written_pages, 0u);
+  const std::vector<std::string_view> keys = KeysOf(chain);
+  store().Touch(space(), std::span(keys).first(2));
+  WriteAll();
+  EXPECT_EQ(store().Stats().archive.written_pages, 2u);
+  store().Touch(space(), keys);
+  WriteAll();
+  EXPECT_EQ(store().Stats().archive.written_pages, 4u);
+  EXPECT_GT(store().Stats().archive.device_written_bytes, store().Stats().archive.written_bytes);
+}
+
+TEST_F(DiskArchiveTest, WhatWaitsIsBounded) {
+  OpenWith(16, {.archive_queued_max = 3});
+  const std::vector<TestItem> chain = Chain(space(), 0, 5);
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  WriteAll();
+  EXPECT_EQ(store().Stats().archive.written_pages, 3u);
+  EXPECT_EQ(store().Stats().archive.refused_pages, 2u);
+}
+
+TEST_F(DiskArchiveTest, ABadPageOnDiskIsCorruptOnceAndThenAMiss) {
+  OpenWith(16);
+  const std::vector<TestItem> chain = Chain(space(), 0, 3);
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  io_->SetFaults({.flipped_write = 1000});
+  WriteAll();
+  OpenWith(16);
+  // Whichever bits flipped, nothing but the pages' own bytes may come back.
+  for (size_t i = 0; i < chain.size(); ++i) Fetch(chain, i);
+  io_->SetFaults({.flipped_read = 1000});
+  for (size_t i = 0; i < chain.size(); ++i) Fetch(chain, i);
+  EXPECT_EQ(store().Stats().detached_pages, 0u);
+}
+
+TEST_F(DiskArchiveTest, AFlippedBitIsReportedAndCounted) {
+  OpenWith(16);
+  const std::vector<TestItem> chain = Chain(space(), 0, 3);
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  WriteAll();
+  OpenWith(16);
+  io_->SetFaults({.flipped_read = 1000});
+  EXPECT_EQ(Fetch(chain), ItemStatus::kCorrupt);
+  io_->SetFaults({});
+  // It has taken what extends it along.
+  EXPECT_EQ(Prefix(chain), 0u);
+  EXPECT_GE(store().Stats().archive.corrupt_pages, 1u);
+  EXPECT_EQ(store().Stats().tiers.front().used_bytes, 0u);
+  EXPECT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  EXPECT_EQ(Fetch(chain), ItemStatus::kOk);
+}
+
+TEST_F(DiskArchiveTest, AFailingDiskMakesMissesAndCounts) {
+  OpenWith(4);
+  io_->SetFaults({.no_space = 1000});
+  const std::vector<TestItem> first = Chain(space(), 0, 3);
+  ASSERT_EQ(PutChain(store(), space(), first), ItemStatus::kOk);
+  absl::Status error;
+  EXPECT_TRUE(ArchiveWriter(store()).Step(&error));
+  EXPECT_THAT(error, StatusIs(absl::StatusCode::kResourceExhausted));
+  ASSERT_EQ(PutChain(store(), space(), Chain(space(), 100, 4)), ItemStatus::kOk);
+  EXPECT_EQ(Prefix(first), 0u);
+  EXPECT_EQ(Fetch(first), ItemStatus::kEvicted);
+  EXPECT_EQ(store().Stats().archive.failed_writes, 3u);
+}
+
+TEST_F(DiskArchiveTest, NoMemoryToReadIntoIsBusy) {
+  OpenWith(4);
+  const std::vector<TestItem> first = Chain(space(), 0, 3);
+  ASSERT_EQ(PutChain(store(), space(), first), ItemStatus::kOk);
+  WriteAll();
+  const std::vector<TestItem> second = Chain(space(), 100, 4);
+  ASSERT_EQ(PutChain(store(), space(), second), ItemStatus::kOk);
+  std::vector<PinResult> pins;
+  for (const TestItem& item : second) pins.push_back(store().Pin(space(), item.key));
+  EXPECT_EQ(Fetch(first), ItemStatus::kBusy);
+  pins.clear();
+  EXPECT_EQ(Fetch(first), ItemStatus::kOk);
+}
+
+TEST_F(DiskArchiveTest, ListAndVerifyAndClearReachTheDisk) {
+  OpenWith(16);
+  const std::vector<TestItem> chain = Chain(space(), 0, 5);
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  WriteAll();
+  OpenWith(2);
+  EXPECT_EQ(Fetch(chain, 0), ItemStatus::kOk);
+  std::multiset<TierKind> tiers;
+  uint64_t cursor = 0;
+  do {
+    const ListResult part = store().List(space(), 2, cursor);
+    for (const ListedPage& page : part.pages) tiers.insert(page.meta.tier);
+    cursor = part.cursor;
+  } while (cursor != 0);
+  EXPECT_EQ(tiers.size(), 5u);
+  EXPECT_EQ(tiers.count(TierKind::kDisk), 5u - store().Stats().pages);
+  uint64_t checked = 0;
+  do {
+    const VerifyProgress progress = store().Verify(cursor, 2000);
+    checked += progress.pages_checked;
+    cursor = progress.cursor;
+  } while (cursor != 0);
+  EXPECT_EQ(checked, 5u + store().Stats().pages);
+  EXPECT_EQ(store().Clear(space()).removed, 5u);
+  EXPECT_EQ(Prefix(chain), 0u);
+  WriteAll();
+  OpenWith(2);
+  EXPECT_EQ(store().Stats().tiers.back().reserved_slots, 0u);
+}
+
+TEST_F(DiskArchiveTest, WritersReadersAndTheWorkerBesideEachOther) {
+  OpenWith(30);
+  int errors = 0;
+  {
+    ArchiveWorker worker(store(), [&](const absl::Status&) { ++errors; });
+    std::vector<std::thread> threads;
+    for (uint64_t t = 0; t < 3; ++t) {
+      threads.emplace_back([this, t] {
+        for (uint64_t round = 0; round < 40; ++round) {
+          const std::vector<TestItem> chain = Chain(space(), t * 1000 + round % 8 * 10, 6);
+          PutChain(store(), space(), chain);
+          for (size_t i = 0; i < chain.size(); ++i) Fetch(chain, i);
+          const std::string_view key = chain[round % 6].key;
+          if (round % 5 == 0) store().Delete(space(), {&key, 1});
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+  EXPECT_EQ(errors, 0);
+  const StoreStats stats = store().Stats();
+  EXPECT_EQ(stats.pins, 0u);
+  EXPECT_EQ(stats.detached_pages, 0u);
+  EXPECT_EQ(stats.archive.corrupt_pages, 0u);
+  EXPECT_GT(stats.archive.written_pages, 0u);
+}
+
+}  // namespace
+}  // namespace oscarkv::testing
