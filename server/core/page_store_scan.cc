@@ -40,6 +40,7 @@ ListResult PageStore::List(const Namespace& space, uint32_t pages_max, uint64_t 
 
 ListResult PageStore::ListArchive(const Namespace& space, uint32_t pages_max,
                                   uint64_t cursor) const {
+  if (archive_ == nullptr) return {};  // a cursor that nobody gave: past the end
   ListResult result = archive_->List(space, pages_max, cursor);
   std::erase_if(result.pages, [&](const ListedPage& page) { return Holds(space, page.key); });
   if (result.cursor != 0) result.cursor |= kInArchive;
@@ -48,6 +49,7 @@ ListResult PageStore::ListArchive(const Namespace& space, uint32_t pages_max,
 
 VerifyProgress PageStore::Verify(uint64_t cursor, uint64_t bytes_max) {
   if ((cursor & kInArchive) != 0) {
+    if (archive_ == nullptr) return {};
     VerifyProgress archived = archive_->Verify(cursor & ~kInArchive, bytes_max);
     counters_.verified_pages.fetch_add(archived.pages_checked, std::memory_order_relaxed);
     if (archived.cursor != 0) archived.cursor |= kInArchive;
