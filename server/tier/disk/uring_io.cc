@@ -132,7 +132,9 @@ class UringIo::Ring {
   int error_;
 };
 
-UringIo::UringIo(const UringIoOptions& options) : options_(options) {}
+UringIo::UringIo(const UringIoOptions& options, std::unique_ptr<Ring> first) : options_(options) {
+  idle_.push_back(std::move(first));
+}
 UringIo::~UringIo() = default;
 
 absl::StatusOr<std::unique_ptr<BlockIo>> UringIo::Create(const UringIoOptions& options) {
@@ -143,9 +145,7 @@ absl::StatusOr<std::unique_ptr<BlockIo>> UringIo::Create(const UringIoOptions& o
     return absl::UnavailableError(
         absl::StrCat("io_uring: ", std::string(IoError(-first->error(), "set-up").message())));
   }
-  auto io = std::unique_ptr<UringIo>(new UringIo(options));
-  io->idle_.push_back(std::move(first));
-  return io;
+  return std::unique_ptr<UringIo>(new UringIo(options, std::move(first)));
 }
 
 std::unique_ptr<UringIo::Ring> UringIo::TakeRing() {

@@ -34,7 +34,7 @@ class UringIo final : public BlockIo {
  private:
   class Ring;
 
-  explicit UringIo(const UringIoOptions& options);
+  UringIo(const UringIoOptions& options, std::unique_ptr<Ring> first);
 
   std::unique_ptr<Ring> TakeRing();
   void ReturnRing(std::unique_ptr<Ring> ring);
