@@ -24,6 +24,8 @@ namespace {
 
 constexpr uint64_t kChains = 12;
 constexpr uint32_t kChainPages = 6;
+constexpr uint64_t kUnit = 8704;     // eight WIDE pages with their checksums
+constexpr uint64_t kGpuUnit = 2176;  // two
 
 class StoreStressTest : public StoreTest {
  protected:
@@ -34,7 +36,7 @@ class StoreStressTest : public StoreTest {
   void Begin(std::unique_ptr<PageCopies> copies) {
     store_.reset();
     chains_.clear();
-    auto tier = HostTier::Create({.capacity_bytes = 6 * 8 * 1088, .unit_bytes = 8 * 1088});
+    auto tier = HostTier::Create({.capacity_bytes = 6 * kUnit, .unit_bytes = kUnit});
     ASSERT_OK(tier);
     OpenOver(*std::move(tier), {.leased_share_max = 0.3}, std::move(copies));
     for (uint64_t i = 0; i < kChains; ++i) {
@@ -173,7 +175,7 @@ TEST_F(StoreStressTest, CopiesComeAndGoMeanwhile) {
   deleting_ = true;
   const auto faults = std::make_shared<DeviceFaults>();
   // A dozen copies for more pages than that.
-  auto gpu = *GpuTier::Create(std::make_unique<FakeDeviceMemory>(12 * 1088, faults), 2 * 1088);
+  auto gpu = *GpuTier::Create(std::make_unique<FakeDeviceMemory>(6 * kGpuUnit, faults), kGpuUnit);
   Begin(*PageCopies::Create({.window = absl::Nanoseconds(30)}, std::move(gpu)));
   const Worker put = [this](std::mt19937_64& random) { PutSome(random); };
   const Worker read = [this](std::mt19937_64& random) {

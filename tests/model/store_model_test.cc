@@ -101,7 +101,7 @@ class StoreModel : public StoreTest {
     mover_.reset();
     std::unique_ptr<MappedTier> tier = std::make_unique<FakeTier>(40 * kWideSlotBytes);
     if (memory != Memory::kFakeTier)
-      tier = *HostTier::Create({.capacity_bytes = 5 * 8 * 1088, .unit_bytes = 8 * 1088});
+      tier = *HostTier::Create({.capacity_bytes = 43'520, .unit_bytes = 8704});
     std::unique_ptr<PageCopies> copies;
     if (memory == Memory::kHostTierWithCopies) copies = MakeCopies();
     OpenOver(std::move(tier), {.lease_max = absl::Seconds(50), .leased_share_max = 0.4},
@@ -116,8 +116,7 @@ class StoreModel : public StoreTest {
   // Room for a dozen copies, on a device that lives for a while.
   std::unique_ptr<PageCopies> MakeCopies() {
     faults_ = std::make_shared<DeviceFaults>();
-    auto gpu =
-        *GpuTier::Create(std::make_unique<FakeDeviceMemory>(6 * 2 * 1088, faults_), 2 * 1088);
+    auto gpu = *GpuTier::Create(std::make_unique<FakeDeviceMemory>(13'056, faults_), 2176);
     gpu_ = gpu.get();
     return *PageCopies::Create({.window = absl::Seconds(40)}, std::move(gpu));
   }
@@ -397,11 +396,14 @@ class StoreModel : public StoreTest {
   void TouchSome() { store().Touch(space(), KeysAt(PathTo(AnyNode()))); }
   void FailSome() { tier_->FailReservations(1, absl::ResourceExhaustedError("injected")); }
 
+  void StepOfCopies() {
+    const size_t action = Below(3);
+    if (action == 0) return MoveSome();
+    if (action == 1) return ReadCopy();
+    TouchSome();
+  }
   void Step() {
-    if (mover_ != nullptr && Below(3) == 0) {
-      const size_t of_copies = Below(3);
-      return of_copies == 0 ? MoveSome() : of_copies == 1 ? ReadCopy() : TouchSome();
-    }
+    if (mover_ != nullptr && Below(3) == 0) return StepOfCopies();
     const size_t action = Below(100);
     if (action < 30) return BeginPut();
     if (action < 56) return FinishPut();
