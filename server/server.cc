@@ -18,6 +18,8 @@
 #include "server/config/load.h"
 #include "server/core/archive_writer.h"
 #include "server/core/copy_mover.h"
+#include "server/core/learnt_policy.h"
+#include "server/core/lru_policy.h"
 #include "server/core/page_store.h"
 #include "server/disk_archive_setup.h"
 #include "server/gpu_copies.h"
@@ -79,6 +81,11 @@ std::string CodeName(size_t code) {
 // A size of a configuration that CheckConfig has accepted.
 uint64_t Bytes(const std::string& text) { return ParseBytes(text).value_or(0); }
 
+std::unique_ptr<EvictionPolicy> MakePolicy(const std::string& name) {
+  if (name == "lru") return std::make_unique<LruPolicy>();
+  return std::make_unique<LearntPolicy>();
+}
+
 }  // namespace
 
 class Server::Impl {
@@ -110,7 +117,10 @@ class Server::Impl {
     }
     if (store_->copies() != nullptr) StartCopying();
     if (store_->archive_queue() != nullptr) StartArchiving();
-    ticker_ = std::make_unique<Ticker>([this] { store_->ExpireLeases(); });
+    ticker_ = std::make_unique<Ticker>([this] {
+      store_->ExpireLeases();
+      store_->ExpirePages();
+    });
     logger_.Log(LogLevel::kInfo, "serving",
                 {{"version", std::string(kVersion)},
                  {"epoch", absl::StrCat(context_->epoch())},
@@ -152,6 +162,7 @@ class Server::Impl {
     options.namespaces_max = config_.limits().max_namespaces();
     options.lease_max = absl::Milliseconds(config_.limits().lease_ms_max());
     options.leased_share_max = config_.limits().max_leased_share();
+    options.pinned_share_max = config_.eviction().max_pinned_share();
     std::unique_ptr<PageCopies> copies;
     if (WantsGpu(config_)) {
       OSCARKV_ASSIGN_OR_RETURN(
@@ -163,7 +174,8 @@ class Server::Impl {
           config_.disk().admit() == "fetched" ? ArchiveAdmission::kFetched : ArchiveAdmission::kAll;
       OSCARKV_ASSIGN_OR_RETURN(archive, OpenDiskArchive(config_.disk(), logger_));
     }
-    OSCARKV_ASSIGN_OR_RETURN(store_, PageStore::Create(options, std::move(tier), nullptr, clock_,
+    OSCARKV_ASSIGN_OR_RETURN(store_, PageStore::Create(options, std::move(tier),
+                                                       MakePolicy(config_.eviction().policy()), clock_,
                                                        std::move(copies), std::move(archive)));
     return absl::OkStatus();
   }

@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+#include "client/cpp/hints.h"
 #include "client/cpp/options.h"
 #include "client/cpp/server_stats.h"
 #include "client/cpp/stored_pages.h"
@@ -79,6 +80,7 @@ struct PushRequest {
   // Where the sequence ends as far as is known; pages over the last `recent_tokens` before it go
   // WIDE. 0: the end of the last page.
   uint64_t end_position = 0;
+  RequestHints hints = {};
   std::span<const int64_t> slots = {};  // [keys * page_tokens] of the worker's cache
 };
 
@@ -98,6 +100,7 @@ struct FetchRequest {
   std::span<const std::string> keys = {};
   std::span<const int64_t> slots = {};  // [keys * page_tokens]; -1 leaves a token out
   uint64_t lease_id = 0;
+  RequestHints hints = {};
   BlockRange layers = {};  // count 0: all
   BlockRange heads = {};   // count 0: all
   bool decoded =
@@ -173,7 +176,9 @@ class Namespace {
 
   // [keys] statuses; every one kMiss when the store cannot be asked.
   absl::StatusOr<std::vector<ItemStatus>> Delete(std::span<const std::string> keys) const;
-  absl::StatusOr<std::vector<ItemStatus>> Touch(std::span<const std::string> keys) const;
+  // Refreshes recency as a fetch would. kQuota: used, but there is no room to pin it.
+  absl::StatusOr<std::vector<ItemStatus>> Touch(std::span<const std::string> keys,
+                                                const RequestHints& hints = {}) const;
   // For operators: these return the store's error.
   absl::StatusOr<std::vector<ListedKey>> List(uint32_t keys_max) const;
   absl::StatusOr<uint64_t> Clear() const;

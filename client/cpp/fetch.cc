@@ -9,6 +9,7 @@
 
 #include "client/cpp/cpu_pages.h"
 #include "client/cpp/namespace_impl.h"
+#include "client/cpp/wire.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
 
@@ -103,6 +104,7 @@ class Fetcher {
     request.set_form(request_.decoded ? v1::DECODED : v1::STORED);
     request.set_lease_id(request_.lease_id);
     request.set_stop_at_first_miss(true);
+    *request.mutable_hints() = ToProto(request_.hints);
     request.set_first_layer(layers_.first);
     request.set_layers(layers_.count);
     request.set_first_head(heads_.first);

@@ -18,7 +18,7 @@ using KeysMethod = grpc::Status (v1::KvCache::Stub::*)(grpc::ClientContext*, con
 // Calls `method` on the keys in batches. Keys of a call that failed count as not there.
 absl::StatusOr<std::vector<ItemStatus>> ForKeys(Namespace::Impl& space,
                                                 std::span<const std::string> keys,
-                                                KeysMethod method) {
+                                                const RequestHints& hints, KeysMethod method) {
   OSCARKV_RETURN_IF_ERROR(space.CheckKeys(keys));
   std::vector<ItemStatus> statuses;
   Connection& connection = *space.connection();
@@ -30,6 +30,7 @@ absl::StatusOr<std::vector<ItemStatus>> ForKeys(Namespace::Impl& space,
     const absl::Status status = space.WithOpen(Namespace::Impl::Needs::kNamespace, deadline, [&] {
       v1::KeysRequest request;
       *request.mutable_scope() = space.MakeScope();
+      *request.mutable_hints() = ToProto(hints);
       for (const std::string& key : batch) request.add_keys(key);
       return space.Call(deadline, [&](grpc::ClientContext* context) {
         return ((*connection.stubs().cache).*method)(context, request, &reply);
@@ -47,11 +48,12 @@ absl::StatusOr<std::vector<ItemStatus>> ForKeys(Namespace::Impl& space,
 }  // namespace
 
 absl::StatusOr<std::vector<ItemStatus>> Namespace::Delete(std::span<const std::string> keys) const {
-  return ForKeys(*impl_, keys, &v1::KvCache::Stub::Delete);
+  return ForKeys(*impl_, keys, {}, &v1::KvCache::Stub::Delete);
 }
 
-absl::StatusOr<std::vector<ItemStatus>> Namespace::Touch(std::span<const std::string> keys) const {
-  return ForKeys(*impl_, keys, &v1::KvCache::Stub::Touch);
+absl::StatusOr<std::vector<ItemStatus>> Namespace::Touch(std::span<const std::string> keys,
+                                                         const RequestHints& hints) const {
+  return ForKeys(*impl_, keys, hints, &v1::KvCache::Stub::Touch);
 }
 
 absl::StatusOr<std::vector<ListedKey>> Namespace::List(uint32_t keys_max) const {

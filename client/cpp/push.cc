@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
 #include "client/cpp/cpu_pages.h"
 #include "client/cpp/namespace_impl.h"
 #include "client/cpp/put_call.h"
+#include "client/cpp/wire.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
 
@@ -29,9 +31,15 @@ class Pusher {
       : space_(space),
         source_(source),
         request_(request),
+        hints_(request.hints),
         deadline_(absl::Now() + space.connection()->options().push_timeout) {
     report_.statuses.assign(request.keys.size(), ItemStatus::kSkipped);
     report_.messages.resize(request.keys.size());
+    // So that the store knows the batches of this push as one request.
+    if (hints_.request_id == 0) {
+      absl::BitGen random;
+      hints_.request_id = absl::Uniform<uint64_t>(random) | 1U;
+    }
   }
 
   absl::StatusOr<PushReport> Run() {
@@ -76,6 +84,8 @@ class Pusher {
     v1::PutRequest message;
     v1::PutHeader* header = message.mutable_header();
     *header->mutable_scope() = space_.MakeScope();
+    *header->mutable_hints() = ToProto(hints_);
+    header->set_more_pages(static_cast<uint32_t>(request_.keys.size() - first - batch_.size()));
     for (size_t i = 0; i < batch_.size(); ++i) {
       v1::PutItem* item = header->add_items();
       const size_t page = first + i;
@@ -138,6 +148,7 @@ class Pusher {
   Namespace::Impl& space_;
   PageSource& source_;
   const PushRequest& request_;
+  RequestHints hints_;
   const absl::Time deadline_;
   PushReport report_;
   std::span<const EncodedPage> batch_;

@@ -29,4 +29,14 @@ WireStubs MakeWireStubs(const std::string& endpoint) {
   return stubs;
 }
 
+v1::RequestHints ToProto(const RequestHints& hints) {
+  v1::RequestHints out;
+  out.set_reuse(static_cast<v1::Reuse>(hints.reuse));
+  out.set_priority(hints.priority);
+  out.set_residency(static_cast<v1::Residency>(hints.residency));
+  out.set_output_tokens(hints.output_tokens);
+  out.set_request_id(hints.request_id);
+  return out;
+}
+
 }  // namespace oscarkv::client

@@ -8,6 +8,8 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include "client/cpp/hints.h"
+
 #include "oscarkv/v1/admin.grpc.pb.h"
 #include "oscarkv/v1/kv_cache.grpc.pb.h"
 
@@ -21,6 +23,8 @@ struct WireStubs {
 
 // Opens a channel lazily: nothing is sent yet.
 WireStubs MakeWireStubs(const std::string& endpoint);
+
+v1::RequestHints ToProto(const RequestHints& hints);
 
 // "gpu", "host" or "disk"; "tier <number>" for one that this client does not know.
 std::string TierName(v1::Tier tier);

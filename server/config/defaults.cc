@@ -112,6 +112,18 @@ absl::Status CheckDisk(const v1::ServerConfig& config) {
       absl::StrCat("disk.admit must be all or fetched, found '", disk.admit(), "'"));
 }
 
+absl::Status CheckEviction(const v1::EvictionConfig& eviction) {
+  if (eviction.policy() != "learnt" && eviction.policy() != "lru") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("eviction.policy must be learnt or lru, found '", eviction.policy(), "'"));
+  }
+  if (eviction.max_pinned_share() > 0.0 && eviction.max_pinned_share() <= 1.0)
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("eviction.max_pinned_share must be above 0 and at most 1, found ",
+                   eviction.max_pinned_share()));
+}
+
 absl::Status CheckLimits(const v1::LimitsConfig& limits) {
   OSCARKV_RETURN_IF_ERROR(CheckBytes("limits.max_chunk", limits.max_chunk(), 4096, 32 << 20));
   OSCARKV_RETURN_IF_ERROR(
@@ -176,6 +188,9 @@ v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes) {
   SetDefault(disk->mutable_owner(), "oscarkvd");
   SetDefault(disk->mutable_io(), "auto");
   SetDefault(disk->mutable_admit(), "all");
+  v1::EvictionConfig* eviction = config.mutable_eviction();
+  SetDefault(eviction->mutable_policy(), "learnt");
+  if (eviction->max_pinned_share() == 0.0) eviction->set_max_pinned_share(0.25);
   v1::LimitsConfig* limits = config.mutable_limits();
   if (limits->max_items() == 0) limits->set_max_items(1024);
   SetDefault(limits->mutable_max_chunk(), "1MiB");
@@ -195,6 +210,7 @@ absl::Status CheckConfig(const v1::ServerConfig& config) {
       CheckBytes("host.capacity", config.host().capacity(), kHostBytesMin, uint64_t{1} << 46));
   OSCARKV_RETURN_IF_ERROR(CheckGpu(config));
   OSCARKV_RETURN_IF_ERROR(CheckDisk(config));
+  OSCARKV_RETURN_IF_ERROR(CheckEviction(config.eviction()));
   OSCARKV_RETURN_IF_ERROR(CheckLimits(config.limits()));
   if (!ParseLogLevel(config.log_level())) {
     return absl::InvalidArgumentError(absl::StrCat(

@@ -12,6 +12,8 @@ std::string_view RemoveReasonName(RemoveReason reason) {
       return "corrupt";
     case RemoveReason::kOrphaned:
       return "orphaned";
+    case RemoveReason::kExpired:
+      return "expired";
   }
   return "unknown";
 }

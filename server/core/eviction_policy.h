@@ -75,8 +75,9 @@ enum class RemoveReason : uint8_t {
   kDeleted = 1,   // Delete or Clear named it, or a page that it extends
   kCorrupt = 2,   // one of its checksums did not hold
   kOrphaned = 3,  // a page that it extends was corrupt
+  kExpired = 4,   // nobody used it for the time to live of its namespace
 };
-inline constexpr size_t kRemoveReasons = 4;
+inline constexpr size_t kRemoveReasons = 5;
 
 std::string_view RemoveReasonName(RemoveReason reason);
 

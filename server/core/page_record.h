@@ -77,10 +77,12 @@ struct PageRecord {
 
   // Guarded by the tree lock.
   bool in_index = false;
+  bool pinned = false;  // by its client (Residency): not offered to the policy
   PageId parent = kNoPage;
   PageId first_child = kNoPage;
   PageId next_sibling = kNoPage;  // of a free record: the next free one
   PageId previous_sibling = kNoPage;
+  uint32_t used_at_s = 0;  // by the store's clock: stored, fetched or touched last
 
   uint64_t page_bytes() const { return space->page_bytes(encoding); }
   uint64_t crc_bytes() const { return uint64_t{space->spec().geometry.blocks()} * 4; }

@@ -37,6 +37,10 @@ absl::StatusOr<std::unique_ptr<PageStore>> PageStore::Create(const PageStoreOpti
     return absl::InvalidArgumentError(absl::StrCat(
         "store: leased_share_max must be between 0 and 1, found ", options.leased_share_max));
   }
+  if (!(options.pinned_share_max >= 0 && options.pinned_share_max <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "store: pinned_share_max must be between 0 and 1, found ", options.pinned_share_max));
+  }
   if (options.namespaces_max == 0 || options.evictions_per_put_max == 0 ||
       options.lease_max <= absl::ZeroDuration()) {
     return absl::InvalidArgumentError(
@@ -90,6 +94,14 @@ absl::StatusOr<const Namespace*> PageStore::OpenNamespace(const NamespaceSpec& s
                                                     opened->page_bytes(Encoding::kPacked)));
   by_fingerprint_[opened->fingerprint()] = opened;
   return opened;
+}
+
+void PageStore::SetPageTtl(const Namespace& space, absl::Duration ttl) {
+  absl::MutexLock lock(&tree_mutex_);
+  if (page_ttls_.size() <= space.id())
+    page_ttls_.resize(space.id() + size_t{1}, absl::InfiniteDuration());
+  page_ttls_[space.id()] = ttl;
+  expire_at_ = clock_.Now();
 }
 
 const Namespace* PageStore::FindNamespace(std::string_view fingerprint) const {
@@ -274,7 +286,7 @@ void PageStore::LetGoLocked(PageRecord& record, uint64_t unit) {
     FreeLocked(record);
   } else if ((state & page_state::kParked) != 0) {
     record.state.fetch_and(~page_state::kParked, std::memory_order_acq_rel);
-    if (IsLeaf(record)) policy_->SetEvictable(record.id, true);
+    OfferLocked(record);
   }
 }
 
@@ -300,6 +312,7 @@ std::vector<ItemStatus> PageStore::Touch(const Namespace& space,
   std::vector<PageRecord*> used_records;
   used.reserve(keys.size());
   const absl::Duration now = clock_.Now();
+  const uint32_t now_s = NowSeconds();
   {
     absl::MutexLock lock(&tree_mutex_);
     for (size_t i = keys.size(); i-- > 0;) {
@@ -310,6 +323,8 @@ std::vector<ItemStatus> PageStore::Touch(const Namespace& space,
         continue;
       used.push_back({record->id, hash});
       used_records.push_back(record);
+      record->used_at_s = now_s;
+      if (!SetResidencyLocked(*record, request.residency)) statuses[i] = ItemStatus::kQuota;
     }
     policy_->OnUse(used, request, now);
   }
@@ -408,6 +423,9 @@ StoreStats PageStore::Stats() const {
   const std::vector<const Namespace*> spaces = Namespaces();
   absl::MutexLock lock(&tree_mutex_);
   out.removed_by_reason = removed_;
+  stats.policy = policy_->name();
+  stats.policy_bytes = policy_->memory_bytes();
+  stats.pinned_bytes = pinned_bytes_;
   out.evicted_bytes = evicted_bytes_;
   stats.pages = pages_;
   stats.detached_pages = detached_pages_;

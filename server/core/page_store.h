@@ -26,6 +26,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -55,6 +56,7 @@ struct PageStoreOptions {
   absl::Duration lease_max = absl::Minutes(10);  // the ceiling of a lease's life
   double leased_share_max = 0.5;                 // of the tier's bytes, 0..1
   uint32_t leases_max = 1 << 16;
+  double pinned_share_max = 0.25;  // of the tier's bytes, 0..1, that clients may pin
   uint32_t dropped_keys_remembered = 1 << 18;  // to tell kEvicted from kMiss; 8 bytes each
   uint32_t evictions_per_put_max = 4096;       // bounds the work of one BeginPut
   ArchiveAdmission archive_admission = ArchiveAdmission::kAll;
@@ -86,6 +88,9 @@ class PageStore {
   //   kResourceExhausted  namespaces_max are open.
   absl::StatusOr<const Namespace*> OpenNamespace(const NamespaceSpec& spec, bool create);
   // Null when no namespace has this fingerprint (32 raw bytes).
+  // Pages of `space` that nobody used for `ttl` are dropped when ExpirePages comes by. Infinite at
+  // first.
+  void SetPageTtl(const Namespace& space, absl::Duration ttl);
   const Namespace* FindNamespace(std::string_view fingerprint) const;
   std::vector<const Namespace*> Namespaces() const;  // in the order of opening
 
@@ -108,6 +113,7 @@ class PageStore {
   //              parent: precision is the store's business, and the bytes cannot be compared.
   //   kConflict  the key is stored with other checksums, position or parent. It stays as it is.
   //   kSkipped   the parent is not stored.
+  //   kQuota     to be pinned, but the share of pinned pages is full.
   //   kInvalid   key or parent not 16..64 bytes, or the parent is the key itself; not the
   //              namespace's page size; not one checksum a block; PACKED where the namespace has no
   //              transform set, or below its sink_tokens; first_position is not the parent's plus
@@ -132,7 +138,7 @@ class PageStore {
 
   // One use of `keys`, given in the order of the sequence: refreshes recency, the last key first,
   // so that of equal pages the deepest goes first. Keys that are not stored are skipped: kMiss,
-  // kEvicted or kCorrupt in the result, [keys].
+  // kEvicted or kCorrupt in the result, [keys]; kQuota where a page is used but cannot be pinned.
   std::vector<ItemStatus> Touch(const Namespace& space, std::span<const std::string_view> keys,
                                 const RequestTraits& request = {});
 
@@ -166,6 +172,11 @@ class PageStore {
   size_t ExpireLeases();
 
   // --- Care ---
+
+  // Drops pages past their namespace's time to live, leaves first, that nobody holds; returns how
+  // many. The server calls it often; it looks at all pages every sixteenth of the least time to
+  // live, within 1 s and 1 min.
+  size_t ExpirePages();
 
   // Verifies whole pages, those in memory and then those archived, from `cursor` on (0 starts), at
   // least one and no more after `bytes_max` bytes. Bad pages are dropped with what extends them,
@@ -303,6 +314,17 @@ class PageStore {
   bool RemoveTree(PageRecord& root, RemoveReason root_reason, RemoveReason below_reason)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
   void DropCorrupt(PageRecord& pinned);
+  // Tells the policy whether the page may go.
+  void OfferLocked(const PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  bool MayPin(uint64_t slot_bytes) const ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  bool MayPinLocked(uint64_t slot_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // Pins or unpins the page as `residency` says; false when it may not be pinned.
+  bool SetResidencyLocked(PageRecord& record, Residency residency)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // Removes, leaves first, what `removable` says, in short holds of the tree lock.
+  uint64_t Sweep(absl::FunctionRef<bool(const PageRecord&)> removable, RemoveReason reason)
+      ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  uint32_t NowSeconds() const { return static_cast<uint32_t>(clock_.Now() / absl::Seconds(1)); }
   bool IsLeaf(const PageRecord& record) const { return record.first_child == kNoPage; }
 
   // Constant after construction.
@@ -327,7 +349,10 @@ class PageStore {
   DroppedKeys dropped_;  // Find by any thread; the rest under the tree lock
   const std::unique_ptr<EvictionPolicy> policy_ ABSL_PT_GUARDED_BY(tree_mutex_);
   std::vector<SpacePages> space_pages_ ABSL_GUARDED_BY(tree_mutex_);  // [namespace id]
+  std::vector<absl::Duration> page_ttls_ ABSL_GUARDED_BY(tree_mutex_);  // [namespace id]
+  absl::Duration expire_at_ ABSL_GUARDED_BY(tree_mutex_);               // the next look at them
   uint64_t pages_ ABSL_GUARDED_BY(tree_mutex_) = 0;
+  uint64_t pinned_bytes_ ABSL_GUARDED_BY(tree_mutex_) = 0;
   uint64_t detached_pages_ ABSL_GUARDED_BY(tree_mutex_) = 0;
   std::array<uint64_t, kRemoveReasons> removed_ ABSL_GUARDED_BY(tree_mutex_){};
   uint64_t evicted_bytes_ ABSL_GUARDED_BY(tree_mutex_) = 0;

@@ -24,6 +24,10 @@ std::span<const uint32_t> AsCrcs(ByteView bytes) {
   return {reinterpret_cast<const uint32_t*>(bytes.data()), bytes.size() / sizeof(uint32_t)};
 }
 
+std::string PinnedFull(std::string_view key) {
+  return absl::StrCat(Shown(key), ": to be pinned, but the share of pinned pages is full");
+}
+
 ItemResult Invalid(std::string_view key, std::string_view message) {
   return {ItemStatus::kInvalid,
           absl::StrCat(Shown(key), ": ", absl::string_view(message.data(), message.size()))};
@@ -156,6 +160,10 @@ BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) 
     return finish(std::move(pinned));
   }
   if (parent != nullptr) traits.parent = parent->id;
+  if (item.request.residency == Residency::kPinned && !MayPin(traits.bytes)) {
+    if (parent != nullptr) Unpin(*parent);
+    return finish({ItemStatus::kQuota, PinnedFull(item.key)});
+  }
   const absl::StatusOr<TierSlot> slot = ReserveSlot(traits, Admission::kByPolicy);
   if (!slot.ok()) {
     if (absl::IsAborted(slot.status())) {
@@ -204,6 +212,8 @@ ItemResult PageStore::Commit(PutSlot& slot) {
     if (inserted == ItemStatus::kSkipped) {
       result = {inserted, absl::StrCat(Shown(slot.key_), ": its parent, ", Shown(slot.parent_key_),
                                        ", is gone")};
+    } else if (inserted == ItemStatus::kQuota) {
+      result = {inserted, PinnedFull(slot.key_)};
     } else if (inserted != ItemStatus::kOk) {
       result = {inserted, absl::StrCat(Shown(slot.key_), ": the table of pages is full")};
     }
@@ -218,6 +228,8 @@ ItemResult PageStore::Commit(PutSlot& slot) {
 ItemStatus PageStore::InsertPage(PutSlot& slot, const PageProbe& probe) {
   absl::MutexLock lock(&tree_mutex_);
   if (slot.parent_ != nullptr && !slot.parent_->in_index) return ItemStatus::kSkipped;
+  const bool pin = slot.request_.residency == Residency::kPinned;
+  if (pin && !MayPinLocked(slot.slot_.bytes)) return ItemStatus::kQuota;
   if (index_.Read(probe, [](PageRecord&) {})) return ItemStatus::kBusy;
   PageRecord* record = records_.Allocate();
   if (record == nullptr) return ItemStatus::kNoSpace;
@@ -255,7 +267,9 @@ void PageStore::EnterLocked(PageRecord& record, PageRecord* parent, const PagePr
                           .request = arrival.request,
                           .now = clock_.Now()};
   policy_->OnInsert(record.id, traits);
-  policy_->SetEvictable(record.id, true);
+  record.used_at_s = NowSeconds();
+  SetResidencyLocked(record, arrival.request.residency);
+  OfferLocked(record);
   tier_->SetOwner({record.slot_offset, record.slot_bytes()}, record.id);
   dropped_.Forget(probe.hash);
   const uint32_t space = record.space->id();

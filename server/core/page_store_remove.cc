@@ -1,4 +1,6 @@
 // Taking pages out: eviction's single step, Delete, Clear and corruption.
+#include <algorithm>
+
 #include "server/core/page_store.h"
 
 namespace oscarkv {
@@ -7,17 +9,21 @@ namespace {
 // Pages removed, or places looked at, in one hold of the tree lock.
 constexpr uint32_t kRemovalsPerLock = 256;
 constexpr uint32_t kPlacesPerLock = 4096;
+// How often pages past their time to live are looked for: a sixteenth of it, within these.
+constexpr absl::Duration kExpireEveryMin = absl::Seconds(1);
+constexpr absl::Duration kExpireEveryMax = absl::Minutes(1);
 
 }  // namespace
 
 bool PageStore::RemoveLocked(PageRecord& record, RemoveReason reason) {
-  const bool only_unheld = reason == RemoveReason::kEvicted;
+  const bool only_unheld = reason == RemoveReason::kEvicted || reason == RemoveReason::kExpired;
   const uint64_t hash = index_.HashOf(record);
   const bool erased = index_.EraseIf(record, [&] {
     return !only_unheld || !page_state::IsHeld(record.state.load(std::memory_order_acquire));
   });
   if (!erased) return false;
   record.in_index = false;
+  SetResidencyLocked(record, Residency::kNormal);
   if (copies_ != nullptr) copies_->OnRemove(record);
   // What is evicted stays in the archive; what is gone is gone everywhere.
   if (archive_ != nullptr && reason != RemoveReason::kEvicted)
@@ -53,10 +59,34 @@ void PageStore::UnlinkLocked(PageRecord& record) {
   } else if (record.parent != kNoPage) {
     PageRecord& parent = records_.Get(record.parent);
     parent.first_child = record.next_sibling;
-    const bool parked = (parent.state.load(std::memory_order_acquire) & page_state::kParked) != 0;
-    if (IsLeaf(parent) && !parked) policy_->SetEvictable(parent.id, true);
+    OfferLocked(parent);
   }
   record.parent = record.next_sibling = record.previous_sibling = kNoPage;
+}
+
+void PageStore::OfferLocked(const PageRecord& record) {
+  const bool parked = (record.state.load(std::memory_order_acquire) & page_state::kParked) != 0;
+  policy_->SetEvictable(record.id, IsLeaf(record) && !parked && !record.pinned);
+}
+
+bool PageStore::MayPin(uint64_t slot_bytes) const {
+  absl::MutexLock lock(&tree_mutex_);
+  return MayPinLocked(slot_bytes);
+}
+
+bool PageStore::MayPinLocked(uint64_t slot_bytes) const {
+  const double most = options_.pinned_share_max * static_cast<double>(tier_->capacity_bytes());
+  return static_cast<double>(pinned_bytes_ + slot_bytes) <= most;
+}
+
+bool PageStore::SetResidencyLocked(PageRecord& record, Residency residency) {
+  const bool pin = residency == Residency::kPinned;
+  if (residency == Residency::kUnspecified || pin == record.pinned) return true;
+  if (pin && !MayPinLocked(record.slot_bytes())) return false;
+  record.pinned = pin;
+  pinned_bytes_ = pin ? pinned_bytes_ + record.slot_bytes() : pinned_bytes_ - record.slot_bytes();
+  OfferLocked(record);
+  return true;
 }
 
 void PageStore::FreeLocked(PageRecord& record) {
@@ -103,9 +133,42 @@ std::vector<ItemStatus> PageStore::Delete(const Namespace& space,
 ClearResult PageStore::Clear(const Namespace& space) {
   ClearResult result;
   if (archive_ != nullptr) result.removed = ClearArchive(space);
-  const auto removable = [&](const PageRecord& record) {
-    return record.in_index && record.space == &space && IsLeaf(record) &&
-           !page_state::IsHeld(record.state.load(std::memory_order_acquire));
+  result.removed += Sweep([&](const PageRecord& record) { return record.space == &space; },
+                         RemoveReason::kDeleted);
+  absl::MutexLock lock(&tree_mutex_);
+  if (space.id() < space_pages_.size()) {
+    const SpacePages& pages = space_pages_[space.id()];
+    result.kept = pages.wide + pages.packed;
+  }
+  return result;
+}
+
+size_t PageStore::ExpirePages() {
+  const absl::Duration now = clock_.Now();
+  std::vector<absl::Duration> ttls;
+  {
+    absl::MutexLock lock(&tree_mutex_);
+    if (now < expire_at_) return 0;
+    ttls = page_ttls_;
+    const absl::Duration least = ttls.empty() ? absl::InfiniteDuration()
+                                              : *std::min_element(ttls.begin(), ttls.end());
+    expire_at_ = now + std::clamp(least / 16, kExpireEveryMin, kExpireEveryMax);
+    if (least == absl::InfiniteDuration()) return 0;
+  }
+  return Sweep(
+      [&](const PageRecord& record) {
+        const uint32_t id = record.space->id();
+        return id < ttls.size() && now - absl::Seconds(record.used_at_s) >= ttls[id];
+      },
+      RemoveReason::kExpired);
+}
+
+uint64_t PageStore::Sweep(absl::FunctionRef<bool(const PageRecord&)> removable,
+                          RemoveReason reason) {
+  uint64_t removed_in_all = 0;
+  const auto goes = [&](const PageRecord& record) {
+    return record.in_index && IsLeaf(record) &&
+           !page_state::IsHeld(record.state.load(std::memory_order_acquire)) && removable(record);
   };
   // A page with children goes when its last child does: from every place, up as far as it goes.
   PageId next = 0;
@@ -123,17 +186,13 @@ ClearResult PageStore::Clear(const Namespace& space) {
       }
       PageRecord& record = records_.Get(page);
       const PageId parent = record.parent;
-      const bool gone = removable(record) && RemoveLocked(record, RemoveReason::kDeleted);
+      const bool gone = goes(record) && RemoveLocked(record, reason);
       page = gone ? parent : kNoPage;
       removed += gone ? 1 : 0;
     }
-    result.removed += removed;
-    if (!more && space.id() < space_pages_.size()) {
-      const SpacePages& pages = space_pages_[space.id()];
-      result.kept = pages.wide + pages.packed;
-    }
+    removed_in_all += removed;
   }
-  return result;
+  return removed_in_all;
 }
 
 }  // namespace oscarkv

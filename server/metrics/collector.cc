@@ -146,6 +146,14 @@ std::vector<MetricFamily> Collector::Collect() const {
   CollectCalls(snapshot, &families);
   families.push_back(OneGauge("oscarkv_index_bytes", "Memory that describes pages",
                               static_cast<double>(store.index_bytes)));
+  MetricFamily policy =
+      Family("oscarkv_eviction_policy_bytes",
+             "Memory of the eviction policy, which the label names", MetricType::Gauge);
+  AddGauge(&policy, {{"policy", std::string(store.policy)}},
+           static_cast<double>(store.policy_bytes));
+  families.push_back(std::move(policy));
+  families.push_back(OneGauge("oscarkv_pinned_bytes", "Bytes of pages that clients pinned",
+                              static_cast<double>(store.pinned_bytes)));
   families.push_back(
       OneGauge("oscarkv_sessions", "Sessions open", static_cast<double>(store.sessions)));
   families.push_back(OneGauge("oscarkv_leases", "Leases held", static_cast<double>(store.leases)));

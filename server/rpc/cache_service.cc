@@ -91,6 +91,8 @@ grpc::ServerUnaryReactor* CacheService::OpenNamespace(grpc::CallbackServerContex
                                                         NearestNamespace(context_.store(), spec)));
     }
     OSCARKV_RETURN_IF_ERROR(space.status());
+    if (request->page_ttl_ms() != 0)
+      context_.store().SetPageTtl(**space, absl::Milliseconds(request->page_ttl_ms()));
     reply->set_fingerprint((*space)->fingerprint());
     reply->set_server_epoch(context_.epoch());
     context_.FillLimits(reply->mutable_limits());
@@ -141,7 +143,8 @@ grpc::ServerUnaryReactor* CacheService::Touch(grpc::CallbackServerContext* call,
     OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request->scope()));
     OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string_view> keys,
                              KeysOf(*request, context_.options().max_items));
-    FillResults(context_.store().Touch(*space, keys), reply);
+    OSCARKV_ASSIGN_OR_RETURN(const RequestTraits traits, context_.TraitsOf(request->hints()));
+    FillResults(context_.store().Touch(*space, keys, traits), reply);
     return absl::OkStatus();
   });
 }

@@ -68,6 +68,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     if (!request_.ParseFromString(text))
       return absl::InvalidArgumentError("the request is not a GetRequest");
     OSCARKV_ASSIGN_OR_RETURN(space_, context_.Resolve(request_.scope()));
+    OSCARKV_ASSIGN_OR_RETURN(traits_, context_.TraitsOf(request_.hints()));
     const uint32_t most = context_.options().max_items;
     if (static_cast<uint32_t>(request_.keys_size()) > most) {
       return absl::InvalidArgumentError(
@@ -286,7 +287,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   void WriteEnd() {
     // One use of the sequence, however many pages it has.
     const std::vector<std::string_view> keys(fetched_.begin(), fetched_.end());
-    context_.store().Touch(*space_, keys);
+    context_.store().Touch(*space_, keys, traits_);
     v1::GetReply reply;
     reply.mutable_end()->set_items_delivered(delivered_);
     reply.mutable_end()->set_bytes(bytes_);
@@ -304,6 +305,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   std::atomic<bool> cancelled_ = false;
   v1::GetRequest request_;
   const Namespace* space_ = nullptr;
+  RequestTraits traits_;
   const PageCodec* codec_ = nullptr;  // for DECODED reads
   BlockRange layers_;
   BlockRange heads_;

@@ -81,6 +81,11 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
     }
     // Pages that nobody could read are not taken.
     if (packed) OSCARKV_RETURN_IF_ERROR(context_.CodecFor(*space_).status());
+    OSCARKV_ASSIGN_OR_RETURN(traits_, context_.TraitsOf(header_.hints()));
+    const std::vector<std::string_view> all(keys.begin(), keys.end());
+    traits_.new_tokens =
+        (uint64_t{context_.store().CountUnseen(*space_, all)} + header_.more_pages()) *
+        space_->page_tokens();
     for (uint32_t i = 0; i < items; ++i) reply_->add_results();
     return absl::OkStatus();
   }
@@ -145,7 +150,10 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
                   .encoding = *encoding,
                   .bytes = item.bytes(),
                   .block_crcs = {item.block_crc32c().data(),
-                                 static_cast<size_t>(item.block_crc32c_size())}});
+                                 static_cast<size_t>(item.block_crc32c_size())},
+                  .request = traits_,
+                  .ends_put = header_.more_pages() == 0 &&
+                              index + 1 == static_cast<uint32_t>(header_.items_size())});
     SetResult(index, begun.result.status, begun.result.message);
     slot_ = std::move(begun.slot);
   }
@@ -198,6 +206,7 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
   v1::PutRequest message_;
   v1::PutHeader header_;
   const Namespace* space_ = nullptr;
+  RequestTraits traits_;
   uint32_t next_item_ = 0;  // items before it have begun
   PutSlot slot_;            // of item next_item_ - 1, empty when it was refused or is done
   uint64_t filled_ = 0;

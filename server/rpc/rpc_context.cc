@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/hash/hash.h"
 #include "absl/random/random.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -96,6 +97,47 @@ absl::StatusOr<const PageCodec*> RpcContext::CodecFor(const Namespace& space) {
       MakePageCodec(CodecBackend::kCpu, space.spec().geometry, spec, std::move(set)));
   const absl::MutexLock lock(&mutex_);
   return codecs_.try_emplace(&space, std::move(codec)).first->second.get();
+}
+
+absl::StatusOr<RequestTraits> RpcContext::TraitsOf(const v1::RequestHints& hints) {
+  v1::RequestHints all = hints;
+  if (hints.session_id() != 0) {
+    const absl::MutexLock lock(&mutex_);
+    const auto found = session_hints_.find(hints.session_id());
+    if (found != session_hints_.end()) {
+      all = found->second;
+      all.MergeFrom(hints);  // what is set here counts
+    }
+  }
+  if (!v1::Reuse_IsValid(all.reuse()) || !v1::Residency_IsValid(all.residency())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("hints: reuse and residency must be ones that this server knows, found ",
+                     static_cast<int>(all.reuse()), " and ", static_cast<int>(all.residency())));
+  }
+  if (all.priority() < -kPriorityMax || all.priority() > kPriorityMax) {
+    return absl::InvalidArgumentError(absl::StrCat("hints: priority must be -", kPriorityMax, "..",
+                                                   kPriorityMax, ", found ", all.priority()));
+  }
+  RequestTraits traits;
+  // Numbers of our own are even, those of clients odd, so that they do not meet.
+  traits.number = all.request_id() != 0
+                      ? absl::HashOf(all.request_id()) | 1U
+                      : 2 * (1 + requests_.fetch_add(1, std::memory_order_relaxed));
+  traits.output_tokens = all.output_tokens();
+  traits.reuse = static_cast<ReuseHint>(all.reuse());
+  traits.residency = static_cast<Residency>(all.residency());
+  traits.priority = static_cast<int8_t>(all.priority());
+  return traits;
+}
+
+void RpcContext::SetSessionHints(SessionId session, const v1::RequestHints& hints) {
+  const absl::MutexLock lock(&mutex_);
+  session_hints_[session] = hints;
+}
+
+void RpcContext::ForgetSession(SessionId session) {
+  const absl::MutexLock lock(&mutex_);
+  session_hints_.erase(session);
 }
 
 InflightBytes RpcContext::TakeInflight(uint64_t bytes) {

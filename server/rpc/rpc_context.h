@@ -90,6 +90,12 @@ class RpcContext {
   // another geometry.
   absl::StatusOr<const PageCodec*> CodecFor(const Namespace& space);
 
+  // What the store is to know of a call with these hints, completed by those of the session that
+  // they name. kInvalidArgument: a value that is none.
+  absl::StatusOr<RequestTraits> TraitsOf(const v1::RequestHints& hints);
+  void SetSessionHints(SessionId session, const v1::RequestHints& hints);
+  void ForgetSession(SessionId session);
+
   // Takes `bytes` from the budget of bytes in flight; empty when it does not have them.
   InflightBytes TakeInflight(uint64_t bytes);
   uint64_t inflight_bytes() const { return inflight_.load(std::memory_order_relaxed); }
@@ -127,10 +133,12 @@ class RpcContext {
   CallStats calls_;
   TransformRegistry transforms_;
   std::atomic<uint64_t> inflight_ = 0;  // relaxed: a budget, not a lock
+  std::atomic<uint64_t> requests_ = 0;  // relaxed: numbers for requests that have none
   std::atomic<uint64_t> calls_in_flight_ = 0;
   std::atomic<bool> draining_ = false;  // release/acquire: a call that sees it is refused
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<const Namespace*, std::unique_ptr<PageCodec>> codecs_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_map<SessionId, v1::RequestHints> session_hints_ ABSL_GUARDED_BY(mutex_);
   double fetch_bytes_per_s_ ABSL_GUARDED_BY(mutex_) = 1e9;  // until something was fetched
   absl::Mutex calls_mutex_;  // notifies WaitForCalls; calls take it only while the server drains
   absl::Mutex streams_mutex_;

@@ -36,9 +36,11 @@ class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, 
       session_ = context_.store().OpenSession(request_.client_name());
       reply_.set_session_id(session_);
       reply_.set_server_epoch(context_.epoch());
+      if (request_.has_hints()) context_.SetSessionHints(session_, request_.hints());
       StartWrite(&reply_);
       return;
     }
+    if (request_.has_hints()) context_.SetSessionHints(session_, request_.hints());
     StartRead(&request_);
   }
 
@@ -51,7 +53,10 @@ class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, 
 
   void OnDone() override {
     if (registered_) context_.Unregister(this);
-    if (session_ != 0) context_.store().CloseSession(session_);
+    if (session_ != 0) {
+      context_.ForgetSession(session_);
+      context_.store().CloseSession(session_);
+    }
     delete this;
   }
 

@@ -29,7 +29,8 @@ class StoreTest : public ::testing::Test {
                 std::unique_ptr<PageCopies> copies = nullptr) {
     auto tier = std::make_unique<FaultyTier>(std::move(base));
     tier_ = tier.get();
-    auto store = PageStore::Create(options, std::move(tier), nullptr, clock_, std::move(copies));
+    auto store = PageStore::Create(options, std::move(tier), std::move(policy_), clock_,
+                                   std::move(copies));
     ASSERT_OK(store);
     store_ = *std::move(store);
     auto space = store_->OpenNamespace(SmallSpec(), true);
@@ -46,6 +47,7 @@ class StoreTest : public ::testing::Test {
   }
   uint64_t UsedBytes() const { return store_->Stats().tiers.back().used_bytes; }
 
+  std::unique_ptr<EvictionPolicy> policy_;  // of the next store that is opened; null: the default
   FakeClock clock_;
   FaultyTier* tier_ = nullptr;
   std::unique_ptr<PageStore> store_;

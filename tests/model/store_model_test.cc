@@ -28,6 +28,7 @@
 #include "absl/strings/strip.h"
 #include "gtest/gtest.h"
 
+#include "server/core/learnt_policy.h"
 #include "server/core/copy_mover.h"
 #include "server/tier/gpu_tier.h"
 #include "server/tier/host_tier.h"
@@ -104,8 +105,11 @@ class StoreModel : public StoreTest {
       tier = *HostTier::Create({.capacity_bytes = 43'520, .unit_bytes = 8704});
     std::unique_ptr<PageCopies> copies;
     if (memory == Memory::kHostTierWithCopies) copies = MakeCopies();
+    policy_ = nullptr;  // the default is LRU
+    if (seed % 2 == 0) policy_ = std::make_unique<LearntPolicy>();
     OpenOver(std::move(tier), {.lease_max = absl::Seconds(50), .leased_share_max = 0.4},
              std::move(copies));
+    store().SetPageTtl(space(), absl::Seconds(40));
     if (store().copies() != nullptr) {
       mover_ = std::make_unique<CopyMover>(
           store(), CopyMoverOptions{.pages_max = 1 + static_cast<uint32_t>(Below(5))});
@@ -182,7 +186,10 @@ class StoreModel : public StoreTest {
     put.item.encoding = Below(2) == 0 ? Encoding::kWide : Encoding::kPacked;
     put.item.seed = Below(4);  // writers disagree now and then
     const TestPage page = MakePage(space(), put.item.encoding, put.item.seed);
-    BeginPutResult begun = store().BeginPut(space(), AsPutItem(put.item, page));
+    PutItem item = AsPutItem(put.item, page);
+    item.request = AnyTraits();
+    item.ends_put = Below(3) == 0;
+    BeginPutResult begun = store().BeginPut(space(), item);
     CheckPutAnswer(put, begun.result.status);
     if (!begun.result.ok()) return;
     std::memcpy(begun.slot.bytes().data(), page.bytes.data(), page.bytes.size());
@@ -205,6 +212,7 @@ class StoreModel : public StoreTest {
       ASSERT_TRUE(nodes_[put.node].parent.has_value());
     } else {
       ASSERT_TRUE(status == ItemStatus::kOk || status == ItemStatus::kNoSpace ||
+                  status == ItemStatus::kQuota ||
                   (status == ItemStatus::kCorrupt && put.may_be_spoiled));
     }
   }
@@ -288,6 +296,7 @@ class StoreModel : public StoreTest {
   // The store ends leases when it likes once their time has come, so the model ends them at once.
   void AdvanceClock() {
     clock_.Advance(absl::Seconds(Below(20)));
+    store().ExpirePages();
     const size_t before = leases_.size();
     std::erase_if(leases_, [&](const HeldLease& lease) { return lease.end <= clock_.Now(); });
     ASSERT_EQ(store().ExpireLeases(), before - leases_.size());
@@ -393,7 +402,18 @@ class StoreModel : public StoreTest {
     EXPECT_TRUE(std::ranges::equal(expected.bytes, std::span(bytes).first(expected.bytes.size())));
   }
 
-  void TouchSome() { store().Touch(space(), KeysAt(PathTo(AnyNode()))); }
+  void TouchSome() { store().Touch(space(), KeysAt(PathTo(AnyNode())), AnyTraits()); }
+  // Hints of all kinds; a page in eight is pinned, or let go again.
+  RequestTraits AnyTraits() {
+    return {.number = Below(40),
+            .new_tokens = Below(20'000),
+            .output_tokens = static_cast<uint32_t>(Below(600)),
+            .reuse = static_cast<ReuseHint>(Below(kReuseHints)),
+            .residency = Below(4) != 0   ? Residency::kUnspecified
+                         : Below(2) != 0 ? Residency::kPinned
+                                         : static_cast<Residency>(Below(3)),
+            .priority = static_cast<int8_t>(Below(5) - 2)};
+  }
   void FailSome() { tier_->FailReservations(1, absl::ResourceExhaustedError("injected")); }
 
   void StepOfCopies() {
@@ -498,7 +518,10 @@ TEST_P(StoreModelTest, RandomOperationsAgreeWithAMap) {
                                     ItemStatus::kSkipped, ItemStatus::kCorrupt})
       EXPECT_GT(counters.puts_by_outcome[static_cast<size_t>(status)], 0u)
           << ItemStatusName(status);
-    for (const uint64_t removed : counters.removed_by_reason) EXPECT_GT(removed, 0u);
+    for (size_t reason = 0; reason < kRemoveReasons; ++reason) {
+      EXPECT_GT(counters.removed_by_reason[reason], 0u)
+          << RemoveReasonName(static_cast<RemoveReason>(reason));
+    }
     EXPECT_GT(counters.leases_granted, 0u);
     EXPECT_GT(counters.leases_expired, 0u);
     EXPECT_TRUE(GetParam() == Memory::kFakeTier || counters.moved_pages > 0);

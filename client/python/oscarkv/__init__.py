@@ -20,6 +20,7 @@ from oscarkv._native import (
     PageCodec,
     PagedKv,
     PushReport,
+    RequestHints,
     TransformSet,
     __version__,
     chain_keys,
@@ -27,5 +28,5 @@ from oscarkv._native import (
 
 __all__ = [
     "Client", "CodecSpec", "FetchReport", "Geometry", "Hit", "Namespace", "NamespaceSpec", "PageCodec", "PagedKv",
-    "PushReport", "TransformSet", "__version__", "chain_keys",
+    "PushReport", "RequestHints", "TransformSet", "__version__", "chain_keys",
 ]

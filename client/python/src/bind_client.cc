@@ -1,6 +1,7 @@
 // The client and its namespaces, as Python sees them. The interpreter lock is released during every
 // call.
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <optional>
 #include <string>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 #include "client/cpp/client.h"
 #include "client/python/src/numpy_views.h"
@@ -48,6 +50,29 @@ std::string ErrorText(const absl::Status& status) {
              : absl::StrCat(absl::StatusCodeToString(status.code()), ": ", status.message());
 }
 
+// `names` in the order of the enum's numbers.
+template <typename Enum, size_t N>
+Enum EnumOf(const char* what, const std::array<const char*, N>& names, const std::string& name) {
+  for (size_t i = 0; i < N; ++i)
+    if (name == names[i]) return static_cast<Enum>(i);
+  throw py::value_error(
+      absl::StrCat(what, " must be one of '", absl::StrJoin(names, "', '"), "', found '", name, "'"));
+}
+
+client::RequestHints MakeHints(const std::string& reuse, int priority,
+                               const std::string& residency, uint32_t output_tokens,
+                               uint64_t request_id) {
+  if (priority < -2 || priority > 2)
+    throw py::value_error(absl::StrCat("priority must be -2..2, found ", priority));
+  constexpr std::array kReuses = {"", "session_over", "single_shot", "will_return"};
+  constexpr std::array kResidencies = {"", "normal", "may_go_first", "pinned"};
+  return {.reuse = EnumOf<client::Reuse>("reuse", kReuses, reuse),
+          .priority = priority,
+          .residency = EnumOf<client::Residency>("residency", kResidencies, residency),
+          .output_tokens = output_tokens,
+          .request_id = request_id};
+}
+
 TailPolicy TailOf(const std::string& name) {
   if (name == "take") return TailPolicy::kTake;
   if (name == "recompute") return TailPolicy::kRecompute;
@@ -69,12 +94,14 @@ Hit Lookup(const Namespace& self, const std::vector<std::string>& keys, bool lea
 
 PushReport Push(const Namespace& self, const PagedKv& kv, const py::object& slots,
                 const std::vector<std::string>& keys, const std::string& parent,
-                uint64_t first_position, std::optional<uint64_t> end_position) {
+                uint64_t first_position, std::optional<uint64_t> end_position,
+                const client::RequestHints& hints) {
   const SlotArray places = SlotsOf(slots);
   const client::PushRequest request{.keys = keys,
                                     .parent = parent,
                                     .first_position = first_position,
                                     .end_position = end_position.value_or(0),
+                                    .hints = hints,
                                     .slots = SlotSpan(places)};
   const EngineView view = kv.view(self.spec().geometry);
   return ValueOrThrow(WithoutGil([&] { return self.Push(view, request); }));
@@ -85,7 +112,7 @@ FetchReport Fetch(const Namespace& self, const PagedKv& kv, const py::object& sl
                   const std::vector<std::string>& keys, const Hit* hit,
                   const std::optional<std::pair<uint32_t, uint32_t>>& layers,
                   const std::optional<std::pair<uint32_t, uint32_t>>& heads,
-                  const std::string& form) {
+                  const std::string& form, const client::RequestHints& hints) {
   if (form != "stored" && form != "decoded") {
     throw py::value_error(absl::StrCat("form must be stored or decoded, found '", form, "'"));
   }
@@ -93,6 +120,7 @@ FetchReport Fetch(const Namespace& self, const PagedKv& kv, const py::object& sl
   const client::FetchRequest request{.keys = keys,
                                      .slots = SlotSpan(places),
                                      .lease_id = hit == nullptr ? 0 : hit->lease.id(),
+                                     .hints = hints,
                                      .layers = RangeOf(layers, "layers"),
                                      .heads = RangeOf(heads, "heads"),
                                      .decoded = form == "decoded"};
@@ -125,6 +153,20 @@ FetchReport FetchTo(const Namespace& self, client::PageSink& sink,
                                      .layers = RangeOf(layers, "layers"),
                                      .heads = RangeOf(heads, "heads")};
   return ValueOrThrow(WithoutGil([&] { return self.FetchTo(sink, request); }));
+}
+
+void BindHints(py::module_& module) {
+  using client::RequestHints;
+  py::class_<RequestHints>(
+      module, "RequestHints",
+      "What a worker may tell the store of a request. reuse: 'session_over', 'single_shot' or "
+      "'will_return'. priority: -2..2. residency: 'normal', 'may_go_first' or 'pinned'. "
+      "output_tokens: that the request generated. request_id: equal for the pushes of one request.")
+      .def(py::init(&MakeHints), arg("reuse") = "", arg("priority") = 0, arg("residency") = "",
+           arg("output_tokens") = 0, arg("request_id") = 0)
+      .def_readonly("priority", &RequestHints::priority)
+      .def_readonly("output_tokens", &RequestHints::output_tokens)
+      .def_readonly("request_id", &RequestHints::request_id);
 }
 
 void BindReports(py::module_& module) {
@@ -176,9 +218,11 @@ void BindNamespace(py::module_& module) {
            "packed pages to the engine.")
       .def("push", &Push, arg("kv"), arg("slots"), arg("keys"), arg("parent") = py::bytes(),
            arg("first_position") = 0, arg("end_position") = py::none(),
+           arg("hints") = client::RequestHints(),
            "Encodes and stores the pages at `slots`, [len(keys) * page_tokens].")
       .def("fetch", &Fetch, arg("kv"), arg("slots"), arg("keys"), arg("hit") = nullptr,
            arg("layers") = Range(), arg("heads") = Range(), arg("form") = "stored",
+           arg("hints") = client::RequestHints(),
            "Fetches pages into the cache, up to the first that is not there. layers and heads are "
            "(first, end).")
       .def("_push_from", &PushFrom, arg("source"), arg("keys"), arg("parent"),
@@ -192,10 +236,12 @@ void BindNamespace(py::module_& module) {
           arg("keys"))
       .def(
           "touch",
-          [](const Namespace& n, const std::vector<std::string>& keys) {
-            return Names(ValueOrThrow(WithoutGil([&] { return n.Touch(keys); })));
+          [](const Namespace& n, const std::vector<std::string>& keys,
+             const client::RequestHints& hints) {
+            return Names(ValueOrThrow(WithoutGil([&] { return n.Touch(keys, hints); })));
           },
-          arg("keys"))
+          arg("keys"), arg("hints") = client::RequestHints(),
+          "Refreshes recency as a fetch would; with hints, says what to expect of the sequence.")
       .def(
           "list",
           [](const Namespace& n, uint32_t keys_max) {
@@ -230,6 +276,7 @@ std::unique_ptr<Client> MakeClient(const std::string& endpoint, int timeout_ms,
 
 void BindClient(py::module_& module) {
   BindStoredPages(module);
+  BindHints(module);
   BindReports(module);
   BindNamespace(module);
   py::class_<Client>(module, "Client",
