@@ -56,7 +56,7 @@ struct PageStoreOptions {
   absl::Duration lease_max = absl::Minutes(10);  // the ceiling of a lease's life
   double leased_share_max = 0.5;                 // of the tier's bytes, 0..1
   uint32_t leases_max = 1 << 16;
-  double pinned_share_max = 0.25;  // of the tier's bytes, 0..1, that clients may pin
+  double pinned_share_max = 0.25;              // of the tier's bytes, 0..1, that clients may pin
   uint32_t dropped_keys_remembered = 1 << 18;  // to tell kEvicted from kMiss; 8 bytes each
   uint32_t evictions_per_put_max = 4096;       // bounds the work of one BeginPut
   ArchiveAdmission archive_admission = ArchiveAdmission::kAll;
@@ -348,7 +348,7 @@ class PageStore {
   PageIndex index_;      // locks itself; changed under the tree lock
   DroppedKeys dropped_;  // Find by any thread; the rest under the tree lock
   const std::unique_ptr<EvictionPolicy> policy_ ABSL_PT_GUARDED_BY(tree_mutex_);
-  std::vector<SpacePages> space_pages_ ABSL_GUARDED_BY(tree_mutex_);  // [namespace id]
+  std::vector<SpacePages> space_pages_ ABSL_GUARDED_BY(tree_mutex_);    // [namespace id]
   std::vector<absl::Duration> page_ttls_ ABSL_GUARDED_BY(tree_mutex_);  // [namespace id]
   absl::Duration expire_at_ ABSL_GUARDED_BY(tree_mutex_);               // the next look at them
   uint64_t pages_ ABSL_GUARDED_BY(tree_mutex_) = 0;

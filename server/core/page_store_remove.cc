@@ -150,8 +150,8 @@ size_t PageStore::ExpirePages() {
     absl::MutexLock lock(&tree_mutex_);
     if (now < expire_at_) return 0;
     ttls = page_ttls_;
-    const absl::Duration least = ttls.empty() ? absl::InfiniteDuration()
-                                              : *std::min_element(ttls.begin(), ttls.end());
+    const absl::Duration least =
+        ttls.empty() ? absl::InfiniteDuration() : *std::min_element(ttls.begin(), ttls.end());
     expire_at_ = now + std::clamp(least / 16, kExpireEveryMin, kExpireEveryMax);
     if (least == absl::InfiniteDuration()) return 0;
   }

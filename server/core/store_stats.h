@@ -94,9 +94,9 @@ struct StoreStats {
   std::vector<TierStats> tiers;            // fastest first
   uint64_t pages = 0;                      // in the index
   uint64_t detached_pages = 0;             // out of the index, their memory held by readers
-  std::string_view policy;    // the eviction policy's name
-  uint64_t policy_bytes = 0;  // memory of the eviction policy
-  uint64_t pinned_bytes = 0;  // of pages that clients pinned
+  std::string_view policy;                 // the eviction policy's name
+  uint64_t policy_bytes = 0;               // memory of the eviction policy
+  uint64_t pinned_bytes = 0;               // of pages that clients pinned
   uint64_t index_bytes = 0;  // of memory that describes pages, the policy's not included
   uint64_t sessions = 0;
   uint64_t leases = 0;

@@ -144,16 +144,16 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
       }
     }
     BeginPutResult begun = context_.store().BeginPut(
-        *space_, {.key = item.key(),
-                  .parent = item.parent(),
-                  .first_position = item.first_position(),
-                  .encoding = *encoding,
-                  .bytes = item.bytes(),
-                  .block_crcs = {item.block_crc32c().data(),
-                                 static_cast<size_t>(item.block_crc32c_size())},
-                  .request = traits_,
-                  .ends_put = header_.more_pages() == 0 &&
-                              index + 1 == static_cast<uint32_t>(header_.items_size())});
+        *space_,
+        {.key = item.key(),
+         .parent = item.parent(),
+         .first_position = item.first_position(),
+         .encoding = *encoding,
+         .bytes = item.bytes(),
+         .block_crcs = {item.block_crc32c().data(), static_cast<size_t>(item.block_crc32c_size())},
+         .request = traits_,
+         .ends_put = header_.more_pages() == 0 &&
+                     index + 1 == static_cast<uint32_t>(header_.items_size())});
     SetResult(index, begun.result.status, begun.result.message);
     slot_ = std::move(begun.slot);
   }

@@ -1,6 +1,7 @@
 """Runs the benchmarks and prints their tables: what was measured, what it is compared with in the same run, the floor.
 
-    run.py --build-dir build/release [codec store service disk ...]     (default: all)
+    run.py --build-dir build/release [codec policy store service disk ...]     (default: all)
+    run.py --build-dir build/release trace FILE ...     (trace_report.py)
 
 Writes BUILD_DIR/bench/NAME.json for every program that ran: Google Benchmark's own form; for the service, what
 `oscarkv bench --json` prints for each form of pages; for the disk, bytes a second of each round.
@@ -15,12 +16,15 @@ import sys
 
 import disk
 import tables
+import trace_report
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from support.server_process import ServerProcess  # noqa: E402
 
-PROGRAMS = {"codec": "codec_bench", "store": "store_bench", "service": "oscarkv", "disk": "disk_bench"}
-TABLES = {"codec": tables.codec, "store": tables.store, "service": tables.service, "disk": tables.disk}
+PROGRAMS = {"codec": "codec_bench", "policy": "policy_bench", "store": "store_bench", "service": "oscarkv",
+            "disk": "disk_bench"}
+TABLES = {"codec": tables.codec, "policy": tables.policy, "store": tables.store, "service": tables.service,
+          "disk": tables.disk}
 
 
 def machine():
@@ -65,9 +69,12 @@ def run_service(program, build_dir, out, arguments):
 
 
 def main():
+    if sys.argv[1:2] == ["--build-dir"] and sys.argv[3:4] == ["trace"]:
+        trace_report.main(sys.argv[4:], pathlib.Path(sys.argv[2]))
+        return
     parser = argparse.ArgumentParser(prog="run bench", description="Runs the benchmarks and prints their tables.")
     parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], metavar="NAME",
-                        help="codec, store, service, disk; all of them by default")
+                        help="codec, policy, store, service, disk; all of them by default")
     parser.add_argument("--build-dir", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--repetitions", type=int, default=5, help="of each benchmark; medians are shown (%(default)s)")
     parser.add_argument("--min-time", type=float, default=0.2, help="seconds of each repetition (%(default)s)")

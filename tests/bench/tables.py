@@ -27,6 +27,10 @@ class Medians:
         scale = {"ns": 1e-3, "us": 1.0, "ms": 1e3, "s": 1e6}[self._runs[name]["time_unit"]]
         return self._runs[name]["cpu_time"] * scale
 
+    def nanoseconds(self, name):
+        """Of processor time, an item."""
+        return 1e9 / self._runs[name]["items_per_second"]
+
     def counter(self, name, counter):
         """The greatest of all repetitions: counters are limits and sizes."""
         return max(run[counter] for run in self._repeated[name])
@@ -80,6 +84,18 @@ def codec(medians):
             rows.append([words, kernels, f"{ours:.2f}", f"{beside:.2f}", f"{ours / beside:.2f}x", f"{limit:.2f}",
                          f"{100 * ours / limit:.0f} %"])
     return f"{_CODEC_HEADING}\n{layout(['work', 'kernels', 'ours', 'beside', 'ratio', 'limit', 'of limit'], rows)}"
+
+
+def policy(medians):
+    """Eviction policies over a million pages: each operation and its share of what is put off."""
+    rows = []
+    for name in ("lru", "learnt"):
+        for pages in (1, 64):
+            prefix = f"{name}/{pages}"
+            rows.append([name, str(pages), *(f"{medians.nanoseconds(f'{what}/{prefix}'):.0f}" for what in ("Use", "PutAndEvict")),
+                         f"{medians.counter(f'PutAndEvict/{prefix}', 'bytes_a_page'):.0f}"])
+    header = ["policy", "pages a request", "use, ns a page", "put and evict, ns a page", "bytes a page"]
+    return "eviction policies over 1,000,000 pages (target: 1 us an operation)\n" + layout(header, rows)
 
 
 def store(medians):

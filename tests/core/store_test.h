@@ -29,8 +29,8 @@ class StoreTest : public ::testing::Test {
                 std::unique_ptr<PageCopies> copies = nullptr) {
     auto tier = std::make_unique<FaultyTier>(std::move(base));
     tier_ = tier.get();
-    auto store = PageStore::Create(options, std::move(tier), std::move(policy_), clock_,
-                                   std::move(copies));
+    auto store =
+        PageStore::Create(options, std::move(tier), std::move(policy_), clock_, std::move(copies));
     ASSERT_OK(store);
     store_ = *std::move(store);
     auto space = store_->OpenNamespace(SmallSpec(), true);

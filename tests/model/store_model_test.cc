@@ -28,8 +28,8 @@
 #include "absl/strings/strip.h"
 #include "gtest/gtest.h"
 
-#include "server/core/learnt_policy.h"
 #include "server/core/copy_mover.h"
+#include "server/core/learnt_policy.h"
 #include "server/tier/gpu_tier.h"
 #include "server/tier/host_tier.h"
 #include "tests/core/store_test.h"

@@ -55,13 +55,12 @@ template <typename Enum, size_t N>
 Enum EnumOf(const char* what, const std::array<const char*, N>& names, const std::string& name) {
   for (size_t i = 0; i < N; ++i)
     if (name == names[i]) return static_cast<Enum>(i);
-  throw py::value_error(
-      absl::StrCat(what, " must be one of '", absl::StrJoin(names, "', '"), "', found '", name, "'"));
+  throw py::value_error(absl::StrCat(what, " must be one of '", absl::StrJoin(names, "', '"),
+                                     "', found '", name, "'"));
 }
 
-client::RequestHints MakeHints(const std::string& reuse, int priority,
-                               const std::string& residency, uint32_t output_tokens,
-                               uint64_t request_id) {
+client::RequestHints MakeHints(const std::string& reuse, int priority, const std::string& residency,
+                               uint32_t output_tokens, uint64_t request_id) {
   if (priority < -2 || priority > 2)
     throw py::value_error(absl::StrCat("priority must be -2..2, found ", priority));
   constexpr std::array kReuses = {"", "session_over", "single_shot", "will_return"};

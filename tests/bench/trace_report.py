@@ -1,6 +1,6 @@
 """`./run bench trace FILE`: what the store's eviction policies hit on a trace, beside the offline optimum.
 
-    trace.py FILE --gib 16,32,64,128,256 --model qwen3-8b [--json OUT] [--page-tokens 64] [--patterns]
+    trace_report.py FILE --gib 16,32,64,128,256 --model qwen3-8b [--json OUT] [--page-tokens 64] [--patterns]
 
 Every figure is the percentage of the trace's blocks that a request finds through an unbroken run of stored ones. The server's
 own store and policies are replayed; the constants of the learnt policy were chosen on the first half of one trace.
