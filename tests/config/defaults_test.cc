@@ -156,6 +156,18 @@ TEST(CheckConfigTest, NamesWhatIsWrongWithTheGpu) {
   ExpectRefused(gpu("off", 0, true), "gpu.required", "gpu.capacity is off");
 }
 
+TEST(CheckConfigTest, EvictionIsLearntUnlessLruIsAskedFor) {
+  v1::ServerConfig config = WithDefaults({}, 16 * kGiB);
+  EXPECT_EQ(config.eviction().policy(), "learnt");
+  EXPECT_EQ(config.eviction().max_pinned_share(), 0.25);
+  config.mutable_eviction()->set_policy("lru");
+  EXPECT_OK(CheckConfig(config));
+  ExpectRefused([](auto& wrong) { wrong.mutable_eviction()->set_policy("best"); },
+                "eviction.policy must be learnt or lru", "'best'");
+  ExpectRefused([](auto& wrong) { wrong.mutable_eviction()->set_max_pinned_share(1.5); },
+                "eviction.max_pinned_share must be above 0 and at most 1", "1.5");
+}
+
 TEST(CheckConfigTest, NamesWordsThatAreNone) {
   ExpectRefused([](auto& config) { config.set_log_level("loud"); },
                 "log_level must be debug, info, warning or error", "'loud'");

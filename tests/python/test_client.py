@@ -336,3 +336,21 @@ def test_other_threads_run_during_a_call(server, client, space, no_switching, ca
     thread.join()
     assert result and result[0]
     assert client.counters["failures"] == failures
+
+
+def test_hints_go_with_pushes_fetches_and_touches(space):
+    cache = Cache(seed=1)
+    hints = oscarkv.RequestHints(reuse="will_return", priority=1, output_tokens=20, request_id=9)
+    assert (hints.priority, hints.output_tokens, hints.request_id) == (1, 20, 9)
+    assert space.push(cache.kv, SLOTS, KEYS, hints=hints).statuses == ["OK"] * PAGES
+    fetched = space.fetch(Cache().kv, SLOTS, KEYS, hints=oscarkv.RequestHints(reuse="single_shot"))
+    assert fetched.statuses == ["OK"] * PAGES
+    for residency in ("pinned", "normal", "may_go_first"):
+        assert space.touch(KEYS, hints=oscarkv.RequestHints(residency=residency)) == ["OK"] * PAGES
+    assert space.touch(KEYS, oscarkv.RequestHints(reuse="session_over")) == ["OK"] * PAGES
+
+
+@pytest.mark.parametrize("wrong", [{"reuse": "maybe"}, {"residency": "stuck"}, {"priority": 3}])
+def test_hints_that_are_none_are_refused(wrong):
+    with pytest.raises(ValueError, match="must be"):
+        oscarkv.RequestHints(**wrong)

@@ -108,6 +108,9 @@ class Session:
         self.id = next(self.stream).session_id
         return self
 
+    def send(self, request):
+        self._sent.put(request)
+
     def end(self):
         self._sent.put(None)
         assert list(self.stream) == []

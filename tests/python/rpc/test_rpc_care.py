@@ -13,7 +13,7 @@ from .pages import Shape, key_of, packed_page, wide_page, zero_page
 from .store import error_of
 
 SHAPE = Shape()
-SERVER = {"capacity": "16MiB", "metrics_listen": "127.0.0.1:0"}
+SERVER = {"capacity": "16MiB", "metrics_listen": "127.0.0.1:0", "config": "eviction: {policy: lru}"}
 
 
 @pytest.fixture
