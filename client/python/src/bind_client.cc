@@ -72,6 +72,10 @@ client::RequestHints MakeHints(const std::string& reuse, int priority, const std
           .request_id = request_id};
 }
 
+client::RequestHints HintsOr(const client::RequestHints* hints) {
+  return hints == nullptr ? client::RequestHints() : *hints;
+}
+
 TailPolicy TailOf(const std::string& name) {
   if (name == "take") return TailPolicy::kTake;
   if (name == "recompute") return TailPolicy::kRecompute;
@@ -94,13 +98,13 @@ Hit Lookup(const Namespace& self, const std::vector<std::string>& keys, bool lea
 PushReport Push(const Namespace& self, const PagedKv& kv, const py::object& slots,
                 const std::vector<std::string>& keys, const std::string& parent,
                 uint64_t first_position, std::optional<uint64_t> end_position,
-                const client::RequestHints& hints) {
+                const client::RequestHints* hints) {
   const SlotArray places = SlotsOf(slots);
   const client::PushRequest request{.keys = keys,
                                     .parent = parent,
                                     .first_position = first_position,
                                     .end_position = end_position.value_or(0),
-                                    .hints = hints,
+                                    .hints = HintsOr(hints),
                                     .slots = SlotSpan(places)};
   const EngineView view = kv.view(self.spec().geometry);
   return ValueOrThrow(WithoutGil([&] { return self.Push(view, request); }));
@@ -111,7 +115,7 @@ FetchReport Fetch(const Namespace& self, const PagedKv& kv, const py::object& sl
                   const std::vector<std::string>& keys, const Hit* hit,
                   const std::optional<std::pair<uint32_t, uint32_t>>& layers,
                   const std::optional<std::pair<uint32_t, uint32_t>>& heads,
-                  const std::string& form, const client::RequestHints& hints) {
+                  const std::string& form, const client::RequestHints* hints) {
   if (form != "stored" && form != "decoded") {
     throw py::value_error(absl::StrCat("form must be stored or decoded, found '", form, "'"));
   }
@@ -119,7 +123,7 @@ FetchReport Fetch(const Namespace& self, const PagedKv& kv, const py::object& sl
   const client::FetchRequest request{.keys = keys,
                                      .slots = SlotSpan(places),
                                      .lease_id = hit == nullptr ? 0 : hit->lease.id(),
-                                     .hints = hints,
+                                     .hints = HintsOr(hints),
                                      .layers = RangeOf(layers, "layers"),
                                      .heads = RangeOf(heads, "heads"),
                                      .decoded = form == "decoded"};
@@ -216,12 +220,11 @@ void BindNamespace(py::module_& module) {
            "window of a hit that ends in "
            "packed pages to the engine.")
       .def("push", &Push, arg("kv"), arg("slots"), arg("keys"), arg("parent") = py::bytes(),
-           arg("first_position") = 0, arg("end_position") = py::none(),
-           arg("hints") = client::RequestHints(),
+           arg("first_position") = 0, arg("end_position") = py::none(), arg("hints") = py::none(),
            "Encodes and stores the pages at `slots`, [len(keys) * page_tokens].")
       .def("fetch", &Fetch, arg("kv"), arg("slots"), arg("keys"), arg("hit") = nullptr,
            arg("layers") = Range(), arg("heads") = Range(), arg("form") = "stored",
-           arg("hints") = client::RequestHints(),
+           arg("hints") = py::none(),
            "Fetches pages into the cache, up to the first that is not there. layers and heads are "
            "(first, end).")
       .def("_push_from", &PushFrom, arg("source"), arg("keys"), arg("parent"),
@@ -236,10 +239,10 @@ void BindNamespace(py::module_& module) {
       .def(
           "touch",
           [](const Namespace& n, const std::vector<std::string>& keys,
-             const client::RequestHints& hints) {
-            return Names(ValueOrThrow(WithoutGil([&] { return n.Touch(keys, hints); })));
+             const client::RequestHints* hints) {
+            return Names(ValueOrThrow(WithoutGil([&] { return n.Touch(keys, HintsOr(hints)); })));
           },
-          arg("keys"), arg("hints") = client::RequestHints(),
+          arg("keys"), arg("hints") = py::none(),
           "Refreshes recency as a fetch would; with hints, says what to expect of the sequence.")
       .def(
           "list",
