@@ -174,9 +174,9 @@ class Server::Impl {
           config_.disk().admit() == "fetched" ? ArchiveAdmission::kFetched : ArchiveAdmission::kAll;
       OSCARKV_ASSIGN_OR_RETURN(archive, OpenDiskArchive(config_.disk(), logger_));
     }
-    OSCARKV_ASSIGN_OR_RETURN(store_, PageStore::Create(options, std::move(tier),
-                                                       MakePolicy(config_.eviction().policy()), clock_,
-                                                       std::move(copies), std::move(archive)));
+    OSCARKV_ASSIGN_OR_RETURN(
+        store_, PageStore::Create(options, std::move(tier), MakePolicy(config_.eviction().policy()),
+                                  clock_, std::move(copies), std::move(archive)));
     return absl::OkStatus();
   }
 

@@ -134,7 +134,7 @@ ClearResult PageStore::Clear(const Namespace& space) {
   ClearResult result;
   if (archive_ != nullptr) result.removed = ClearArchive(space);
   result.removed += Sweep([&](const PageRecord& record) { return record.space == &space; },
-                         RemoveReason::kDeleted);
+                          RemoveReason::kDeleted);
   absl::MutexLock lock(&tree_mutex_);
   if (space.id() < space_pages_.size()) {
     const SpacePages& pages = space_pages_[space.id()];
