@@ -14,6 +14,8 @@ constexpr size_t kCountedAtOnce = size_t{1} << 14;
 // common: a system prompt.
 constexpr uint16_t kForksShared = 8;
 constexpr int kTurnMax = 1000;
+// Nothing is refused before so many uses are known: a store that was only written to takes all.
+constexpr double kUsesToRefuse = 32.0;
 constexpr uint32_t kNoSet = 0xffffffff;
 
 }  // namespace
@@ -160,7 +162,7 @@ void LearntPolicy::OnInsert(PageId page, const PageTraits& traits) {
 bool LearntPolicy::Admits(const PageTraits& traits) {
   Advance(traits.now);
   const std::optional<ShelfId> least = shelves_.Least();
-  if (!least.has_value()) return true;
+  if (!least.has_value() || model_.uses() < kUsesToRefuse) return true;
   const Put& put = PutOf(traits, watch_.Find(traits.key_hash));
   RunKind kind = RunKind::kNew;
   const ReuseModel::ClassId class_id = ClassOfPut(traits, put, &kind);

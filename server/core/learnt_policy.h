@@ -3,7 +3,7 @@
 // Pages used together go together. A *run* is consecutive pages last used by one request, of one
 // class (reuse_model.h); it goes from its end, page by page. Each run is worth what the model says
 // for its class and its age, and the run worth least goes first, unless the page that wants room is
-// worth less still: then that page is refused.
+// worth less still: then that page is refused, once enough uses are known to judge by.
 //
 // Runs are watched until they are used again, whether their pages are still there or not (a refused
 // page is watched too), or what is learnt would depend on what was kept.

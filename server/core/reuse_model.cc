@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace oscarkv {
 namespace {
@@ -174,6 +175,8 @@ void ReuseModel::Refresh(double elapsed_s) {
       counts_[level][number].Add(one.counts);
     }
   }
+  const ByAge& uses = counts_[0][0].uses;
+  uses_ = std::accumulate(uses.begin(), uses.end(), 0.0);
   ByAge prior;
   for (size_t age = 0; age < kAges; ++age) prior[age] = PriorRate(age);
   rates_[0][0] = RatesOf(counts_[0][0].uses, counts_[0][0].seconds, prior, 1.0, kPriorTrust);

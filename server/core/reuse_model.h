@@ -61,6 +61,8 @@ class ReuseModel {
   // Hits per second that a page earns while it is held, from age bin `age` on, held as long as that
   // is best. Above 0; constant between calls of Refresh.
   double Worth(ClassId id, size_t age) const { return classes_[id].worth[age]; }
+  // Uses that this rests on, old ones faded. While they are few, worth compares guesses.
+  double uses() const { return uses_; }
 
   uint64_t memory_bytes() const;
 
@@ -88,6 +90,7 @@ class ReuseModel {
 
   std::vector<ClassId> ids_;  // [number], kNoClass where there is none yet
   std::vector<Class> classes_;
+  double uses_ = 0.0;
   std::array<std::vector<Counts>, kLevels> counts_;  // [level but the finest][number]
   std::array<std::vector<ByAge>, kLevels> rates_;    // uses per second, likewise
 };

@@ -102,6 +102,28 @@ TEST_F(LearntPolicyTest, WhatNeverIsUsedAgainIsRefused) {
   EXPECT_FALSE(policy_.Admits(end));
 }
 
+TEST_F(LearntPolicyTest, NothingIsRefusedWhereNothingWasEverUsed) {
+  constexpr PageId kRoom = 100 * kPagesOfOne;
+  now_ = absl::Hours(1);
+  size_t refused = 0;
+  for (PageId first = 0; first < 4 * kRoom; first += kPagesOfOne) {
+    const RequestTraits request{.number = ++requests_, .new_tokens = 100};
+    for (uint32_t i = 0; i < kPagesOfOne; ++i) {
+      const PageTraits traits = TraitsOf(first, i, request);
+      if (i > 0) policy_.SetEvictable(first + i - 1, false);
+      if (first >= kRoom) {
+        policy_.Victim(now_);
+        if (!policy_.Admits(traits)) ++refused;
+        Evict(1);
+      }
+      policy_.OnInsert(first + i, traits);
+      policy_.SetEvictable(first + i, true);
+      now_ += absl::Milliseconds(10);
+    }
+  }
+  EXPECT_EQ(refused, 0u);
+}
+
 TEST_F(LearntPolicyTest, HintsAreLearntFromAndNotObeyed) {
   // A client whose hints say the opposite of what happens.
   Learn({.reuse = ReuseHint::kSessionOver}, {.reuse = ReuseHint::kWillReturn});
