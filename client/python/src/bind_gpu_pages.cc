@@ -206,6 +206,22 @@ cudaStream_t CudaStreamOf(const py::object& stream) {
   return reinterpret_cast<cudaStream_t>(StreamOf(stream));
 }
 
+// The constructor that sinks and sources share: `Transfers` of a codec, on its device.
+template <typename Handle, typename Transfers>
+void DefineInit(py::class_<Handle>& type) {
+  const GpuTransferOptions defaults;
+  type.def(py::init([](const GpuCodec& codec, uint32_t pages_max, uint64_t stage_bytes,
+                       uint32_t stages) {
+             const device::DeviceScope scope(codec.device);
+             ThrowIfError(scope.status());
+             const GpuTransferOptions options{
+                 .pages_max = pages_max, .stage_bytes = stage_bytes, .stages = stages};
+             return Handle{ValueOrThrow(Transfers::Create(codec.codec, options)), codec, nullptr};
+           }),
+           arg("codec"), arg("pages_max") = defaults.pages_max,
+           arg("stage_bytes") = defaults.stage_bytes, arg("stages") = defaults.stages);
+}
+
 }  // namespace
 
 // NOLINTNEXTLINE(readability-function-size): a list
@@ -222,23 +238,9 @@ void BindGpuPages(py::module_& module) {
            arg("device") = 0)
       .def_property_readonly("device", [](const GpuCodec& codec) { return codec.device; });
 
-  const auto options = [](uint32_t pages_max, uint64_t stage_bytes, uint32_t stages) {
-    return GpuTransferOptions{.pages_max = pages_max, .stage_bytes = stage_bytes, .stages = stages};
-  };
-  const GpuTransferOptions defaults;
-
-  py::class_<SinkHandle>(module, "FetchSink", "Where fetches into GPU memory go, one by one.")
-      .def(py::init([options](const GpuCodec& codec, uint32_t pages_max, uint64_t stage_bytes,
-                              uint32_t stages) {
-             const device::DeviceScope scope(codec.device);
-             ThrowIfError(scope.status());
-             return SinkHandle{ValueOrThrow(GpuPageSink::Create(
-                                   codec.codec, options(pages_max, stage_bytes, stages))),
-                               codec, nullptr};
-           }),
-           arg("codec"), arg("pages_max") = defaults.pages_max,
-           arg("stage_bytes") = defaults.stage_bytes, arg("stages") = defaults.stages)
-      .def(
+  py::class_<SinkHandle> sink(module, "FetchSink", "Where fetches into GPU memory go, one by one.");
+  DefineInit<SinkHandle, GpuPageSink>(sink);
+  sink.def(
           "start",
           [](SinkHandle& self, std::shared_ptr<GpuPagedKv> kv, const py::object& slots,
              const Range& layers, const Range& heads, const py::object& stream) {
@@ -268,17 +270,9 @@ void BindGpuPages(py::module_& module) {
           "pages", [](SinkHandle& self) -> PageSink& { return *self.sink; },
           py::return_value_policy::reference_internal);
 
-  py::class_<SourceHandle>(module, "PushSource", "Where pushes from GPU memory come from.")
-      .def(py::init([options](const GpuCodec& codec, uint32_t pages_max, uint64_t stage_bytes,
-                              uint32_t stages) {
-             const device::DeviceScope scope(codec.device);
-             ThrowIfError(scope.status());
-             return SourceHandle{ValueOrThrow(GpuPageSource::Create(
-                                     codec.codec, options(pages_max, stage_bytes, stages))),
-                                 codec, nullptr};
-           }),
-           arg("codec"), arg("pages_max") = defaults.pages_max,
-           arg("stage_bytes") = defaults.stage_bytes, arg("stages") = defaults.stages)
+  py::class_<SourceHandle> source(module, "PushSource", "Where pushes from GPU memory come from.");
+  DefineInit<SourceHandle, GpuPageSource>(source);
+  source
       .def(
           "start",
           [](SourceHandle& self, std::shared_ptr<GpuPagedKv> kv, const py::object& slots,
