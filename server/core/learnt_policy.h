@@ -29,7 +29,8 @@ namespace oscarkv {
 // age bin, each a list in the order in which pages came. Shelves have a rank by worth, and a bitmap
 // over ranks names the least. So every call is O(1) a page, but for two that are paid for by time
 // passing: pages move to the shelf of the next age when they reach it (at most 31 times), and every
-// 20 s of use the model and the ranks are worked out anew (under 2 ms with every class seen).
+// 20 s of use the model and the ranks are worked out anew, in time that grows with the classes
+// seen, not with the pages.
 //
 // Memory: 12 bytes a page, 64 a run (of at least one page, mostly of dozens), some 50 for each run
 // under watch: as many as there are runs, at least 16 Ki and at most 256 Ki. Up to 4 MB beside.
