@@ -9,7 +9,7 @@
 namespace oscarkv {
 
 // The CRC of `bytes`, or of everything before it followed by `bytes` when `crc` is the CRC of what
-// came before. Uses the SSE4.2 instruction where the processor has it, a table otherwise; both give
+// came before. Uses SSE4.2 and PCLMUL where the processor has them, a table otherwise; both give
 // the same value. Thread-safe.
 uint32_t Crc32c(ByteView bytes, uint32_t crc = 0);
 
