@@ -60,10 +60,11 @@ if(CUDAToolkit_FOUND)
 elseif(OSCARKV_CUDA)
   message(FATAL_ERROR "OSCARKV_CUDA=ON but no CUDA toolkit was found; install it or leave the option off")
 endif()
+# NCCL's header; its library is loaded when it is wanted (kernels/comm/nccl_api.h).
 find_path(OSCARKV_NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
-find_library(OSCARKV_NCCL_LIBRARY NAMES nccl nccl_static HINTS ${CUDAToolkit_LIBRARY_DIR})
-if(OSCARKV_NCCL_INCLUDE_DIR AND OSCARKV_NCCL_LIBRARY)
-  message(STATUS "NCCL found: ${OSCARKV_NCCL_LIBRARY}")
+if(OSCARKV_CUDA AND NOT OSCARKV_NCCL_INCLUDE_DIR)
+  message(FATAL_ERROR "OSCARKV_CUDA=ON but nccl.h was not found. Install libnccl-dev (NVIDIA's package), or get it with "
+          "`pip download --no-deps nvidia-nccl-cu13`, unpack the wheel and set OSCARKV_NCCL_INCLUDE_DIR to its nvidia/nccl/include")
 endif()
 if(OSCARKV_CUDA)
   # Hopper, with the instructions that only its own target has; named by hand, because CMake 3.25 does not know 90a.
