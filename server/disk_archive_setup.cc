@@ -1,5 +1,6 @@
 #include "server/disk_archive_setup.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -12,6 +13,13 @@
 #include "oscarkv/v1/server_config.pb.h"
 
 namespace oscarkv {
+namespace {
+
+// Of the capacity, for namespaces and transform sets.
+constexpr uint64_t kCatalogShare = 16;
+constexpr uint64_t kCatalogBytesMax = uint64_t{2} << 30;
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<PageArchive>> OpenDiskArchive(const v1::DiskTierConfig& config,
                                                              const Logger& logger) {
@@ -25,6 +33,8 @@ absl::StatusOr<std::unique_ptr<PageArchive>> OpenDiskArchive(const v1::DiskTierC
   options.directory.path = config.path();
   options.directory.owner = config.owner();
   OSCARKV_ASSIGN_OR_RETURN(options.directory.capacity_bytes, ParseBytes(config.capacity()));
+  options.directory.catalog_bytes =
+      std::min(options.directory.capacity_bytes / kCatalogShare, kCatalogBytesMax);
   OSCARKV_ASSIGN_OR_RETURN(options.directory.segment_bytes, ParseBytes(config.segment()));
   OSCARKV_ASSIGN_OR_RETURN(std::unique_ptr<DiskStore> store,
                            DiskStore::Open(options, std::move(chosen.io)));

@@ -103,7 +103,8 @@ class Server::Impl {
         .max_inflight_bytes = Bytes(config_.limits().max_inflight()),
         .lease_max = absl::Milliseconds(config_.limits().lease_ms_max()),
         .max_transform_set_bytes = Bytes(config_.limits().max_transform_set())};
-    context_ = std::make_unique<RpcContext>(options, *store_, logger_);
+    context_ = std::make_unique<RpcContext>(options, *store_, logger_, catalog_);
+    context_->Restore();
     cache_ = std::make_unique<CacheService>(*context_);
     admin_ = std::make_unique<AdminService>(*context_, std::string(kVersion));
     OSCARKV_RETURN_IF_ERROR(Listen());
@@ -173,6 +174,7 @@ class Server::Impl {
       options.archive_admission =
           config_.disk().admit() == "fetched" ? ArchiveAdmission::kFetched : ArchiveAdmission::kAll;
       OSCARKV_ASSIGN_OR_RETURN(archive, OpenDiskArchive(config_.disk(), logger_));
+      catalog_ = archive->catalog();
     }
     OSCARKV_ASSIGN_OR_RETURN(
         store_, PageStore::Create(options, std::move(tier), MakePolicy(config_.eviction().policy()),
@@ -273,6 +275,7 @@ class Server::Impl {
   const Logger logger_;
   const SystemClock clock_;
   std::unique_ptr<PageStore> store_;
+  Catalog* catalog_ = nullptr;  // the store's archive's; null without a disk tier
   std::unique_ptr<RpcContext> context_;
   std::unique_ptr<CacheService> cache_;
   std::unique_ptr<AdminService> admin_;

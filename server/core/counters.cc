@@ -33,6 +33,12 @@ void AddArchive(const StoreStats& stats, std::vector<NamedCounter>* counters) {
        a.failed_writes},
       {{"oscarkv_disk_refused_pages_total", "Pages not written to disk because too many waited"},
        a.refused_pages},
+      {{"oscarkv_disk_catalog_skipped_total",
+        "Namespaces and transform sets on disk that were damaged or another server's"},
+       a.catalog_skipped},
+      {{"oscarkv_disk_catalog_failed_writes_total",
+        "Namespaces and transform sets that could not be written to disk"},
+       a.catalog_failed_writes},
   };
   for (const auto& [name, value] : named)
     counters->push_back({name.first, name.second, "", "", value});

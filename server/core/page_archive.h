@@ -17,6 +17,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
+#include "server/core/catalog.h"
 #include "server/core/namespace.h"
 #include "server/core/page_handles.h"
 #include "server/core/page_record.h"
@@ -66,6 +67,8 @@ class PageArchive {
   virtual ListResult List(const Namespace& space, uint32_t pages_max, uint64_t cursor) const = 0;
   virtual TierStats Stats() const = 0;
   virtual ArchiveCounters Counters() const = 0;
+  // Null when it keeps nothing but pages.
+  virtual Catalog* catalog() = 0;
 
   // --- These wait for the device. ---
 

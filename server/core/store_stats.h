@@ -83,6 +83,8 @@ struct ArchiveCounters {
   uint64_t failed_reads = 0;     // pages that the device could not read; dropped
   uint64_t failed_writes = 0;    // pages that the device could not write
   uint64_t refused_pages = 0;    // not written, because too many waited
+  uint64_t catalog_skipped = 0;  // namespaces and transform sets that could not be read
+  uint64_t catalog_failed_writes = 0;
 };
 
 struct StoreStats {

@@ -49,56 +49,22 @@ void FillResults(const std::vector<ItemStatus>& statuses, v1::KeysReply* reply) 
   for (const ItemStatus status : statuses) reply->add_results()->set_status(ToProto(status));
 }
 
-// The open namespace that looks most like `spec`, for an error that names both sides.
-std::string NearestNamespace(const PageStore& store, const NamespaceSpec& spec) {
-  std::string nearest;
-  for (const Namespace* other : store.Namespaces()) {
-    if (other->spec().model != spec.model) continue;
-    const std::string difference = DescribeDifference(spec, other->spec());
-    const std::string text =
-        absl::StrCat("; open is ", absl::BytesToHexString(other->fingerprint()),
-                     " of the same model, ", "which differs (asked / open): ", difference);
-    if (nearest.empty() || text.size() < nearest.size()) nearest = text;
-  }
-  return nearest;
-}
-
-absl::Status CheckExpectedFingerprint(const std::string& expected, const std::string& found) {
-  if (expected.empty() || expected == found) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("the client expects the fingerprint ", absl::BytesToHexString(expected),
-                   ", the server computes ", absl::BytesToHexString(found),
-                   " for this spec: the two are of different versions"));
-}
-
 }  // namespace
 
+// On a worker: the namespace is saved before the answer.
 grpc::ServerUnaryReactor* CacheService::OpenNamespace(grpc::CallbackServerContext* call,
                                                       const v1::OpenNamespaceRequest* request,
                                                       v1::OpenNamespaceReply* reply) {
-  return RunUnary(context_, call, Method::kOpenNamespace, [&]() -> absl::Status {
-    OSCARKV_ASSIGN_OR_RETURN(const NamespaceSpec spec, FromProto(request->spec()));
-    OSCARKV_RETURN_IF_ERROR(
-        CheckExpectedFingerprint(request->expected_fingerprint(), Fingerprint(spec)));
-    const auto registered = context_.transforms().Find(spec.codec.transform_hash);
-    // Before the namespace is made: one whose set is of another geometry could never be read.
-    if (registered != nullptr) OSCARKV_RETURN_IF_ERROR(registered->set.CheckFits(spec.geometry));
-    const absl::StatusOr<const Namespace*> space =
-        context_.store().OpenNamespace(spec, request->create());
-    if (absl::IsNotFound(space.status())) {
-      return absl::FailedPreconditionError(absl::StrCat("no namespace has the fingerprint ",
-                                                        absl::BytesToHexString(Fingerprint(spec)),
-                                                        NearestNamespace(context_.store(), spec)));
-    }
-    OSCARKV_RETURN_IF_ERROR(space.status());
-    if (request->page_ttl_ms() != 0)
-      context_.store().SetPageTtl(**space, absl::Milliseconds(request->page_ttl_ms()));
-    reply->set_fingerprint((*space)->fingerprint());
+  return RunUnaryAsync(context_, call, Method::kOpenNamespace, [=, this]() -> absl::Status {
+    OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Open(*request));
+    context_.saved().SaveNamespace(space->fingerprint(), *request);
+    reply->set_fingerprint(space->fingerprint());
     reply->set_server_epoch(context_.epoch());
     context_.FillLimits(reply->mutable_limits());
-    reply->set_wide_page_bytes((*space)->page_bytes(Encoding::kWide));
-    reply->set_packed_page_bytes((*space)->page_bytes(Encoding::kPacked));
-    reply->set_has_transform_set(registered != nullptr);
+    reply->set_wide_page_bytes(space->page_bytes(Encoding::kWide));
+    reply->set_packed_page_bytes(space->page_bytes(Encoding::kPacked));
+    const std::string& transforms = space->spec().codec.transform_hash;
+    reply->set_has_transform_set(context_.transforms().Find(transforms) != nullptr);
     return absl::OkStatus();
   });
 }

@@ -3,8 +3,11 @@
 #ifndef OSCARKV_SERVER_RPC_CALL_SCOPE_H_
 #define OSCARKV_SERVER_RPC_CALL_SCOPE_H_
 
+#include <memory>
 #include <string>
+#include <utility>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
@@ -78,6 +81,23 @@ inline grpc::ServerUnaryReactor* RunUnary(RpcContext& context, grpc::CallbackSer
   if (status.ok()) status = work();
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
   reactor->Finish(scope.End(status));
+  return reactor;
+}
+
+// The same for work that waits, or takes long: it runs on a worker.
+inline grpc::ServerUnaryReactor* RunUnaryAsync(RpcContext& context,
+                                               grpc::CallbackServerContext* call, Method method,
+                                               absl::AnyInvocable<absl::Status()> work) {
+  auto scope = std::make_unique<CallScope>(context, call, method);
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  if (const absl::Status status = scope->Admit(); !status.ok()) {
+    reactor->Finish(scope->End(status));
+    return reactor;
+  }
+  context.RunAsync([reactor, scope = std::move(scope), work = std::move(work)]() mutable {
+    const grpc::Status end = scope->End(work());
+    reactor->Finish(end);
+  });
   return reactor;
 }
 

@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 
 #include "kernels/base/status_macros.h"
+#include "proto/convert/convert.h"
 
 namespace oscarkv {
 namespace {
@@ -23,6 +24,28 @@ uint64_t NewEpoch() {
 constexpr double kFetchSmoothing = 0.1;        // weight of the newest fetch
 constexpr double kFetchFixedMs = 0.2;          // a call that fetches nothing
 constexpr uint64_t kFetchBytesMin = 64 << 10;  // smaller ones measure latency, not throughput
+
+// The open namespace that looks most like `spec`, for an error that names both sides.
+std::string NearestNamespace(const PageStore& store, const NamespaceSpec& spec) {
+  std::string nearest;
+  for (const Namespace* other : store.Namespaces()) {
+    if (other->spec().model != spec.model) continue;
+    const std::string difference = DescribeDifference(spec, other->spec());
+    const std::string text =
+        absl::StrCat("; open is ", absl::BytesToHexString(other->fingerprint()),
+                     " of the same model, ", "which differs (asked / open): ", difference);
+    if (nearest.empty() || text.size() < nearest.size()) nearest = text;
+  }
+  return nearest;
+}
+
+absl::Status CheckExpectedFingerprint(const std::string& expected, const std::string& found) {
+  if (expected.empty() || expected == found) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the client expects the fingerprint ", absl::BytesToHexString(expected),
+                   ", the server computes ", absl::BytesToHexString(found),
+                   " for this spec: the two are of different versions"));
+}
 
 }  // namespace
 
@@ -45,14 +68,22 @@ std::string_view MethodName(Method method) {
   return kNames[static_cast<size_t>(method)];
 }
 
-RpcContext::RpcContext(const RpcOptions& options, PageStore& store, const Logger& logger)
+RpcContext::RpcContext(const RpcOptions& options, PageStore& store, const Logger& logger,
+                       Catalog* catalog)
     : options_(options),
       store_(store),
       logger_(logger),
       epoch_(NewEpoch()),
       start_(absl::Now()),
       transforms_(options.max_transform_set_bytes),
+      saved_(catalog, logger),
       workers_(options.codec_threads) {}
+
+void RpcContext::Restore() {
+  saved_.Restore(transforms_, [this](const v1::OpenNamespaceRequest& request) {
+    return Open(request).status();
+  });
+}
 
 void RpcContext::FillLimits(v1::Limits* limits) const {
   limits->set_max_items(options_.max_items);
@@ -60,6 +91,25 @@ void RpcContext::FillLimits(v1::Limits* limits) const {
   limits->set_max_inflight_bytes(options_.max_inflight_bytes);
   limits->set_lease_ms_max(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.lease_max)));
   limits->set_max_transform_set_bytes(options_.max_transform_set_bytes);
+}
+
+absl::StatusOr<const Namespace*> RpcContext::Open(const v1::OpenNamespaceRequest& request) {
+  OSCARKV_ASSIGN_OR_RETURN(const NamespaceSpec spec, FromProto(request.spec()));
+  OSCARKV_RETURN_IF_ERROR(
+      CheckExpectedFingerprint(request.expected_fingerprint(), Fingerprint(spec)));
+  const auto registered = transforms_.Find(spec.codec.transform_hash);
+  // Before the namespace is made: one whose set is of another geometry could never be read.
+  if (registered != nullptr) OSCARKV_RETURN_IF_ERROR(registered->set.CheckFits(spec.geometry));
+  const absl::StatusOr<const Namespace*> space = store_.OpenNamespace(spec, request.create());
+  if (absl::IsNotFound(space.status())) {
+    return absl::FailedPreconditionError(absl::StrCat("no namespace has the fingerprint ",
+                                                      absl::BytesToHexString(Fingerprint(spec)),
+                                                      NearestNamespace(store_, spec)));
+  }
+  OSCARKV_RETURN_IF_ERROR(space.status());
+  if (request.page_ttl_ms() != 0)
+    store_.SetPageTtl(**space, absl::Milliseconds(request.page_ttl_ms()));
+  return space;
 }
 
 absl::StatusOr<const Namespace*> RpcContext::Resolve(const v1::Scope& scope) const {

@@ -21,8 +21,10 @@
 #include "kernels/codec/page_codec.h"
 #include "server/core/page_store.h"
 #include "server/rpc/call_stats.h"
+#include "server/rpc/saved_state.h"
 #include "server/rpc/transform_registry.h"
 
+#include "oscarkv/v1/kv_cache.pb.h"
 #include "oscarkv/v1/types.pb.h"
 
 namespace oscarkv {
@@ -71,7 +73,12 @@ class Drainable {
 // Thread-safe.
 class RpcContext {
  public:
-  RpcContext(const RpcOptions& options, PageStore& store, const Logger& logger);
+  // `catalog`, where not null, keeps namespaces and transform sets for the next start. All are
+  // borrowed.
+  RpcContext(const RpcOptions& options, PageStore& store, const Logger& logger,
+             Catalog* catalog = nullptr);
+  // Before serving: what the catalog has.
+  void Restore();
 
   const RpcOptions& options() const { return options_; }
   PageStore& store() { return store_; }
@@ -80,7 +87,13 @@ class RpcContext {
   absl::Time start() const { return start_; }
   CallStats& calls() { return calls_; }
   TransformRegistry& transforms() { return transforms_; }
+  SavedState& saved() { return saved_; }
   void FillLimits(v1::Limits* limits) const;
+
+  // Opens the namespace with the settings that the request brings; the errors of
+  // PageStore::OpenNamespace and NamespaceSpec, and kFailedPrecondition: another fingerprint than
+  // expected, or the transform set is of another geometry.
+  absl::StatusOr<const Namespace*> Open(const v1::OpenNamespaceRequest& request);
 
   // The namespace a call is addressed to. kAborted: another epoch. kFailedPrecondition: not a
   // fingerprint known here.
@@ -132,6 +145,7 @@ class RpcContext {
   const absl::Time start_;
   CallStats calls_;
   TransformRegistry transforms_;
+  SavedState saved_;
   std::atomic<uint64_t> inflight_ = 0;  // relaxed: a budget, not a lock
   std::atomic<uint64_t> requests_ = 0;  // relaxed: numbers for requests that have none
   std::atomic<uint64_t> calls_in_flight_ = 0;

@@ -74,6 +74,9 @@ class PutTransformReactor final : public grpc::ServerReadReactor<v1::PutTransfor
       return absl::InvalidArgumentError("a transform set starts with a header, and none came");
     if (upload_.file().size() != bytes_) return WrongSize(0);
     OSCARKV_ASSIGN_OR_RETURN(const bool existed, context_.transforms().Add(hash_, upload_));
+    // What is known now is known after a restart, where there is a disk.
+    if (const auto registered = context_.transforms().Find(hash_); registered != nullptr)
+      context_.saved().SaveTransformSet(hash_, registered->file);
     reply_->set_existed(existed);
     return absl::OkStatus();
   }

@@ -50,7 +50,7 @@ def test_pages_outlive_the_server(build_dir, server, tmp_path):
     server.wait_until(lambda: counter(cli, "written_pages") == PAGES, "the pages are on disk")
     server.kill()
     server.start()
-    # A namespace is known once somebody has opened it again.
+    assert tiers(cli) == ["disk"] * PAGES
     put(cli, tmp_path, 5000, make_kv(seed=2))
     assert sorted(tiers(cli)) == ["disk"] * PAGES + ["host"] * PAGES
 

@@ -53,6 +53,7 @@ TierStats DiskArchive::Stats() const {
 
 ArchiveCounters DiskArchive::Counters() const {
   const DiskStoreStats stats = store_->Stats();
+  const CatalogStats catalog = store_->catalog().Stats();
   return {.written_pages = stats.written_pages,
           .written_bytes = stats.written_body_bytes,
           .device_written_bytes = stats.io.written_bytes,
@@ -63,7 +64,9 @@ ArchiveCounters DiskArchive::Counters() const {
           .removed_pages = stats.removed_pages,
           .corrupt_pages = stats.corrupt_pages,
           .failed_reads = stats.unreadable_pages,
-          .failed_writes = stats.failed_writes};
+          .failed_writes = stats.failed_writes,
+          .catalog_skipped = catalog.skipped,
+          .catalog_failed_writes = catalog.failed_writes};
 }
 
 void DiskArchive::Write(std::span<ArchiveWrite> writes) {

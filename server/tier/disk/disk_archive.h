@@ -23,6 +23,7 @@ class DiskArchive final : public PageArchive {
   ListResult List(const Namespace& space, uint32_t pages_max, uint64_t cursor) const override;
   TierStats Stats() const override;
   ArchiveCounters Counters() const override;
+  Catalog* catalog() override { return &store_->catalog(); }
   void Write(std::span<ArchiveWrite> writes) override;
   void Read(const Namespace& space, std::span<ArchiveRead> reads) override;
   VerifyProgress Verify(uint64_t cursor, uint64_t bytes_max) override;

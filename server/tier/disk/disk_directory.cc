@@ -22,7 +22,6 @@ namespace oscarkv {
 namespace {
 
 constexpr absl::string_view kSegmentPrefix = "segment-";
-constexpr int kFileMode = 0640;
 
 std::string SegmentName(uint32_t segment) {
   return absl::StrCat(kSegmentPrefix, absl::Dec(segment, absl::kZeroPad6));
@@ -87,7 +86,7 @@ absl::StatusOr<DiskDirectory> DiskDirectory::Open(const DiskDirectoryOptions& op
 }
 
 absl::Status DiskDirectory::Lock(const DiskDirectoryOptions& options) {
-  lock_ = DiskFile(open((path_ + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, kFileMode));
+  lock_ = DiskFile(open((path_ + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, kDiskFileMode));
   if (!lock_.is_open()) return IoError(errno, "open lock");
   const std::string us = Holder(options.owner);
   if (flock(lock_.descriptor(), LOCK_EX | LOCK_NB) != 0) {
@@ -108,10 +107,10 @@ absl::Status DiskDirectory::Lock(const DiskDirectoryOptions& options) {
 
 absl::StatusOr<DiskFile> DiskDirectory::OpenFile(const std::string& path, int flags) {
   const int all_flags = O_RDWR | O_CLOEXEC | flags;
-  int descriptor = direct_ ? open(path.c_str(), all_flags | O_DIRECT, kFileMode) : -1;
+  int descriptor = direct_ ? open(path.c_str(), all_flags | O_DIRECT, kDiskFileMode) : -1;
   if (descriptor < 0 && (!direct_ || errno == EINVAL)) {
     direct_ = false;  // this file system has no direct I/O
-    descriptor = open(path.c_str(), all_flags, kFileMode);
+    descriptor = open(path.c_str(), all_flags, kDiskFileMode);
   }
   if (descriptor < 0) return IoError(errno, absl::StrCat("open ", path));
   return DiskFile(descriptor);
@@ -170,9 +169,9 @@ absl::Status DiskDirectory::MakeSuperblock(const DiskDirectoryOptions& options, 
 
 absl::Status DiskDirectory::OpenSegments(const DiskDirectoryOptions& options, BlockIo& io) {
   const uint64_t bytes = superblock_.segment_bytes;
-  const uint64_t count = options.capacity_bytes < kDiskOtherFilesBytes
-                             ? 0
-                             : (options.capacity_bytes - kDiskOtherFilesBytes) / bytes;
+  const uint64_t other = kDiskOtherFilesBytes + options.catalog_bytes;
+  const uint64_t count =
+      options.capacity_bytes < other ? 0 : (options.capacity_bytes - other) / bytes;
   if (count < kSegmentsMin) {
     return absl::InvalidArgumentError(absl::StrCat("a capacity of ", options.capacity_bytes,
                                                    " bytes holds ", count, " segments of ", bytes,

@@ -38,12 +38,14 @@ struct DiskDirectoryOptions {
   std::string path;             // made if it is not there; its parent is
   std::string owner;            // at most kOwnerBytesMax; the same each time
   uint64_t capacity_bytes = 0;  // of all files together, never passed
+  uint64_t catalog_bytes = 0;   // of them, for files that hold no pages (DiskCatalog)
   uint64_t segment_bytes = 0;   // 0: what the directory has; kSegmentBytesDefault in a new one
 };
 inline constexpr uint64_t kSegmentBytesDefault = 256 << 20;
 inline constexpr uint64_t kSegmentsMin = 2;  // one to write to and one to reclaim
 // What else takes room: the lock, and the superblock twice while it is made.
 inline constexpr uint64_t kDiskOtherFilesBytes = 3 * kDiskBlockBytes;
+inline constexpr int kDiskFileMode = 0640;
 
 // Owns the lock and the files. Immutable once open.
 class DiskDirectory {

@@ -45,6 +45,10 @@ DiskStore::DiskStore(const DiskStoreOptions& options, std::unique_ptr<BlockIo> i
       io_(std::move(io)),
       policy_(std::move(policy)),
       directory_(std::move(directory)),
+      catalog_({.path = options.directory.path,
+                .id = directory_.id(),
+                .bytes_max = options.directory.catalog_bytes},
+               *io_),
       staging_(options.staging_bytes),
       index_(directory_.segments()),
       segments_(directory_.segments()) {}

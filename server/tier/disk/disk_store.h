@@ -34,6 +34,7 @@
 
 #include "server/tier/disk/aligned_buffer.h"
 #include "server/tier/disk/block_io.h"
+#include "server/tier/disk/disk_catalog.h"
 #include "server/tier/disk/disk_directory.h"
 #include "server/tier/disk/disk_index.h"
 #include "server/tier/disk/format.h"
@@ -148,6 +149,10 @@ class DiskStore {
   DiskListResult List(std::string_view fingerprint, uint32_t pages_max, uint64_t cursor) const;
   DiskStoreStats Stats() const;
 
+  // What the directory keeps besides pages. Thread-safe by itself.
+  DiskCatalog& catalog() { return catalog_; }
+  const DiskCatalog& catalog() const { return catalog_; }
+
   // --- I/O ---
 
   // Writes the pages; returns when those with an OK status are durable. One that is there already
@@ -257,6 +262,7 @@ class DiskStore {
   const std::unique_ptr<BlockIo> io_;
   const std::unique_ptr<DiskReclaimPolicy> policy_;
   const DiskDirectory directory_;
+  DiskCatalog catalog_;
 
   // The turn to write. Held during I/O: who writes waits for who writes, and nobody else does.
   // Taken before `mutex_`.

@@ -8,6 +8,7 @@
 #include "kernels/base/checksum.h"
 #include "kernels/base/status_macros.h"
 #include "proto/wire/page_key.h"
+#include "server/core/catalog.h"
 
 namespace oscarkv {
 namespace {
@@ -15,9 +16,10 @@ namespace {
 constexpr std::string_view kSuperblockMagic = "OKVDISK\n";
 constexpr std::string_view kSegmentMagic = "OKVSEGM\n";
 constexpr std::string_view kSealMagic = "OKVSEAL\n";
+constexpr std::string_view kCatalogMagic = "OKVFILE\n";
 constexpr uint32_t kPageMagic = 0x50564b4f;  // "OKVP"
 
-// Offsets in the three kinds of whole block.
+// Offsets in the four kinds of whole block.
 constexpr size_t kVersionAt = 8;
 constexpr size_t kBlockCrcAt = 12;
 constexpr size_t kIdAt = 16;
@@ -145,6 +147,24 @@ absl::StatusOr<SegmentSeal> DecodeSegmentSeal(ConstBlockBytes block) {
                          .entries = Load<uint32_t>(block, kFieldsAt + 12)};
   if (seal.generation == 0) return absl::DataLossError("a field is out of its range");
   return seal;
+}
+
+void EncodeCatalogFile(const CatalogFileHeader& header, BlockBytes block) {
+  BeginBlock(kCatalogMagic, header.id, block);
+  StoreText(block, kFieldsAt, header.name);
+  Store(block, kFieldsAt + 32, header.bytes);
+  Store(block, kFieldsAt + 40, header.crc);
+  Store(block, kFieldsAt + 44, header.kind);
+  EndBlock(block);
+}
+
+absl::StatusOr<CatalogFileHeader> DecodeCatalogFile(ConstBlockBytes block) {
+  OSCARKV_RETURN_IF_ERROR(CheckBlock(kCatalogMagic, block));
+  return CatalogFileHeader{.id = IdOf(block),
+                           .kind = Load<uint8_t>(block, kFieldsAt + 44),
+                           .bytes = Load<uint64_t>(block, kFieldsAt + 32),
+                           .crc = Load<uint32_t>(block, kFieldsAt + 40),
+                           .name = std::string(LoadText(block, kFieldsAt, kCatalogNameBytes))};
 }
 
 void EncodePageHeader(const PageHeader& header, HeaderBytes bytes) {

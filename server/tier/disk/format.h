@@ -74,6 +74,16 @@ struct PageHeader {
   bool operator==(const PageHeader&) const = default;
 };
 
+// Of a file that holds no pages: a namespace or a transform set.
+struct CatalogFileHeader {
+  DiskId id{};
+  uint8_t kind = 0;    // CatalogKind
+  uint64_t bytes = 0;  // of the contents, which begin with the file's second block
+  uint32_t crc = 0;    // CRC32C of them
+  std::string name;    // 32 bytes
+  bool operator==(const CatalogFileHeader&) const = default;
+};
+
 using HeaderBytes = std::span<std::byte, kPageHeaderBytes>;
 using ConstHeaderBytes = std::span<const std::byte, kPageHeaderBytes>;
 using BlockBytes = std::span<std::byte, kDiskBlockBytes>;
@@ -89,6 +99,9 @@ absl::StatusOr<SegmentHeader> DecodeSegmentHeader(ConstBlockBytes block);
 
 void EncodeSegmentSeal(const SegmentSeal& seal, BlockBytes block);
 absl::StatusOr<SegmentSeal> DecodeSegmentSeal(ConstBlockBytes block);
+
+void EncodeCatalogFile(const CatalogFileHeader& header, BlockBytes block);
+absl::StatusOr<CatalogFileHeader> DecodeCatalogFile(ConstBlockBytes block);
 
 void EncodePageHeader(const PageHeader& header, HeaderBytes bytes);
 absl::StatusOr<PageHeader> DecodePageHeader(ConstHeaderBytes bytes);
