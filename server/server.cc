@@ -15,6 +15,7 @@
 
 #include "kernels/base/log.h"
 #include "kernels/base/status_macros.h"
+#include "proto/wire/data_path.h"
 #include "server/config/load.h"
 #include "server/core/archive_writer.h"
 #include "server/core/copy_mover.h"
@@ -81,6 +82,14 @@ std::string CodeName(size_t code) {
 // A size of a configuration that CheckConfig has accepted.
 uint64_t Bytes(const std::string& text) { return ParseBytes(text).value_or(0); }
 
+// Names of a configuration that CheckConfig has accepted.
+std::vector<DataPath> PathsOf(const google::protobuf::RepeatedPtrField<std::string>& names) {
+  std::vector<DataPath> paths;
+  for (const std::string& name : names)
+    if (const auto path = ParseDataPath(name)) paths.push_back(*path);
+  return paths;
+}
+
 std::unique_ptr<EvictionPolicy> MakePolicy(const std::string& name) {
   if (name == "lru") return std::make_unique<LruPolicy>();
   return std::make_unique<LearntPolicy>();
@@ -102,7 +111,8 @@ class Server::Impl {
         .max_chunk_bytes = static_cast<uint32_t>(Bytes(config_.limits().max_chunk())),
         .max_inflight_bytes = Bytes(config_.limits().max_inflight()),
         .lease_max = absl::Milliseconds(config_.limits().lease_ms_max()),
-        .max_transform_set_bytes = Bytes(config_.limits().max_transform_set())};
+        .max_transform_set_bytes = Bytes(config_.limits().max_transform_set()),
+        .paths = {PathsOf(config_.paths().fetch()), PathsOf(config_.paths().push())}};
     context_ = std::make_unique<RpcContext>(options, *store_, logger_, catalog_);
     context_->Restore();
     cache_ = std::make_unique<CacheService>(*context_);
@@ -267,6 +277,15 @@ class Server::Impl {
       }
       LatencyHistogram::Snapshot latency = context_->calls().latency(method);
       if (latency.count > 0) snapshot.latencies.push_back({name, latency});
+    }
+    for (const DataPath path : kDataPaths) {
+      for (const Direction direction : kDirections) {
+        TransferUse use{.path = std::string(DataPathName(path)),
+                        .direction = std::string(DirectionName(direction)),
+                        .bytes = context_->transfers().bytes(path, direction),
+                        .duration = context_->transfers().duration(path, direction)};
+        if (use.duration.count > 0) snapshot.transfers.push_back(std::move(use));
+      }
     }
     return snapshot;
   }

@@ -11,6 +11,7 @@
 
 #include "client/cpp/connection.h"
 #include "client/cpp/namespace_impl.h"
+#include "client/cpp/paths.h"
 #include "kernels/base/sha256.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/codec/transform_file.h"
@@ -182,6 +183,7 @@ absl::Status Client::Verify(uint64_t bytes_per_second,
 
 void Client::Close() { connection_->Close(); }
 
+PathUse Client::path(Direction direction) const { return connection_->paths().Use(direction); }
 ClientCounters Client::counters() const { return connection_->counters(); }
 
 }  // namespace oscarkv::client

@@ -25,6 +25,7 @@
 #include "client/cpp/server_stats.h"
 #include "client/cpp/stored_pages.h"
 #include "kernels/codec/page_codec.h"
+#include "proto/wire/data_path.h"
 #include "proto/wire/item_status.h"
 #include "proto/wire/namespace_spec.h"
 
@@ -91,8 +92,9 @@ struct PushReport {
   std::vector<std::string> messages;  // [keys], empty where all is well
   uint32_t wide_pages = 0;            // sent in each form
   uint32_t packed_pages = 0;
-  uint64_t bytes_wire = 0;   // page bytes sent
-  uint64_t bytes_model = 0;  // the same pages in the model's dtype
+  DataPath path = DataPath::kGrpc;  // by which the last of them went
+  uint64_t bytes_wire = 0;          // page bytes sent
+  uint64_t bytes_model = 0;         // the same pages in the model's dtype
   EncodeReport encode;
 };
 
@@ -114,6 +116,7 @@ struct FetchReport {
   // [keys]; kSkipped after the first that is not kOk. kMiss also where nobody answered, kCorrupt
   // also where the answer made no sense.
   std::vector<ItemStatus> statuses;
+  DataPath path = DataPath::kGrpc;  // by which the last of them came
   uint64_t bytes_wire = 0;
 };
 
@@ -124,6 +127,13 @@ struct ListedKey {
   std::string tier;  // as in TierUse
   uint64_t bytes = 0;
   uint64_t first_position = 0;
+};
+
+// How pages travel in one direction.
+struct PathUse {
+  std::optional<DataPath> path;  // none: both ends have and may use no common one
+  std::string reason;            // for people: why not a better one; empty where there is none
+  uint64_t fallbacks = 0;        // times that a path proved to be out of use, at most one a session
 };
 
 // What this client has seen; monotonic.
@@ -217,6 +227,8 @@ class Client {
   absl::Status Verify(uint64_t bytes_per_second,
                       absl::AnyInvocable<void(uint64_t, uint64_t, uint64_t)> progress);
   ClientCounters counters() const;
+  // By which path pages travel now; agreed on when the first fetch or push opens a session.
+  PathUse path(Direction direction) const;
   // Ends the session, and with it the leases. Calls from now on are misses, those of its namespaces
   // too. Nobody has to call it.
   void Close();

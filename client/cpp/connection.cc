@@ -6,6 +6,7 @@
 #include "absl/random/random.h"
 #include "absl/time/clock.h"
 
+#include "client/cpp/paths.h"
 #include "proto/convert/convert.h"
 
 namespace oscarkv::client {
@@ -44,19 +45,20 @@ absl::Duration RetryWait(int attempt) {
 class Connection::SessionStream {
  public:
   // Everything is done by the thread: gRPC may wait long for a server that does not answer.
-  SessionStream(const WireStubs& stubs, const std::string& name)
-      : thread_([this, &stubs, name] { Run(stubs, name); }) {}
+  SessionStream(const WireStubs& stubs, v1::SessionRequest request)
+      : thread_([this, &stubs, request = std::move(request)] { Run(stubs, request); }) {}
 
   ~SessionStream() {
     context_.TryCancel();
     thread_.join();
   }
 
-  // The session's id, waiting for it until the deadline; 0 when there is none (any more).
-  uint64_t WaitForId(absl::Time deadline) {
+  // What the server said, waiting for it until the deadline; nothing when it is over.
+  std::optional<v1::SessionReply> Await(absl::Time deadline) {
     const absl::MutexLock lock(&mutex_);
     mutex_.AwaitWithDeadline(absl::Condition(this, &SessionStream::Known), deadline);
-    return ended_ ? 0 : id_;
+    if (ended_ || reply_.session_id() == 0) return std::nullopt;
+    return reply_;
   }
 
   bool ended() {
@@ -65,17 +67,17 @@ class Connection::SessionStream {
   }
 
  private:
-  bool Known() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ended_ || id_ != 0; }
+  bool Known() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return ended_ || reply_.session_id() != 0;
+  }
 
-  void Run(const WireStubs& stubs, const std::string& name) {
+  void Run(const WireStubs& stubs, const v1::SessionRequest& request) {
     const auto stream = stubs.cache->Session(&context_);
-    v1::SessionRequest request;
-    request.set_client_name(name);
     v1::SessionReply reply;
     if (stream->Write(request)) {
       while (stream->Read(&reply)) {
         const absl::MutexLock lock(&mutex_);
-        id_ = reply.session_id();
+        reply_ = reply;
       }
     }
     stream->Finish().ok();  // how it ended does not matter: its leases are gone
@@ -85,13 +87,16 @@ class Connection::SessionStream {
 
   grpc::ClientContext context_;
   absl::Mutex mutex_;
-  uint64_t id_ ABSL_GUARDED_BY(mutex_) = 0;
+  v1::SessionReply reply_ ABSL_GUARDED_BY(mutex_);
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
 
 Connection::Connection(const ClientOptions& options)
-    : options_(options), breaker_(options.breaker), tasks_(options.async_threads) {}
+    : options_(options),
+      breaker_(options.breaker),
+      paths_(std::make_unique<Paths>(*this)),
+      tasks_(options.async_threads) {}
 
 Connection::~Connection() = default;
 
@@ -160,17 +165,27 @@ void Connection::Close() {
 }
 
 uint64_t Connection::Session(absl::Time deadline) {
+  const std::optional<v1::SessionReply> reply = AwaitSession(deadline);
+  return reply.has_value() ? reply->session_id() : 0;
+}
+
+std::optional<v1::SessionReply> Connection::AwaitSession(absl::Time deadline) {
   const WireStubs& wire = stubs();
   std::shared_ptr<SessionStream> stream;
   std::shared_ptr<SessionStream> ended;  // destroyed, and so joined, without the lock
   {
     const absl::MutexLock lock(&mutex_);
-    if (closed_) return 0;
+    if (closed_) return std::nullopt;
     if (session_ != nullptr && session_->ended()) ended = std::move(session_);
-    if (session_ == nullptr) session_ = std::make_shared<SessionStream>(wire, options_.name);
+    if (session_ == nullptr) {
+      v1::SessionRequest request;
+      request.set_client_name(options_.name);
+      *request.mutable_paths() = paths_->Offer();
+      session_ = std::make_shared<SessionStream>(wire, std::move(request));
+    }
     stream = session_;
   }
-  return stream->WaitForId(deadline);
+  return stream->Await(deadline);
 }
 
 ClientCounters Connection::counters() const {

@@ -26,6 +26,8 @@
 
 namespace oscarkv::client {
 
+class Paths;
+
 // Thread-safe.
 class Connection {
  public:
@@ -58,6 +60,10 @@ class Connection {
   // The id of this client's live session, opened when there is none; 0 when that fails until the
   // deadline.
   uint64_t Session(absl::Time deadline);
+  // What the server said when that session was opened; likewise.
+  std::optional<v1::SessionReply> AwaitSession(absl::Time deadline);
+
+  Paths& paths() { return *paths_; }
 
   // Runs a task on the client's threads.
   void RunAsync(absl::AnyInvocable<void() &&> task) { tasks_.Add(std::move(task)); }
@@ -82,6 +88,7 @@ class Connection {
   std::atomic<uint64_t> refused_ = 0;
   std::atomic<uint64_t> corrupt_pages_ = 0;
   std::atomic<bool> closed_ = false;
+  const std::unique_ptr<Paths> paths_;
   TaskQueue tasks_;  // last: its threads use what is above
 };
 

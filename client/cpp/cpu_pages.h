@@ -24,6 +24,8 @@ class CpuPageSink final : public PageSink {
   absl::StatusOr<MutableByteView> Room(uint32_t page, Encoding encoding, BlockRange layers,
                                        uint64_t bytes) override;
   absl::Status Take(std::span<const uint32_t> block_crc32c) override;
+  absl::Status TakeFrom(uint32_t page, Encoding encoding, BlockRange layers, ByteView bytes,
+                        std::span<const uint32_t> block_crc32c) override;
   absl::Status EndLayers(BlockRange) override { return absl::OkStatus(); }
   absl::StatusOr<std::vector<absl::Status>> Finish() override {
     return std::vector<absl::Status>();
@@ -50,19 +52,21 @@ class CpuPageSource final : public PageSource {
       : codec_(codec), cache_(cache), slots_(slots), bytes_max_(bytes_max) {}
 
   uint64_t pages() const override { return slots_.size() / codec_.geometry().page_tokens; }
+  void UseRoom(MutableByteView room) override { room_ = room; }
   absl::StatusOr<std::span<const EncodedPage>> Encode(uint32_t first,
                                                       std::span<const Encoding> encodings,
                                                       EncodeReport* report) override;
 
  private:
   struct Buffer {
-    std::vector<std::byte> bytes;
+    std::vector<std::byte> bytes;  // where there is no room
     std::vector<uint32_t> block_crc32c;
   };
   const PageCodec& codec_;
   const EngineView& cache_;
   const std::span<const int64_t> slots_;
   const uint64_t bytes_max_;
+  MutableByteView room_;
   std::vector<Buffer> buffers_;
   std::vector<EncodedPage> encoded_;
 };

@@ -1,7 +1,7 @@
-// Fetching pages: the bytes of one page are gathered, and a sink verifies and decodes them into the
-// worker's cache while the next page is on its way.
+// Fetching pages: a path brings the bytes of one page after another, and a sink verifies and
+// decodes them into the worker's cache. When a path gives out, another goes on where it stopped.
 #include <algorithm>
-#include <cstring>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,9 +9,9 @@
 
 #include "client/cpp/cpu_pages.h"
 #include "client/cpp/namespace_impl.h"
-#include "client/cpp/wire.h"
+#include "client/cpp/page_path.h"
+#include "client/cpp/paths.h"
 #include "kernels/base/status_macros.h"
-#include "proto/convert/convert.h"
 
 namespace oscarkv::client {
 namespace {
@@ -97,116 +97,26 @@ class Fetcher {
     return check("heads", heads_, geometry.kv_heads);
   }
 
-  v1::GetRequest MakeRequest(size_t count) const {
-    v1::GetRequest request;
-    *request.mutable_scope() = space_.MakeScope();
-    for (const std::string& key : request_.keys.subspan(done_, count)) request.add_keys(key);
-    request.set_form(request_.decoded ? v1::DECODED : v1::STORED);
-    request.set_lease_id(request_.lease_id);
-    request.set_stop_at_first_miss(true);
-    *request.mutable_hints() = ToProto(request_.hints);
-    request.set_first_layer(layers_.first);
-    request.set_layers(layers_.count);
-    request.set_first_head(heads_.first);
-    request.set_heads(heads_.count);
-    return request;
-  }
-
-  // One Get of the keys that are still missing, as many as the server takes.
+  // What one call of a path brings of the pages that are still missing.
   absl::Status FetchBatch() {
-    const size_t end = std::min<size_t>(limit_, size_t{done_} + space_.max_items());
-    return space_.Call(deadline_, [&](grpc::ClientContext* context) {
-      // A repeated attempt goes on where the last one stopped: whole pages are in the cache
-      // already.
-      base_ = done_;
-      end_ = end;
-      item_open_ = false;
-      if (base_ == end) return grpc::Status::OK;
-      const auto reader =
-          space_.connection()->stubs().cache->Get(context, MakeRequest(end - base_));
-      v1::GetReply reply;
-      absl::Status torn;
-      while (torn.ok() && misuse_.ok() && !stopped_ && reader->Read(&reply)) torn = OnReply(reply);
-      const bool ours = !torn.ok() || !misuse_.ok() || stopped_;  // this side ends the call
-      if (ours) context->TryCancel();
-      const grpc::Status ended = reader->Finish();
-      if (ours || !ended.ok()) return ours ? ToGrpcStatus(torn) : ended;
-      return ToGrpcStatus(item_open_ ? EndedInPage() : absl::OkStatus());
-    });
-  }
-
-  static absl::Status EndedInPage() {
-    return absl::DataLossError("the server ended the answer in the middle of a page");
-  }
-
-  absl::Status OnReply(const v1::GetReply& reply) {
-    if (reply.has_item()) return OnItem(reply.item());
-    if (reply.has_chunk()) return OnChunk(reply.chunk());
-    return item_open_ ? EndedInPage() : absl::OkStatus();
-  }
-
-  absl::Status OnItem(const v1::GetItem& item) {
-    const size_t page = size_t{base_} + item.item();
-    if (item_open_ || page != done_ || page >= end_) {
-      return absl::DataLossError(
-          absl::StrCat("the server answered item ", item.item(), " out of order"));
-    }
-    const ItemStatus status = FromProto(item.result().status());
-    if (status != ItemStatus::kOk) {
-      stopped_at_ = status;
-      stopped_ = true;
-      return absl::OkStatus();
-    }
-    const absl::StatusOr<Encoding> encoding = FromProto(item.encoding());
-    if (!encoding.ok() || !space_.MayHold(*encoding)) {
-      return absl::DataLossError(absl::StrCat("page ", page, " comes in encoding ",
-                                              static_cast<int>(item.encoding()),
-                                              ", which this namespace has not"));
-    }
-    const uint64_t expected = space_.codec().layout(*encoding).range_bytes(layers_, heads_);
-    const int blocks = static_cast<int>(layers_.count * heads_.count);
-    if (item.bytes() != expected || item.block_crc32c_size() != blocks) {
-      return absl::DataLossError(absl::StrCat("page ", page, ": expected ", expected, " bytes and ",
-                                              blocks, " checksums, the server sends ", item.bytes(),
-                                              " and ", item.block_crc32c_size()));
-    }
-    absl::StatusOr<MutableByteView> room = sink_.Room(done_, *encoding, layers_, expected);
-    if (!room.ok()) {
-      misuse_ = room.status();
-      return absl::OkStatus();
-    }
-    room_ = *room;
-    filled_ = 0;
-    crcs_.assign(item.block_crc32c().begin(), item.block_crc32c().end());
-    item_open_ = true;
-    return absl::OkStatus();
-  }
-
-  absl::Status OnChunk(const v1::Chunk& chunk) {
-    if (!item_open_ || size_t{base_} + chunk.item() != done_ || chunk.offset() != filled_ ||
-        chunk.data().size() > room_.size() - filled_) {
-      return absl::DataLossError(absl::StrCat("a chunk of item ", chunk.item(), " at ",
-                                              chunk.offset(), " with ", chunk.data().size(),
-                                              " bytes does not continue the page"));
-    }
-    std::memcpy(room_.data() + filled_, chunk.data().data(), chunk.data().size());
-    filled_ += chunk.data().size();
-    report_.bytes_wire += chunk.data().size();
-    if (filled_ == room_.size()) TakePage();
-    return absl::OkStatus();
-  }
-
-  void TakePage() {
-    item_open_ = false;
-    const absl::Status taken = sink_.Take(crcs_);
-    if (taken.ok()) {
-      ++done_;
-    } else if (absl::IsDataLoss(taken)) {
-      space_.connection()->CountCorruptPage();
-      stopped_at_ = ItemStatus::kCorrupt;
-      stopped_ = true;
-    } else {
-      misuse_ = taken;
+    for (;;) {
+      OSCARKV_ASSIGN_OR_RETURN(const std::shared_ptr<FetchPath> path,
+                               space_.connection()->paths().ForFetch(deadline_));
+      PagesTaken taken;
+      const absl::Status status =
+          path->Fetch(space_, {request_, done_, limit_, layers_, heads_, deadline_}, sink_, &taken);
+      report_.path = path->kind();
+      report_.bytes_wire += taken.bytes;
+      done_ += taken.pages;
+      misuse_ = taken.sink;
+      if (taken.stop != ItemStatus::kOk) {
+        if (taken.stop == ItemStatus::kCorrupt) space_.connection()->CountCorruptPage();
+        stopped_at_ = taken.stop;
+        stopped_ = true;
+      }
+      if (taken.broken.ok()) return status;
+      space_.connection()->paths().GiveUp(Direction::kFetch, *path, taken.broken);
+      if (done_ == limit_ || stopped_ || !misuse_.ok()) return absl::OkStatus();
     }
   }
 
@@ -225,14 +135,6 @@ class Fetcher {
   uint32_t done_ = 0;     // its pages that came
   bool stopped_ = false;  // at a page that is not there or not whole, and why:
   ItemStatus stopped_at_ = ItemStatus::kOk;
-
-  // The item on its way.
-  uint32_t base_ = 0;  // page number of the call's item 0
-  size_t end_ = 0;     // and of the one after its last
-  bool item_open_ = false;
-  MutableByteView room_;
-  uint64_t filled_ = 0;
-  std::vector<uint32_t> crcs_;
 };
 
 }  // namespace

@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/time/time.h"
 
 #include "kernels/codec/page_codec.h"
+#include "proto/wire/data_path.h"
 
 namespace oscarkv::client {
 
@@ -33,6 +35,10 @@ struct ClientOptions {
   BreakerOptions breaker = {};
   CodecBackend codec = CodecBackend::kCpu;
   uint64_t push_batch_bytes = 32ull << 20;  // encoded bytes held at once while pushing
+  // The paths that pages may travel by: of those that both ends have, the best. Empty: all. Without
+  // kGrpc there is nothing to fall back to: what another path cannot bring is a miss.
+  std::vector<DataPath> fetch_paths = {};
+  std::vector<DataPath> push_paths = {};
   int async_threads = 2;  // for the asynchronous forms; started by the first of them
 };
 

@@ -1,7 +1,9 @@
-// Pushing pages: encode a batch, send its header with every block's checksum, then the bytes in
-// chunks.
+// Pushing pages: a batch is encoded, where the path has room for it, and the path brings it to the
+// store.
 #include <algorithm>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
@@ -9,10 +11,9 @@
 
 #include "client/cpp/cpu_pages.h"
 #include "client/cpp/namespace_impl.h"
-#include "client/cpp/put_call.h"
-#include "client/cpp/wire.h"
+#include "client/cpp/page_path.h"
+#include "client/cpp/paths.h"
 #include "kernels/base/status_macros.h"
-#include "proto/convert/convert.h"
 
 namespace oscarkv::client {
 namespace {
@@ -48,8 +49,11 @@ class Pusher {
     for (size_t first = 0; first < request_.keys.size();) {
       report_.store = space_.CheckCallable();
       if (!report_.store.ok()) break;
+      if (call_ == nullptr)
+        report_.store = space_.WithOpen(needs, deadline_, [&] { return TakePath(); });
+      if (!report_.store.ok()) break;
       OSCARKV_ASSIGN_OR_RETURN(const size_t count, EncodeBatch(first));
-      report_.store = space_.WithOpen(needs, deadline_, [&] { return SendBatch(first, count); });
+      report_.store = space_.WithOpen(needs, deadline_, [&] { return SendBatch(first); });
       // What follows a page that was not stored has no parent there.
       if (!report_.store.ok() || !AllStored(first, count)) break;
       first += count;
@@ -72,6 +76,7 @@ class Pusher {
       encodings.push_back(
           FormOf(PositionOf(page), PositionOf(page + 1), end, codec, space_.spec().codec));
     }
+    source_.UseRoom(call_->room());
     OSCARKV_ASSIGN_OR_RETURN(
         batch_, source_.Encode(static_cast<uint32_t>(first), encodings, &report_.encode));
     for (const EncodedPage& page : batch_)
@@ -80,62 +85,33 @@ class Pusher {
     return batch_.size();
   }
 
-  v1::PutRequest MakeHeader(size_t first) const {
-    v1::PutRequest message;
-    v1::PutHeader* header = message.mutable_header();
-    *header->mutable_scope() = space_.MakeScope();
-    *header->mutable_hints() = ToProto(hints_);
-    header->set_more_pages(static_cast<uint32_t>(request_.keys.size() - first - batch_.size()));
-    for (size_t i = 0; i < batch_.size(); ++i) {
-      v1::PutItem* item = header->add_items();
-      const size_t page = first + i;
-      item->set_key(request_.keys[page]);
-      item->set_parent(page == 0 ? request_.parent : request_.keys[page - 1]);
-      item->set_first_position(PositionOf(page));
-      item->set_encoding(ToProto(batch_[i].encoding));
-      item->set_bytes(batch_[i].bytes.size());
-      item->mutable_block_crc32c()->Add(batch_[i].block_crc32c.begin(),
-                                        batch_[i].block_crc32c.end());
+  // Whatever path the pages were encoded for: one that gives out has another after it.
+  absl::Status SendBatch(size_t first) {
+    for (;;) {
+      absl::Status broken;
+      const absl::Status status =
+          call_->Push(space_, {request_, hints_, static_cast<uint32_t>(first), batch_, deadline_},
+                      &report_, &broken);
+      if (broken.ok()) return status;
+      space_.connection()->paths().GiveUp(Direction::kPush, *path_, broken);
+      OSCARKV_RETURN_IF_ERROR(TakePath());
     }
-    return message;
   }
 
-  // Sends the chunks of the batch; stops when the call has ended.
-  void SendChunks(PutCall& call) {
-    const size_t chunk_bytes = space_.max_chunk_bytes();
-    v1::PutRequest message;
-    for (size_t i = 0; i < batch_.size(); ++i) {
-      const ByteView bytes = batch_[i].bytes;
-      for (size_t offset = 0; offset < bytes.size(); offset += chunk_bytes) {
-        const size_t count = std::min(chunk_bytes, bytes.size() - offset);
-        v1::Chunk* chunk = message.mutable_chunk();
-        chunk->set_item(static_cast<uint32_t>(i));
-        chunk->set_offset(offset);
-        chunk->set_data(bytes.data() + offset, count);
-        if (!call.Write(&message)) return;
-        report_.bytes_wire += count;
+  // A path that can be begun. The batch, if there is one, lies where the one before had it: that
+  // call lives as long as the batch.
+  absl::Status TakePath() {
+    for (;;) {
+      OSCARKV_ASSIGN_OR_RETURN(path_, space_.connection()->paths().ForPush(deadline_));
+      absl::StatusOr<std::unique_ptr<PushCall>> call = path_->Begin(space_, deadline_);
+      if (call.ok()) {
+        calls_.push_back(*std::move(call));
+        call_ = calls_.back().get();
+        report_.path = path_->kind();
+        return absl::OkStatus();
       }
+      space_.connection()->paths().GiveUp(Direction::kPush, *path_, call.status());
     }
-  }
-
-  absl::Status SendBatch(size_t first, size_t count) {
-    v1::PutReply reply;
-    // Not with the context that is offered: the call may live on when this has returned.
-    absl::Status status = space_.Call(deadline_, [&](grpc::ClientContext*) {
-      reply.Clear();
-      const auto call = PutCall::Start(space_.connection()->stubs(), deadline_);
-      const CallGroup::Member member(space_.group(), call->context());
-      v1::PutRequest header = MakeHeader(first);
-      if (call->Write(&header)) SendChunks(*call);
-      return call->Finish(&reply);
-    });
-    for (size_t i = 0; i < std::min<size_t>(count, static_cast<size_t>(reply.results_size()));
-         ++i) {
-      const v1::ItemResult& result = reply.results(static_cast<int>(i));
-      report_.statuses[first + i] = FromProto(result.status());
-      report_.messages[first + i] = result.message();
-    }
-    return status;
   }
 
   bool AllStored(size_t first, size_t count) const {
@@ -151,6 +127,9 @@ class Pusher {
   RequestHints hints_;
   const absl::Time deadline_;
   PushReport report_;
+  std::shared_ptr<PushPath> path_;
+  std::vector<std::unique_ptr<PushCall>> calls_;  // the last is in use
+  PushCall* call_ = nullptr;
   std::span<const EncodedPage> batch_;
 };
 

@@ -4,6 +4,7 @@
 #define OSCARKV_CLIENT_CPP_STORED_PAGES_H_
 
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -34,6 +35,15 @@ class PageSink {
   // What it gave room for is there, with these checksums of its blocks; nothing was verified.
   // kDataLoss: a checksum is wrong, the page is corrupt, and none after it is wanted.
   virtual absl::Status Take(std::span<const uint32_t> block_crc32c) = 0;
+  // Room and Take in one, of bytes that are there already: a sink that can read them where they are
+  // spares a copy. They may go when this returns.
+  virtual absl::Status TakeFrom(uint32_t page, Encoding encoding, BlockRange layers, ByteView bytes,
+                                std::span<const uint32_t> block_crc32c) {
+    const absl::StatusOr<MutableByteView> room = Room(page, encoding, layers, bytes.size());
+    if (!room.ok()) return room.status();
+    std::memcpy(room->data(), bytes.data(), bytes.size());
+    return Take(block_crc32c);
+  }
   // A group's pages are complete, up to the first one that did not come.
   virtual absl::Status EndLayers(BlockRange layers) = 0;
   // Ends the fetch: what each page that came has come to, kDataLoss where it is corrupt; pages that
@@ -57,6 +67,9 @@ class PageSource {
 
   // How many pages it has been made for.
   virtual uint64_t pages() const = 0;
+  // The next Encode may put pages here, whole and each on a 64-byte boundary, which spares a copy;
+  // wherever else it puts them will do. Empty: there is no such room.
+  virtual void UseRoom(MutableByteView) {}
   // Encodes pages from `first` on in these forms: as many as it can hold at once, one at least.
   // They stay until the next call. What encoding met is added to the report.
   virtual absl::StatusOr<std::span<const EncodedPage>> Encode(uint32_t first,

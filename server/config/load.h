@@ -30,6 +30,8 @@ absl::Status CheckConfig(const v1::ServerConfig& config);
 // Whether the configuration, which is complete, asks for a GPU tier; for a disk tier.
 bool WantsGpu(const v1::ServerConfig& config);
 bool WantsDisk(const v1::ServerConfig& config);
+// The path of the socket where clients find shared memory; empty: nowhere.
+std::string SharedMemorySocket(const v1::ServerConfig& config);
 
 // "512MiB", "64GiB", "1.5TiB", "1000000". kInvalidArgument for anything else, or beyond 2^62.
 absl::StatusOr<uint64_t> ParseBytes(std::string_view text);

@@ -35,6 +35,21 @@ void AddCounter(MetricFamily* family, Labels labels, uint64_t value) {
   family->metric.push_back(std::move(metric));
 }
 
+void AddHistogram(MetricFamily* family, Labels labels, const LatencyHistogram::Snapshot& taken) {
+  ClientMetric metric;
+  metric.label = std::move(labels);
+  metric.histogram.sample_count = taken.count;
+  metric.histogram.sample_sum = taken.sum_s;
+  uint64_t cumulative = 0;
+  for (size_t i = 0; i < taken.counts.size(); ++i) {
+    cumulative += taken.counts[i];
+    const bool last = i == LatencyHistogram::kBounds.size();
+    metric.histogram.bucket.push_back({cumulative, last ? std::numeric_limits<double>::infinity()
+                                                        : LatencyHistogram::kBounds[i]});
+  }
+  family->metric.push_back(std::move(metric));
+}
+
 MetricFamily OneGauge(std::string name, std::string help, double value) {
   MetricFamily family = Family(std::move(name), std::move(help), MetricType::Gauge);
   AddGauge(&family, {}, value);
@@ -117,21 +132,27 @@ void CollectCalls(const ServerSnapshot& snapshot, std::vector<MetricFamily>* fam
   families->push_back(std::move(calls));
   MetricFamily latency = Family("oscarkv_call_duration_seconds",
                                 "From the start of a call to its end", MetricType::Histogram);
-  for (const CallLatency& call : snapshot.latencies) {
-    ClientMetric metric;
-    metric.label = {{"method", call.method}};
-    metric.histogram.sample_count = call.latency.count;
-    metric.histogram.sample_sum = call.latency.sum_s;
-    uint64_t cumulative = 0;
-    for (size_t i = 0; i < call.latency.counts.size(); ++i) {
-      cumulative += call.latency.counts[i];
-      const bool last = i == LatencyHistogram::kBounds.size();
-      metric.histogram.bucket.push_back({cumulative, last ? std::numeric_limits<double>::infinity()
-                                                          : LatencyHistogram::kBounds[i]});
-    }
-    latency.metric.push_back(std::move(metric));
-  }
+  for (const CallLatency& call : snapshot.latencies)
+    AddHistogram(&latency, {{"method", call.method}}, call.latency);
   families->push_back(std::move(latency));
+}
+
+void CollectTransfers(const ServerSnapshot& snapshot, std::vector<MetricFamily>* families) {
+  MetricFamily bytes = Family("oscarkv_transfer_bytes_total",
+                              "Bytes of pages moved, by path (grpc, shm, nccl, ipc) and direction "
+                              "(fetch: to clients, push: from them)",
+                              MetricType::Counter);
+  MetricFamily duration =
+      Family("oscarkv_transfer_duration_seconds",
+             "From the start of a transfer to its end; by shm, how long a client read",
+             MetricType::Histogram);
+  for (const TransferUse& use : snapshot.transfers) {
+    const Labels labels = {{"path", use.path}, {"direction", use.direction}};
+    AddCounter(&bytes, labels, use.bytes);
+    AddHistogram(&duration, labels, use.duration);
+  }
+  families->push_back(std::move(bytes));
+  families->push_back(std::move(duration));
 }
 
 }  // namespace
@@ -144,6 +165,7 @@ std::vector<MetricFamily> Collector::Collect() const {
   CollectNamespaces(snapshot, &families);
   CollectTiers(store, &families);
   CollectCalls(snapshot, &families);
+  CollectTransfers(snapshot, &families);
   families.push_back(OneGauge("oscarkv_index_bytes", "Memory that describes pages",
                               static_cast<double>(store.index_bytes)));
   MetricFamily policy =

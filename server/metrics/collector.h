@@ -33,6 +33,14 @@ struct NamespaceLabels {
   std::string tenant;
 };
 
+// Transfers of pages by one path in one direction.
+struct TransferUse {
+  std::string path;
+  std::string direction;
+  uint64_t bytes = 0;
+  LatencyHistogram::Snapshot duration;
+};
+
 // A moment of the whole server.
 struct ServerSnapshot {
   std::string version;
@@ -42,6 +50,7 @@ struct ServerSnapshot {
   uint64_t inflight_bytes = 0;
   std::vector<CallCount> calls;
   std::vector<CallLatency> latencies;
+  std::vector<TransferUse> transfers;
 };
 
 // Thread-safe as far as `take` is.

@@ -107,6 +107,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     LetGoOfPage();
     if (ended_) {
       context_.RecordFetch(bytes_, scope_.elapsed());
+      context_.transfers().Record(DataPath::kGrpc, Direction::kFetch, bytes_, scope_.elapsed());
       return End(absl::OkStatus());
     }
     if (stop_ || next_key_ == request_.keys_size()) return WriteEnd();

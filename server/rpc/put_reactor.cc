@@ -51,6 +51,8 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
   void End(const absl::Status& status) {
     slot_ = PutSlot();
     inflight_.Release();
+    if (space_ != nullptr)
+      context_.transfers().Record(DataPath::kGrpc, Direction::kPush, bytes_, scope_.elapsed());
     Finish(scope_.End(status));
   }
 
@@ -125,6 +127,7 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
     }
     std::memcpy(bytes.data() + filled_, chunk.data().data(), chunk.data().size());
     filled_ += chunk.data().size();
+    bytes_ += chunk.data().size();
     if (filled_ == bytes.size()) CommitItem();
     return absl::OkStatus();
   }
@@ -210,6 +213,7 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
   uint32_t next_item_ = 0;  // items before it have begun
   PutSlot slot_;            // of item next_item_ - 1, empty when it was refused or is done
   uint64_t filled_ = 0;
+  uint64_t bytes_ = 0;  // of all items
   InflightBytes inflight_;
 };
 

@@ -75,6 +75,7 @@ RpcContext::RpcContext(const RpcOptions& options, PageStore& store, const Logger
       logger_(logger),
       epoch_(NewEpoch()),
       start_(absl::Now()),
+      paths_(options.paths),
       transforms_(options.max_transform_set_bytes),
       saved_(catalog, logger),
       workers_(options.codec_threads) {}

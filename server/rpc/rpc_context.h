@@ -3,10 +3,12 @@
 #ifndef OSCARKV_SERVER_RPC_RPC_CONTEXT_H_
 #define OSCARKV_SERVER_RPC_RPC_CONTEXT_H_
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -21,7 +23,9 @@
 #include "kernels/codec/page_codec.h"
 #include "server/core/page_store.h"
 #include "server/rpc/call_stats.h"
+#include "server/rpc/path_negotiation.h"
 #include "server/rpc/saved_state.h"
+#include "server/rpc/transfer_stats.h"
 #include "server/rpc/transform_registry.h"
 
 #include "oscarkv/v1/kv_cache.pb.h"
@@ -36,6 +40,9 @@ struct RpcOptions {
   absl::Duration lease_max = absl::Minutes(10);
   uint64_t max_transform_set_bytes = 1ull << 30;
   int codec_threads = 2;  // decode for DECODED reads
+  // That may be used: [Direction].
+  std::array<std::vector<DataPath>, 2> paths = {std::vector<DataPath>{DataPath::kGrpc},
+                                                std::vector<DataPath>{DataPath::kGrpc}};
 };
 
 // Bytes taken from the budget of bytes in flight; given back on destruction.
@@ -86,6 +93,8 @@ class RpcContext {
   uint64_t epoch() const { return epoch_; }
   absl::Time start() const { return start_; }
   CallStats& calls() { return calls_; }
+  TransferStats& transfers() { return transfers_; }
+  PathNegotiation& paths() { return paths_; }
   TransformRegistry& transforms() { return transforms_; }
   SavedState& saved() { return saved_; }
   void FillLimits(v1::Limits* limits) const;
@@ -144,6 +153,8 @@ class RpcContext {
   const uint64_t epoch_;
   const absl::Time start_;
   CallStats calls_;
+  TransferStats transfers_;
+  PathNegotiation paths_;
   TransformRegistry transforms_;
   SavedState saved_;
   std::atomic<uint64_t> inflight_ = 0;  // relaxed: a budget, not a lock

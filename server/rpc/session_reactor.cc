@@ -1,5 +1,6 @@
 // Session: a stream that a client holds open. Its leases live as long as it does: when it ends, for
 // whatever reason, they end with it at once.
+#include <string>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -36,6 +37,8 @@ class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, 
       session_ = context_.store().OpenSession(request_.client_name());
       reply_.set_session_id(session_);
       reply_.set_server_epoch(context_.epoch());
+      context_.paths().Agree(request_.paths(), &reply_);
+      LogPaths();
       if (request_.has_hints()) context_.SetSessionHints(session_, request_.hints());
       StartWrite(&reply_);
       return;
@@ -61,6 +64,20 @@ class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, 
   }
 
  private:
+  void LogPaths() const {
+    const auto name = [](const v1::PathChoice& choice) {
+      return choice.path() == v1::DATA_PATH_UNSPECIFIED
+                 ? std::string("none")
+                 : std::string(DataPathName(static_cast<DataPath>(choice.path())));
+    };
+    context_.logger().Log(LogLevel::kInfo, "session opened",
+                          {{"client", request_.client_name()},
+                           {"fetch", name(reply_.fetch())},
+                           {"fetch_reason", reply_.fetch().reason()},
+                           {"push", name(reply_.push())},
+                           {"push_reason", reply_.push().reason()}});
+  }
+
   // Draining and reading may both want to end the stream: the first does.
   void End(const absl::Status& status) {
     {

@@ -1,0 +1,157 @@
+// Fetching by gRPC: one Get, whose items and chunks are put together in the sink's room.
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
+#include "client/cpp/page_path.h"
+#include "proto/convert/convert.h"
+
+namespace oscarkv::client {
+namespace {
+
+absl::Status EndedInPage() {
+  return absl::DataLossError("the server ended the answer in the middle of a page");
+}
+
+// One call of FetchPath::Fetch.
+class GrpcFetch {
+ public:
+  GrpcFetch(Namespace::Impl& space, const PagesWanted& wanted, PageSink& sink, PagesTaken* taken)
+      : space_(space), wanted_(wanted), sink_(sink), taken_(*taken) {}
+
+  // One Get of the keys that are still missing, as many as the server takes.
+  absl::Status Run() {
+    const size_t end = std::min<size_t>(wanted_.end, size_t{wanted_.first} + space_.max_items());
+    return space_.Call(wanted_.deadline, [&](grpc::ClientContext* context) {
+      // A repeated attempt goes on where the last one stopped: whole pages are with the sink
+      // already.
+      base_ = next();
+      end_ = end;
+      item_open_ = false;
+      if (base_ == end) return grpc::Status::OK;
+      const auto reader =
+          space_.connection()->stubs().cache->Get(context, MakeRequest(end - base_));
+      v1::GetReply reply;
+      absl::Status torn;
+      while (torn.ok() && !stopped() && reader->Read(&reply)) torn = OnReply(reply);
+      const bool ours = !torn.ok() || stopped();  // this side ends the call
+      if (ours) context->TryCancel();
+      const grpc::Status ended = reader->Finish();
+      if (ours || !ended.ok()) return ours ? ToGrpcStatus(torn) : ended;
+      return ToGrpcStatus(item_open_ ? EndedInPage() : absl::OkStatus());
+    });
+  }
+
+ private:
+  uint32_t next() const { return wanted_.first + taken_.pages; }
+  bool stopped() const { return !taken_.sink.ok() || taken_.stop != ItemStatus::kOk; }
+
+  v1::GetRequest MakeRequest(size_t count) const {
+    const FetchRequest& asked = wanted_.request;
+    v1::GetRequest request;
+    *request.mutable_scope() = space_.MakeScope();
+    for (const std::string& key : asked.keys.subspan(next(), count)) request.add_keys(key);
+    request.set_form(asked.decoded ? v1::DECODED : v1::STORED);
+    request.set_lease_id(asked.lease_id);
+    request.set_stop_at_first_miss(true);
+    *request.mutable_hints() = ToProto(asked.hints);
+    request.set_first_layer(wanted_.layers.first);
+    request.set_layers(wanted_.layers.count);
+    request.set_first_head(wanted_.heads.first);
+    request.set_heads(wanted_.heads.count);
+    return request;
+  }
+
+  absl::Status OnReply(const v1::GetReply& reply) {
+    if (reply.has_item()) return OnItem(reply.item());
+    if (reply.has_chunk()) return OnChunk(reply.chunk());
+    return item_open_ ? EndedInPage() : absl::OkStatus();
+  }
+
+  absl::Status OnItem(const v1::GetItem& item) {
+    const size_t page = size_t{base_} + item.item();
+    if (item_open_ || page != next() || page >= end_) {
+      return absl::DataLossError(
+          absl::StrCat("the server answered item ", item.item(), " out of order"));
+    }
+    const ItemStatus status = FromProto(item.result().status());
+    if (status != ItemStatus::kOk) {
+      taken_.stop = status;
+      return absl::OkStatus();
+    }
+    const absl::StatusOr<Encoding> encoding = FromProto(item.encoding());
+    if (!encoding.ok() || !space_.MayHold(*encoding)) {
+      return absl::DataLossError(absl::StrCat("page ", page, " comes in encoding ",
+                                              static_cast<int>(item.encoding()),
+                                              ", which this namespace has not"));
+    }
+    const uint64_t expected =
+        space_.codec().layout(*encoding).range_bytes(wanted_.layers, wanted_.heads);
+    const int blocks = static_cast<int>(wanted_.layers.count * wanted_.heads.count);
+    if (item.bytes() != expected || item.block_crc32c_size() != blocks) {
+      return absl::DataLossError(absl::StrCat("page ", page, ": expected ", expected, " bytes and ",
+                                              blocks, " checksums, the server sends ", item.bytes(),
+                                              " and ", item.block_crc32c_size()));
+    }
+    absl::StatusOr<MutableByteView> room = sink_.Room(next(), *encoding, wanted_.layers, expected);
+    if (!room.ok()) {
+      taken_.sink = room.status();
+      return absl::OkStatus();
+    }
+    room_ = *room;
+    filled_ = 0;
+    crcs_.assign(item.block_crc32c().begin(), item.block_crc32c().end());
+    item_open_ = true;
+    return absl::OkStatus();
+  }
+
+  absl::Status OnChunk(const v1::Chunk& chunk) {
+    if (!item_open_ || size_t{base_} + chunk.item() != next() || chunk.offset() != filled_ ||
+        chunk.data().size() > room_.size() - filled_) {
+      return absl::DataLossError(absl::StrCat("a chunk of item ", chunk.item(), " at ",
+                                              chunk.offset(), " with ", chunk.data().size(),
+                                              " bytes does not continue the page"));
+    }
+    std::memcpy(room_.data() + filled_, chunk.data().data(), chunk.data().size());
+    filled_ += chunk.data().size();
+    taken_.bytes += chunk.data().size();
+    if (filled_ == room_.size()) TakePage();
+    return absl::OkStatus();
+  }
+
+  void TakePage() {
+    item_open_ = false;
+    CountTaken(sink_.Take(crcs_), &taken_);
+  }
+
+  Namespace::Impl& space_;
+  const PagesWanted& wanted_;
+  PageSink& sink_;
+  PagesTaken& taken_;
+
+  // The item on its way.
+  uint32_t base_ = 0;  // page number of the call's item 0
+  size_t end_ = 0;     // and of the one after its last
+  bool item_open_ = false;
+  MutableByteView room_;
+  uint64_t filled_ = 0;
+  std::vector<uint32_t> crcs_;
+};
+
+class GrpcFetchPath final : public FetchPath {
+ public:
+  DataPath kind() const override { return DataPath::kGrpc; }
+  absl::Status Fetch(Namespace::Impl& space, const PagesWanted& wanted, PageSink& sink,
+                     PagesTaken* taken) override {
+    return GrpcFetch(space, wanted, sink, taken).Run();
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<FetchPath> MakeGrpcFetchPath() { return std::make_shared<GrpcFetchPath>(); }
+
+}  // namespace oscarkv::client

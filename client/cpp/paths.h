@@ -1,0 +1,78 @@
+// Which path a client's pages travel by, each way: agreed on with the server when a session opens,
+// and left for gRPC, once in a session, when it proves to be out of use.
+#ifndef OSCARKV_CLIENT_CPP_PATHS_H_
+#define OSCARKV_CLIENT_CPP_PATHS_H_
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+
+#include "client/cpp/client.h"
+#include "client/cpp/page_path.h"
+#include "proto/wire/data_path.h"
+
+namespace oscarkv::client {
+
+// Thread-safe. Part of a Connection, which it borrows.
+class Paths {
+ public:
+  explicit Paths(Connection& connection);
+
+  // What a session is opened with: the paths that this build, this machine and the options have.
+  v1::PathOffer Offer() const;
+
+  // The path to take now. While no session is there in good time, gRPC. kUnavailable: there is no
+  // path that both ends have and may use.
+  absl::StatusOr<std::shared_ptr<FetchPath>> ForFetch(absl::Time deadline)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<std::shared_ptr<PushPath>> ForPush(absl::Time deadline)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // `path` has proved to be out of use: gRPC takes its place until the next session, if it may.
+  void GiveUp(Direction direction, const FetchPath& path, const absl::Status& why) {
+    GiveUp(direction, &path, why);
+  }
+  void GiveUp(Direction direction, const PushPath& path, const absl::Status& why) {
+    GiveUp(direction, &path, why);
+  }
+
+  // What is used now, and why nothing better.
+  PathUse Use(Direction direction) const ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  // One direction. `path` null: there is none, and `reason` says why.
+  template <typename Path>
+  struct Current {
+    std::shared_ptr<Path> path;
+    std::string reason;
+    uint64_t fallbacks = 0;
+  };
+
+  bool May(Direction direction, DataPath path) const;
+  // Takes over what the newest session has agreed on, waiting for one a while if there is none.
+  void Agree(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
+  void GiveUp(Direction direction, const void* path, const absl::Status& why)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+
+  Connection& connection_;
+  const std::array<std::vector<DataPath>, 2> allowed_;  // [Direction], of those that there are
+  const std::shared_ptr<FetchPath> grpc_fetch_;
+  const std::shared_ptr<PushPath> grpc_push_;
+
+  mutable absl::Mutex mutex_;
+  uint64_t session_ ABSL_GUARDED_BY(mutex_) = 0;  // that the paths were agreed on in
+  Current<FetchPath> fetch_ ABSL_GUARDED_BY(mutex_);
+  Current<PushPath> push_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace oscarkv::client
+
+#endif  // OSCARKV_CLIENT_CPP_PATHS_H_
