@@ -13,33 +13,36 @@ namespace oscarkv {
 namespace {
 
 absl::StatusOr<std::unique_ptr<GpuTier>> OpenTier(const DeviceMemoryOptions& options,
-                                                  DeviceMemoryMaker make, const Logger& logger) {
+                                                  DeviceMemoryMaker make, const Logger& logger,
+                                                  absl::StatusOr<std::string>* handle) {
   OSCARKV_ASSIGN_OR_RETURN(std::unique_ptr<DeviceMemory> memory, make(options));
   const std::string device = memory->device_name();
+  *handle = memory->Handle();
   OSCARKV_ASSIGN_OR_RETURN(std::unique_ptr<GpuTier> tier, GpuTier::Create(std::move(memory)));
   logger.Log(LogLevel::kInfo, "the GPU tier is open",
              {{"device", device},
               {"bytes", FormatBytes(tier->capacity_bytes())},
-              {"host_arena", "page-locked part by part, as copies come from it"}});
+              {"host_arena", "page-locked part by part, as copies come from it"},
+              {"other_processes", handle->ok() ? "may read it" : handle->status().ToString()}});
   return tier;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<PageCopies>> OpenGpuCopies(const v1::GpuTierConfig& config,
-                                                          MutableByteView host_arena,
-                                                          DeviceMemoryMaker make,
-                                                          const Logger& logger) {
+absl::StatusOr<GpuCopies> OpenGpuCopies(const v1::GpuTierConfig& config, MutableByteView host_arena,
+                                        DeviceMemoryMaker make, const Logger& logger) {
   OSCARKV_ASSIGN_OR_RETURN(const uint64_t bytes, ParseBytes(config.capacity()));
-  auto tier =
-      OpenTier({.bytes = bytes, .device = config.device(), .host_arena = host_arena}, make, logger);
+  GpuCopies opened;
+  auto tier = OpenTier({.bytes = bytes, .device = config.device(), .host_arena = host_arena}, make,
+                       logger, &opened.handle);
   if (!tier.ok()) {
     if (config.required() || absl::IsUnimplemented(tier.status()))
       return Annotate(tier.status(), "the GPU tier");
     logger.Log(LogLevel::kWarning, "the GPU tier is out of use: serving from host memory alone",
                {{"reason", std::string(tier.status().message())}});
   }
-  return PageCopies::Create({}, std::move(tier));
+  OSCARKV_ASSIGN_OR_RETURN(opened.copies, PageCopies::Create({}, std::move(tier)));
+  return opened;
 }
 
 }  // namespace oscarkv

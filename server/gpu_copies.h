@@ -3,6 +3,7 @@
 #define OSCARKV_SERVER_GPU_COPIES_H_
 
 #include <memory>
+#include <string>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
@@ -22,14 +23,18 @@ namespace oscarkv {
 using DeviceMemoryMaker =
     absl::FunctionRef<absl::StatusOr<std::unique_ptr<DeviceMemory>>(const DeviceMemoryOptions&)>;
 
+struct GpuCopies {
+  std::unique_ptr<PageCopies> copies;
+  // What other processes of the host open the tier's memory by; an error: why they cannot.
+  absl::StatusOr<std::string> handle = absl::UnavailableError("there is no GPU tier");
+};
+
 // Opens the GPU tier of `config`, whose capacity is not off. A device that cannot be had is an
 // error (the maker's) when the configuration requires it; otherwise it is logged, and the copies
 // that are returned have no tier and say why. A build without CUDA is an error always:
 // kUnimplemented.
-absl::StatusOr<std::unique_ptr<PageCopies>> OpenGpuCopies(const v1::GpuTierConfig& config,
-                                                          MutableByteView host_arena,
-                                                          DeviceMemoryMaker make,
-                                                          const Logger& logger);
+absl::StatusOr<GpuCopies> OpenGpuCopies(const v1::GpuTierConfig& config, MutableByteView host_arena,
+                                        DeviceMemoryMaker make, const Logger& logger);
 
 }  // namespace oscarkv
 

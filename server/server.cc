@@ -13,6 +13,7 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 
+#include "kernels/base/host_id.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status_macros.h"
 #include "proto/wire/data_path.h"
@@ -28,6 +29,7 @@
 #include "server/metrics/exposer.h"
 #include "server/rpc/admin_service.h"
 #include "server/rpc/cache_service.h"
+#include "server/rpc/peer_service.h"
 #include "server/rpc/rpc_context.h"
 #include "server/tier/host_tier.h"
 #include "server/version.h"
@@ -37,6 +39,7 @@
 namespace oscarkv {
 namespace {
 
+constexpr double kHeldShareMax = 0.5;  // of the GPU tier, that readers may hold at once
 constexpr absl::Duration kLeaseSweep = absl::Seconds(1);
 // What health checks may ask for, apart from the services: whether the GPU tier is in use.
 constexpr char kGpuTierHealth[] = "oscarkv.v1.GpuTier";
@@ -115,7 +118,9 @@ class Server::Impl {
         .paths = {PathsOf(config_.paths().fetch()), PathsOf(config_.paths().push())}};
     context_ = std::make_unique<RpcContext>(options, *store_, logger_, catalog_);
     context_->Restore();
+    if (holds_ != nullptr) context_->set_device_holds(holds_.get());
     cache_ = std::make_unique<CacheService>(*context_);
+    peer_ = std::make_unique<PeerService>(*context_, peer_options_);
     admin_ = std::make_unique<AdminService>(*context_, std::string(kVersion));
     OSCARKV_RETURN_IF_ERROR(Listen());
     if (config_.metrics_listen() != "off") {
@@ -131,6 +136,7 @@ class Server::Impl {
     ticker_ = std::make_unique<Ticker>([this] {
       store_->ExpireLeases();
       store_->ExpirePages();
+      if (holds_ != nullptr) holds_->Expire();
     });
     logger_.Log(LogLevel::kInfo, "serving",
                 {{"version", std::string(kVersion)},
@@ -177,7 +183,9 @@ class Server::Impl {
     std::unique_ptr<PageCopies> copies;
     if (WantsGpu(config_)) {
       OSCARKV_ASSIGN_OR_RETURN(
-          copies, OpenGpuCopies(config_.gpu(), tier->arena(), MakeDeviceMemory, logger_));
+          GpuCopies opened, OpenGpuCopies(config_.gpu(), tier->arena(), MakeDeviceMemory, logger_));
+      copies = std::move(opened.copies);
+      ShareCopies(*copies, opened.handle);
     }
     std::unique_ptr<PageArchive> archive;
     if (WantsDisk(config_)) {
@@ -190,6 +198,18 @@ class Server::Impl {
         store_, PageStore::Create(options, std::move(tier), MakePolicy(config_.eviction().policy()),
                                   clock_, std::move(copies), std::move(archive)));
     return absl::OkStatus();
+  }
+
+  // Processes of this host may read the copies where they are.
+  void ShareCopies(const PageCopies& copies, const absl::StatusOr<std::string>& handle) {
+    if (copies.tier() == nullptr) return;
+    const uint64_t bytes = copies.tier()->capacity_bytes();
+    peer_options_ = {.memory_handle = handle, .memory_bytes = bytes, .host = HostId()};
+    holds_ = std::make_unique<DeviceHolds>(
+        DeviceHoldsOptions{
+            .bytes_max = static_cast<uint64_t>(kHeldShareMax * static_cast<double>(bytes)),
+            .hold_max = absl::Milliseconds(config_.limits().lease_ms_max())},
+        clock_);
   }
 
   void StartArchiving() {
@@ -237,6 +257,7 @@ class Server::Impl {
     }
     builder.RegisterService(cache_.get());
     builder.RegisterService(admin_.get());
+    builder.RegisterService(peer_.get());
     grpc_ = builder.BuildAndStart();
     for (int i = 0; i < config_.listen_size(); ++i) {
       const std::string& address = config_.listen(i);
@@ -250,7 +271,7 @@ class Server::Impl {
           is_unix ? address : absl::StrCat(address.substr(0, address.rfind(':')), ":", port));
     }
     if (grpc_ == nullptr) return absl::UnavailableError("gRPC did not start; its log says why");
-    for (const char* service : {"oscarkv.v1.KvCache", "oscarkv.v1.Admin"}) {
+    for (const char* service : {"oscarkv.v1.KvCache", "oscarkv.v1.Admin", "oscarkv.v1.Peer"}) {
       grpc_->GetHealthCheckService()->SetServingStatus(service, true);
     }
     return absl::OkStatus();
@@ -295,9 +316,12 @@ class Server::Impl {
   const SystemClock clock_;
   std::unique_ptr<PageStore> store_;
   Catalog* catalog_ = nullptr;  // the store's archive's; null without a disk tier
+  PeerOptions peer_options_;
+  std::unique_ptr<DeviceHolds> holds_;  // null without a GPU tier; holds copies of the store's
   std::unique_ptr<RpcContext> context_;
   std::unique_ptr<CacheService> cache_;
   std::unique_ptr<AdminService> admin_;
+  std::unique_ptr<PeerService> peer_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<MetricsExposer> metrics_;
   std::unique_ptr<ArchiveWorker> archive_worker_;

@@ -11,30 +11,11 @@
 
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
-#include "proto/wire/page_key.h"
 #include "server/rpc/call_scope.h"
+#include "server/rpc/request_keys.h"
 
 namespace oscarkv {
 namespace {
-
-absl::Status CheckCount(const char* what, int found, uint32_t most) {
-  if (found >= 0 && static_cast<uint32_t>(found) <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("at most ", most, " ", what, " in one call, found ", found));
-}
-
-// Views of the keys of a request, each checked.
-template <typename Request>
-absl::StatusOr<std::vector<std::string_view>> KeysOf(const Request& request, uint32_t most) {
-  OSCARKV_RETURN_IF_ERROR(CheckCount("keys", request.keys_size(), most));
-  std::vector<std::string_view> keys;
-  keys.reserve(static_cast<size_t>(request.keys_size()));
-  for (const std::string& key : request.keys()) {
-    OSCARKV_RETURN_IF_ERROR(Annotate(ValidateKey(key), absl::StrCat("key ", keys.size())));
-    keys.push_back(key);
-  }
-  return keys;
-}
 
 void FillPage(ItemStatus status, const PageMeta& meta, v1::PageInfo* info) {
   info->set_status(ToProto(status));

@@ -29,8 +29,11 @@ enum class Method : uint8_t {
   kStats,
   kDrain,
   kVerify,
+  kShareDevice,
+  kHoldPages,
+  kEndHold,
 };
-inline constexpr size_t kMethods = 15;
+inline constexpr size_t kMethods = 18;
 inline constexpr size_t kStatusCodes = 17;  // of gRPC, 0..16
 std::string_view MethodName(Method method);
 

@@ -64,7 +64,10 @@ std::string_view MethodName(Method method) {
                                                  "Clear",
                                                  "Stats",
                                                  "Drain",
-                                                 "Verify"};
+                                                 "Verify",
+                                                 "ShareDevice",
+                                                 "HoldPages",
+                                                 "EndHold"};
   return kNames[static_cast<size_t>(method)];
 }
 

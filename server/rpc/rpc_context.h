@@ -22,6 +22,7 @@
 #include "kernels/base/task_queue.h"
 #include "kernels/codec/page_codec.h"
 #include "server/core/page_store.h"
+#include "server/peer/device_holds.h"
 #include "server/rpc/call_stats.h"
 #include "server/rpc/path_negotiation.h"
 #include "server/rpc/saved_state.h"
@@ -98,6 +99,10 @@ class RpcContext {
   TransformRegistry& transforms() { return transforms_; }
   SavedState& saved() { return saved_; }
   void FillLimits(v1::Limits* limits) const;
+  // Null: no client reads a device's memory. Set before the first call, and kept by its owner until
+  // after the last.
+  DeviceHolds* device_holds() const { return device_holds_; }
+  void set_device_holds(DeviceHolds* holds) { device_holds_ = holds; }
 
   // Opens the namespace with the settings that the request brings; the errors of
   // PageStore::OpenNamespace and NamespaceSpec, and kFailedPrecondition: another fingerprint than
@@ -150,6 +155,7 @@ class RpcContext {
   const RpcOptions options_;
   PageStore& store_;
   const Logger& logger_;
+  DeviceHolds* device_holds_ = nullptr;
   const uint64_t epoch_;
   const absl::Time start_;
   CallStats calls_;

@@ -35,6 +35,7 @@ class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, 
     if (!ok) return End(absl::OkStatus());  // the client has ended the session, or is gone
     if (session_ == 0) {
       session_ = context_.store().OpenSession(request_.client_name());
+      if (context_.device_holds() != nullptr) context_.device_holds()->BeginSession(session_);
       reply_.set_session_id(session_);
       reply_.set_server_epoch(context_.epoch());
       context_.paths().Agree(request_.paths(), &reply_);
@@ -58,6 +59,7 @@ class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, 
     if (registered_) context_.Unregister(this);
     if (session_ != 0) {
       context_.ForgetSession(session_);
+      if (context_.device_holds() != nullptr) context_.device_holds()->EndSession(session_);
       context_.store().CloseSession(session_);
     }
     delete this;

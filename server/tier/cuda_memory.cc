@@ -15,6 +15,7 @@
 #include "kernels/codec/oscar/cuda_checksum.h"
 #include "kernels/device/buffer.h"
 #include "kernels/device/device.h"
+#include "kernels/device/shared_memory.h"
 #include "kernels/device/status.h"
 #include "kernels/device/stream.h"
 #include "server/tier/device_memory.h"
@@ -155,6 +156,11 @@ class CudaMemory final : public DeviceMemory {
   absl::StatusOr<std::unique_ptr<PendingTransfer>> CopyOut(uint64_t offset,
                                                            MutableByteView to) override {
     return LeaveNothing(StartOut(arena_.data() + offset, to));
+  }
+  absl::StatusOr<std::string> Handle() const override {
+    const device::DeviceScope scope(device_);
+    OSCARKV_RETURN_IF_ERROR(scope.status());
+    return device::HandleOf(arena_);
   }
 
  private:

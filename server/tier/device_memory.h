@@ -32,6 +32,9 @@ class DeviceMemory {
                                                                   std::span<uint32_t> crcs) = 0;
   virtual absl::StatusOr<std::unique_ptr<PendingTransfer>> CopyOut(uint64_t offset,
                                                                    MutableByteView to) = 0;
+  // What another process of the host opens the range by. kUnavailable: it cannot be shared, and
+  // why.
+  virtual absl::StatusOr<std::string> Handle() const = 0;
 };
 
 struct DeviceMemoryOptions {

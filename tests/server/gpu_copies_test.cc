@@ -23,7 +23,7 @@ class GpuCopiesTest : public ::testing::Test {
  protected:
   GpuCopiesTest() { config_.set_capacity("32MiB"); }
 
-  absl::StatusOr<std::unique_ptr<PageCopies>> Open(const absl::Status& of_the_device) {
+  absl::StatusOr<GpuCopies> Open(const absl::Status& of_the_device) {
     return OpenGpuCopies(
         config_, {},
         [&](const DeviceMemoryOptions& options) -> Made {
@@ -45,10 +45,11 @@ TEST_F(GpuCopiesTest, OpensWhatIsAskedFor) {
   ASSERT_OK(copies);
   EXPECT_EQ(asked_for_.bytes, 32u << 20);
   EXPECT_EQ(asked_for_.device, 3u);
-  const TierStats stats = (*copies)->Stats();
+  const TierStats stats = copies->copies->Stats();
   EXPECT_EQ(stats.kind, TierKind::kGpu);
   EXPECT_EQ(stats.capacity_bytes, 32u << 20);
   EXPECT_EQ(stats.degraded, "");
+  EXPECT_THAT(copies->handle, IsOkAndHolds("fake handle"));
 }
 
 TEST_F(GpuCopiesTest, WithoutTheDeviceTheServerServes) {
@@ -56,7 +57,8 @@ TEST_F(GpuCopiesTest, WithoutTheDeviceTheServerServes) {
   const auto copies = Open(absl::ResourceExhaustedError("allocating 33554432 bytes"));
   const std::string log = ::testing::internal::GetCapturedStderr();
   ASSERT_OK(copies);
-  EXPECT_EQ((*copies)->Stats().degraded, "allocating 33554432 bytes");
+  EXPECT_EQ(copies->copies->Stats().degraded, "allocating 33554432 bytes");
+  EXPECT_THAT(copies->handle, StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_THAT(log, AllOf(HasSubstr("warning"), HasSubstr("serving from host memory alone"),
                          HasSubstr("allocating 33554432 bytes")));
 }

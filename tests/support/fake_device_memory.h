@@ -109,6 +109,7 @@ class FakeDeviceMemory final : public DeviceMemory {
     const ByteView slot = ByteView(bytes_).subspan(offset, to.size());
     return std::make_unique<Transfer>(plan.wait, [=] { std::ranges::copy(slot, to.begin()); });
   }
+  absl::StatusOr<std::string> Handle() const override { return "fake handle"; }
 
  private:
   class Transfer final : public PendingTransfer {

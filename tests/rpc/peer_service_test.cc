@@ -1,0 +1,252 @@
+// Copies that clients read where they lie: which are held, until when, and what a client learns
+// that reads for too long.
+#include "server/rpc/peer_service.h"
+
+#include <memory>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "server/core/copy_mover.h"
+#include "server/tier/gpu_tier.h"
+#include "tests/rpc/rpc_test.h"
+#include "tests/support/fake_device_memory.h"
+
+#include "oscarkv/v1/peer.grpc.pb.h"
+
+namespace oscarkv::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr uint64_t kUnit = 1088;  // a WIDE page of SmallSpec with its checksums
+
+class PeerServiceTest : public RpcTest {
+ protected:
+  // With room for `copies` copies.
+  void Begin(uint64_t copies,
+             PeerOptions options = {
+                 .memory_handle = std::string("fake handle"), .memory_bytes = 1, .host = "here"}) {
+    auto tier = GpuTier::Create(std::make_unique<FakeDeviceMemory>(copies * kUnit), kUnit);
+    ASSERT_OK(tier);
+    gpu_ = tier->get();
+    auto books = PageCopies::Create({}, *std::move(tier));
+    ASSERT_OK(books);
+    OpenOver(std::make_unique<FakeTier>(64 * kWideSlotBytes), {}, *std::move(books));
+    holds_ = std::make_unique<DeviceHolds>(
+        DeviceHoldsOptions{.bytes_max = 4 * kUnit, .hold_max = absl::Minutes(1)}, clock_);
+    Serve();
+    context_->set_device_holds(holds_.get());
+    peer_service_ = std::make_unique<PeerService>(*context_, std::move(options));
+    grpc::ServerBuilder builder;
+    builder.RegisterService(peer_service_.get());
+    peer_server_ = builder.BuildAndStart();
+    peer_ = v1::Peer::NewStub(peer_server_->InProcessChannel({}));
+  }
+  void TearDown() override {
+    peer_server_->Shutdown(std::chrono::system_clock::now());
+    peer_server_->Wait();
+    Stop();
+    ExpectNothingHeld();
+    EXPECT_EQ(holds_->Stats().holds, 0u);
+    store().Clear(space());
+    EXPECT_EQ(gpu_->Stats().reserved_slots, 0u);
+  }
+
+  std::vector<TestItem> Stored(uint64_t first_key, uint32_t pages) {
+    auto chain = Chain(space(), first_key, pages);
+    EXPECT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+    return chain;
+  }
+  void Copy(const std::vector<TestItem>& chain) {
+    for (int i = 0; i < 2; ++i) store().Touch(space(), testing::KeysOf(chain));
+    CopyMover mover(store(), {});
+    while (mover.Step()) {
+    }
+  }
+
+  // A session, until Leave.
+  void Join() {
+    session_call_ = std::make_unique<grpc::ClientContext>();
+    session_ = cache_->Session(session_call_.get());
+    ASSERT_TRUE(session_->Write({}));
+    v1::SessionReply reply;
+    ASSERT_TRUE(session_->Read(&reply));
+    session_id_ = reply.session_id();
+  }
+  // As a client that dies.
+  void Leave() {
+    session_call_->TryCancel();
+    session_->Finish();
+    context_->StartDrain();
+    context_->WaitForCalls(absl::InfiniteFuture());
+  }
+  v1::HoldPagesReply Hold(const std::vector<TestItem>& items, grpc::Status* status = nullptr) {
+    v1::HoldPagesRequest request;
+    FillScope(request.mutable_scope());
+    request.set_session_id(session_id_);
+    for (const TestItem& item : items) request.add_keys(item.key);
+    v1::HoldPagesReply reply;
+    grpc::ClientContext call;
+    const grpc::Status end = peer_->HoldPages(&call, request, &reply);
+    if (status != nullptr) {
+      *status = end;
+    } else {
+      EXPECT_TRUE(end.ok()) << end.error_message();
+    }
+    return reply;
+  }
+  bool EndHold(uint64_t hold) {
+    v1::EndHoldRequest request;
+    request.set_hold_id(hold);
+    v1::EndHoldReply reply;
+    grpc::ClientContext call;
+    EXPECT_TRUE(peer_->EndHold(&call, request, &reply).ok());
+    return reply.held();
+  }
+  // What lies there is the page.
+  void ExpectPlaced(const v1::HeldPage& held, const TestItem& item) {
+    const TestPage page = MakePage(space(), item.encoding, item.seed);
+    ASSERT_EQ(held.bytes(), page.bytes.size());
+    EXPECT_TRUE(std::ranges::equal(held.block_crc32c(), page.crcs));
+    EXPECT_EQ(held.first_position(), item.first_position);
+    std::vector<std::byte> bytes(page.bytes.size() + page.crcs.size() * sizeof(uint32_t));
+    const auto out = gpu_->CopyOut({held.offset(), bytes.size()}, bytes);
+    ASSERT_OK(out);
+    ASSERT_OK((*out)->Wait());
+    EXPECT_TRUE(std::ranges::equal(page.bytes, std::span(bytes).first(page.bytes.size())));
+  }
+
+  GpuTier* gpu_ = nullptr;
+  std::unique_ptr<DeviceHolds> holds_;
+  std::unique_ptr<PeerService> peer_service_;
+  std::unique_ptr<grpc::Server> peer_server_;
+  std::unique_ptr<v1::Peer::Stub> peer_;
+  std::unique_ptr<grpc::ClientContext> session_call_;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::SessionRequest, v1::SessionReply>> session_;
+  uint64_t session_id_ = 0;
+};
+
+TEST_F(PeerServiceTest, LeadingPagesOfOneKindAreHeldOrElsewhere) {
+  Begin(8);
+  Join();
+  auto chain = Stored(1, 3);
+  Copy(chain);
+  const auto more = Chain(space(), 1, 5);
+  for (size_t i = 3; i < 5; ++i) ASSERT_EQ(Put(more[i]), ItemStatus::kOk);
+  const v1::HoldPagesReply held = Hold(more);
+  ASSERT_EQ(held.pages_size(), 3);
+  EXPECT_EQ(held.elsewhere(), 0u);
+  for (int i = 0; i < 3; ++i) ExpectPlaced(held.pages(i), more[static_cast<size_t>(i)]);
+  EXPECT_EQ(holds_->Stats().holds, 1u);
+  EXPECT_TRUE(EndHold(held.hold_id()));
+  EXPECT_FALSE(EndHold(held.hold_id()));
+  const v1::HoldPagesReply rest = Hold({more.begin() + 3, more.end()});
+  EXPECT_EQ(rest.elsewhere(), 2u);
+  EXPECT_EQ(rest.hold_id(), 0u);
+  const v1::HoldPagesReply none = Hold(Chain(space(), 100, 2));
+  EXPECT_EQ(none.stop().status(), v1::MISS);
+  EXPECT_EQ(none.pages_size() + static_cast<int>(none.elsewhere()), 0);
+}
+
+TEST_F(PeerServiceTest, HeldCopiesStayWhateverBecomesOfTheirPages) {
+  Begin(2);
+  Join();
+  const auto chain = Stored(1, 2);
+  Copy(chain);
+  const v1::HoldPagesReply held = Hold(chain);
+  ASSERT_EQ(held.pages_size(), 2);
+  store().Delete(space(), testing::KeysOf(chain));
+  const auto others = Stored(50, 2);
+  Copy(others);  // wants their room, and does not get it
+  EXPECT_EQ(Hold(others).elsewhere(), 2u);
+  for (int i = 0; i < 2; ++i) ExpectPlaced(held.pages(i), chain[static_cast<size_t>(i)]);
+  EXPECT_TRUE(EndHold(held.hold_id()));
+  Copy(others);
+  const v1::HoldPagesReply now = Hold(others);
+  EXPECT_EQ(now.pages_size(), 2);
+  EXPECT_TRUE(EndHold(now.hold_id()));
+}
+
+TEST_F(PeerServiceTest, ADeadClientsHoldsEndWithItsSession) {
+  Begin(4);
+  Join();
+  const auto chain = Stored(1, 2);
+  Copy(chain);
+  const v1::HoldPagesReply held = Hold(chain);
+  ASSERT_NE(held.hold_id(), 0u);
+  Leave();
+  EXPECT_EQ(holds_->Stats().holds, 0u);
+  EXPECT_EQ(holds_->Stats().expired, 1u);
+  EXPECT_EQ(holds_->Stats().bytes, 0u);
+  EXPECT_FALSE(holds_->End(held.hold_id())) << "a client that is not dead after all learns it";
+}
+
+TEST_F(PeerServiceTest, AReaderThatStallsLearnsThatItsHoldHasEnded) {
+  Begin(4);
+  Join();
+  const auto chain = Stored(1, 2);
+  Copy(chain);
+  const v1::HoldPagesReply held = Hold(chain);
+  clock_.Advance(absl::Seconds(59));
+  holds_->Expire();
+  EXPECT_EQ(holds_->Stats().holds, 1u);
+  clock_.Advance(absl::Seconds(1));
+  holds_->Expire();
+  EXPECT_FALSE(EndHold(held.hold_id()));
+}
+
+TEST_F(PeerServiceTest, WhatIsAskedForTooMuchOrFromNowhereIsRefused) {
+  Begin(8);
+  Join();
+  const auto chain = Stored(1, 6);
+  Copy(chain);
+  grpc::Status status;
+  Hold(chain, &status);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
+  const v1::HoldPagesReply half = Hold({chain.begin(), chain.begin() + 3});
+  EXPECT_EQ(half.pages_size(), 3);
+  Hold({chain.begin(), chain.begin() + 2}, &status);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(EndHold(half.hold_id()));
+  EXPECT_FALSE(EndHold(~uint64_t{0}));
+  session_id_ ^= 1;
+  Hold({chain.begin(), chain.begin() + 2}, &status);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  Hold(Chain(space(), 1, 5000), &status);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(PeerServiceTest, OnlyTheSameHostMayShare) {
+  Begin(2);
+  const auto share = [&](const std::string& host, v1::ShareDeviceReply* reply) {
+    v1::ShareDeviceRequest request;
+    request.set_host(host);
+    grpc::ClientContext call;
+    return peer_->ShareDevice(&call, request, reply);
+  };
+  v1::ShareDeviceReply reply;
+  ASSERT_TRUE(share("here", &reply).ok());
+  EXPECT_EQ(reply.handle(), "fake handle");
+  EXPECT_EQ(reply.server_epoch(), context_->epoch());
+  const grpc::Status other = share("there", &reply);
+  EXPECT_EQ(other.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(other.error_message(), HasSubstr("'here', the client is on 'there'"));
+}
+
+TEST_F(PeerServiceTest, AReasonIsGivenWhereNothingIsShared) {
+  Begin(2, {.memory_handle = absl::UnavailableError("CUDA, sharing: not supported"),
+            .memory_bytes = 0,
+            .host = "here"});
+  v1::ShareDeviceRequest request;
+  request.set_host("here");
+  v1::ShareDeviceReply reply;
+  grpc::ClientContext call;
+  const grpc::Status status = peer_->ShareDevice(&call, request, &reply);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(status.error_message(), HasSubstr("not supported"));
+}
+
+}  // namespace
+}  // namespace oscarkv::testing
