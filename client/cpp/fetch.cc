@@ -37,9 +37,10 @@ class Fetcher {
     OSCARKV_ASSIGN_OR_RETURN(const std::vector<absl::Status> pages, sink_.Finish());
     for (size_t page = std::min<size_t>(pages.size(), limit_); page-- > 0;) {
       if (pages[page].ok()) continue;
-      if (!absl::IsDataLoss(pages[page])) return pages[page];
-      space_.connection()->CountCorruptPage();
-      Cut(static_cast<uint32_t>(page), ItemStatus::kCorrupt);
+      const bool corrupt = absl::IsDataLoss(pages[page]);
+      if (!corrupt && !absl::IsAborted(pages[page])) return pages[page];
+      if (corrupt) space_.connection()->CountCorruptPage();
+      Cut(static_cast<uint32_t>(page), corrupt ? ItemStatus::kCorrupt : ItemStatus::kFenced);
     }
     std::fill_n(report_.statuses.begin(), limit_, ItemStatus::kOk);
     report_.pages = limit_;
@@ -70,7 +71,7 @@ class Fetcher {
     // A server that decodes needs the transform set as much as one that stores what is packed.
     const auto needs =
         request_.decoded ? Namespace::Impl::Needs::kTransforms : Namespace::Impl::Needs::kNamespace;
-    done_ = 0;
+    done_ = elsewhere_ = 0;
     stopped_ = false;
     while (done_ < limit_) {
       const uint32_t first = done_;
@@ -97,14 +98,28 @@ class Fetcher {
     return check("heads", heads_, geometry.kv_heads);
   }
 
+  // Whether the sink can read what is wanted where a GPU holds it.
+  bool ReadsDevice() const {
+    return sink_.device_pages() != nullptr && !request_.decoded &&
+           heads_.count == space_.codec().geometry().kv_heads;
+  }
+
   // What one call of a path brings of the pages that are still missing.
   absl::Status FetchBatch() {
     for (;;) {
-      OSCARKV_ASSIGN_OR_RETURN(const std::shared_ptr<FetchPath> path,
-                               space_.connection()->paths().ForFetch(deadline_));
+      std::shared_ptr<FetchPath> path;
+      uint32_t end = limit_;
+      if (done_ < elsewhere_) {
+        end = elsewhere_;
+      } else if (ReadsDevice()) {
+        path = space_.connection()->paths().ForDevice(deadline_);
+      }
+      if (path == nullptr) {
+        OSCARKV_ASSIGN_OR_RETURN(path, space_.connection()->paths().ForFetch(deadline_));
+      }
       PagesTaken taken;
       const absl::Status status =
-          path->Fetch(space_, {request_, done_, limit_, layers_, heads_, deadline_}, sink_, &taken);
+          path->Fetch(space_, {request_, done_, end, layers_, heads_, deadline_}, sink_, &taken);
       report_.path = path->kind();
       report_.bytes_wire += taken.bytes;
       done_ += taken.pages;
@@ -113,6 +128,10 @@ class Fetcher {
         if (taken.stop == ItemStatus::kCorrupt) space_.connection()->CountCorruptPage();
         stopped_at_ = taken.stop;
         stopped_ = true;
+      }
+      if (taken.elsewhere > 0) {
+        elsewhere_ = done_ + taken.elsewhere;
+        continue;
       }
       if (taken.broken.ok()) return status;
       space_.connection()->paths().GiveUp(Direction::kFetch, *path, taken.broken);
@@ -132,8 +151,9 @@ class Fetcher {
 
   // The group of layers on its way.
   BlockRange layers_;
-  uint32_t done_ = 0;     // its pages that came
-  bool stopped_ = false;  // at a page that is not there or not whole, and why:
+  uint32_t done_ = 0;       // its pages that came
+  uint32_t elsewhere_ = 0;  // pages before this one are in no GPU's memory
+  bool stopped_ = false;    // at a page that is not there or not whole, and why:
   ItemStatus stopped_at_ = ItemStatus::kOk;
 };
 

@@ -35,7 +35,8 @@ struct PagesTaken {
   uint64_t bytes = 0;  // of pages, that came
   // Not kOk: why the page that follows those is not there; then none that follows is tried.
   ItemStatus stop = ItemStatus::kOk;
-  absl::Status sink;  // the sink's own error, which ends the fetch
+  uint32_t elsewhere = 0;  // that follow those, and that this path has not, but others may have
+  absl::Status sink;       // the sink's own error, which ends the fetch
   absl::Status
       broken;  // the path is out of use from now on, and why; what is missing goes by another
 };

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
 #include "client/cpp/connection.h"
+#include "client/cpp/ipc_fetch.h"
 #include "kernels/base/host_id.h"
 
 namespace oscarkv::client {
@@ -15,12 +17,15 @@ namespace {
 // The paths of this build, the best first.
 constexpr DataPath kBuilt[] = {DataPath::kGrpc};
 
+bool MayUse(const std::vector<DataPath>& named, DataPath path) {
+  return named.empty() || std::find(named.begin(), named.end(), path) != named.end();
+}
+
 // Of those, the ones that options name; none named: all.
 std::vector<DataPath> Allowed(const std::vector<DataPath>& named) {
   std::vector<DataPath> allowed;
   for (const DataPath path : kBuilt) {
-    if (named.empty() || std::find(named.begin(), named.end(), path) != named.end())
-      allowed.push_back(path);
+    if (MayUse(named, path)) allowed.push_back(path);
   }
   return allowed;
 }
@@ -44,7 +49,9 @@ Paths::Paths(Connection& connection)
     : connection_(connection),
       allowed_{Allowed(connection.options().fetch_paths), Allowed(connection.options().push_paths)},
       grpc_fetch_(MakeGrpcFetchPath()),
-      grpc_push_(MakeGrpcPushPath()) {
+      grpc_push_(MakeGrpcPushPath()),
+      ipc_fetch_(MayUse(connection.options().fetch_paths, DataPath::kIpc) ? MakeIpcFetchPath()
+                                                                          : nullptr) {
   if (May(Direction::kFetch, DataPath::kGrpc)) fetch_.path = grpc_fetch_;
   if (May(Direction::kPush, DataPath::kGrpc)) push_.path = grpc_push_;
   fetch_.reason = push_.reason = "no session has been opened yet";
@@ -92,6 +99,15 @@ absl::StatusOr<std::shared_ptr<FetchPath>> Paths::ForFetch(absl::Time deadline) 
   return fetch_.path;
 }
 
+std::shared_ptr<FetchPath> Paths::ForDevice(absl::Time deadline) {
+  if (ipc_fetch_ == nullptr) return nullptr;
+  const uint64_t session = connection_.Session(SessionDeadline(deadline));
+  if (session == 0) return nullptr;
+  const absl::MutexLock lock(&mutex_);
+  if (std::exchange(ipc_session_, session) != session) ipc_failed_.clear();
+  return ipc_failed_.empty() ? ipc_fetch_ : nullptr;
+}
+
 absl::StatusOr<std::shared_ptr<PushPath>> Paths::ForPush(absl::Time deadline) {
   Agree(deadline);
   const absl::MutexLock lock(&mutex_);
@@ -109,7 +125,11 @@ void Paths::GiveUp(Direction direction, const void* path, const absl::Status& wh
     ++current->fallbacks;
     current->path = May(direction, DataPath::kGrpc) ? grpc : nullptr;
   };
-  if (direction == Direction::kFetch) {
+  if (path == ipc_fetch_.get()) {
+    if (!ipc_failed_.empty()) return;
+    ipc_failed_ = absl::StrCat("ipc has failed in this session: ", why.message());
+    ++ipc_fallbacks_;
+  } else if (direction == Direction::kFetch) {
     give_up(grpc_fetch_, &fetch_);
   } else {
     give_up(grpc_push_, &push_);
@@ -123,7 +143,12 @@ PathUse Paths::Use(Direction direction) const {
     if (current.path != nullptr) use.path = current.path->kind();
     return use;
   };
-  return direction == Direction::kFetch ? use_of(fetch_) : use_of(push_);
+  if (direction == Direction::kPush) return use_of(push_);
+  PathUse use = use_of(fetch_);
+  if (!ipc_failed_.empty())
+    use.reason = absl::StrCat(ipc_failed_, use.reason.empty() ? "" : "; ", use.reason);
+  use.fallbacks += ipc_fallbacks_;
+  return use;
 }
 
 }  // namespace oscarkv::client

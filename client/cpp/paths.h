@@ -33,6 +33,9 @@ class Paths {
   // path that both ends have and may use.
   absl::StatusOr<std::shared_ptr<FetchPath>> ForFetch(absl::Time deadline)
       ABSL_LOCKS_EXCLUDED(mutex_);
+  // The path for sinks that read a GPU's memory (PageSink::device_pages), to be taken before that;
+  // null: there is none.
+  std::shared_ptr<FetchPath> ForDevice(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::StatusOr<std::shared_ptr<PushPath>> ForPush(absl::Time deadline)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -67,7 +70,12 @@ class Paths {
   const std::shared_ptr<FetchPath> grpc_fetch_;
   const std::shared_ptr<PushPath> grpc_push_;
 
+  const std::shared_ptr<FetchPath> ipc_fetch_;  // null: the options forbid it
+
   mutable absl::Mutex mutex_;
+  uint64_t ipc_session_ ABSL_GUARDED_BY(mutex_) = 0;  // in which it was taken last
+  std::string ipc_failed_ ABSL_GUARDED_BY(mutex_);    // in that one, and why
+  uint64_t ipc_fallbacks_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t session_ ABSL_GUARDED_BY(mutex_) = 0;  // that the paths were agreed on in
   Current<FetchPath> fetch_ ABSL_GUARDED_BY(mutex_);
   Current<PushPath> push_ ABSL_GUARDED_BY(mutex_);

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+#include "client/cpp/device_pages.h"
 #include "kernels/base/bytes.h"
 #include "kernels/codec/page_codec.h"
 
@@ -44,10 +45,12 @@ class PageSink {
     std::memcpy(room->data(), bytes.data(), bytes.size());
     return Take(block_crc32c);
   }
+  // How it reads pages where a GPU of this host holds them; null: it does not.
+  virtual DevicePages* device_pages() { return nullptr; }
   // A group's pages are complete, up to the first one that did not come.
   virtual absl::Status EndLayers(BlockRange layers) = 0;
-  // Ends the fetch: what each page that came has come to, kDataLoss where it is corrupt; pages that
-  // are not named are whole.
+  // Ends the fetch: what each page that came has come to, kDataLoss where it is corrupt, kAborted
+  // where it did not stay until it was read; pages that are not named are whole.
   virtual absl::StatusOr<std::vector<absl::Status>> Finish() = 0;
   // Ends a fetch that failed, at whatever point; after Finish it does nothing.
   virtual void Abandon(const absl::Status& reason) = 0;

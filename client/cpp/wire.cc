@@ -26,6 +26,7 @@ WireStubs MakeWireStubs(const std::string& endpoint) {
       grpc::CreateCustomChannel(endpoint, grpc::InsecureChannelCredentials(), arguments);
   stubs.cache = v1::KvCache::NewStub(stubs.channel);
   stubs.admin = v1::Admin::NewStub(stubs.channel);
+  stubs.peer = v1::Peer::NewStub(stubs.channel);
   return stubs;
 }
 

@@ -12,6 +12,7 @@
 
 #include "oscarkv/v1/admin.grpc.pb.h"
 #include "oscarkv/v1/kv_cache.grpc.pb.h"
+#include "oscarkv/v1/peer.grpc.pb.h"
 
 namespace oscarkv::client {
 
@@ -19,6 +20,7 @@ struct WireStubs {
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<v1::KvCache::Stub> cache;
   std::unique_ptr<v1::Admin::Stub> admin;
+  std::unique_ptr<v1::Peer::Stub> peer;
 };
 
 // Opens a channel lazily: nothing is sent yet.

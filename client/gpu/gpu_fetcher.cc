@@ -67,6 +67,16 @@ absl::Status GpuFetcher::Begin(const FetchTarget& target, cudaStream_t stream) {
 
 absl::StatusOr<uint64_t> GpuFetcher::Add(const TransferStep& step,
                                          std::span<const HostPage> pages) {
+  return AddStep(step, pages, Where::kHost);
+}
+
+absl::StatusOr<uint64_t> GpuFetcher::AddInPlace(const TransferStep& step,
+                                                std::span<const HostPage> pages) {
+  return AddStep(step, pages, Where::kDevice);
+}
+
+absl::StatusOr<uint64_t> GpuFetcher::AddStep(const TransferStep& step,
+                                             std::span<const HostPage> pages, Where where) {
   if (!active_) return NotBegun();
   if (pages.size() != step.pages || step.first_page + uint64_t{step.pages} > pages_) {
     return absl::InvalidArgumentError(absl::StrCat("a step of pages ", step.first_page, " + ",
@@ -80,13 +90,17 @@ absl::StatusOr<uint64_t> GpuFetcher::Add(const TransferStep& step,
   CopyBatch& batch = staging_->batch();
   for (uint32_t page = 0; page < step.pages; ++page) {
     std::copy_n(pages[page].block_crc32c, blocks, place.host_crcs + page * blocks);
-    batch.Add(place.memory + page * step.bytes, pages[page].bytes, step.bytes);
+    if (where == Where::kDevice) {
+      place.host_pointers[page] = const_cast<std::byte*>(pages[page].bytes);  // decoding reads only
+    } else {
+      batch.Add(place.memory + page * step.bytes, pages[page].bytes, step.bytes);
+    }
   }
   // On the same stream: on another one small copies stand behind the pages of the steps that
   // follow.
   OSCARKV_RETURN_IF_ERROR(
       staging_->SendTable(step, place, Staging::Table::kPointersAndCrcs, staging_->copies().get()));
-  OSCARKV_RETURN_IF_ERROR(batch.Enqueue(staging_->copies().get()));
+  if (where == Where::kHost) OSCARKV_RETURN_IF_ERROR(batch.Enqueue(staging_->copies().get()));
   OSCARKV_RETURN_IF_ERROR(staging_->ready(place).Record(staging_->copies().get()));
   OSCARKV_RETURN_IF_ERROR(staging_->ready(place).MakeWait(staging_->codes().get()));
 

@@ -20,9 +20,9 @@
 
 namespace oscarkv::client {
 
-// A page, or the part of it that a transfer moves, in host memory: the blocks in page order, and a
-// checksum for each. Copies of pinned memory run at the link's speed beside everything else; those
-// of other memory are right, and slow.
+// A page, or the part of it that a transfer moves, in host memory (or in a device's: AddInPlace):
+// the blocks in page order, and a checksum for each, in host memory. Copies of pinned memory run at
+// the link's speed beside everything else; those of other memory are right, and slow.
 struct HostPage {
   Encoding encoding = Encoding::kPacked;
   const std::byte* bytes = nullptr;
@@ -59,6 +59,9 @@ class GpuFetcher {
   // Enqueues a step: `pages` are its pages, `bytes` and `block_crc32c` those of its layers and the
   // part's heads. Layers come in order. Returns the number of the step. Waits for nothing.
   absl::StatusOr<uint64_t> Add(const TransferStep& step, std::span<const HostPage> pages);
+  // The same of pages that lie in device memory, this device's or one that it reaches: they are
+  // decoded where they are, and have to stay there until Finish.
+  absl::StatusOr<uint64_t> AddInPlace(const TransferStep& step, std::span<const HostPage> pages);
   // All steps of these layers were added.
   absl::Status EndLayers(BlockRange layers);
   // Waits until the step's host memory has been read.
@@ -84,6 +87,9 @@ class GpuFetcher {
 
  private:
   GpuFetcher(std::unique_ptr<Staging> staging, std::vector<device::Event> layer_events);
+  enum class Where { kHost, kDevice };  // a step's pages
+  absl::StatusOr<uint64_t> AddStep(const TransferStep& step, std::span<const HostPage> pages,
+                                   Where where);
   uint64_t StageBytesOf(BlockRange group) const;
   absl::Status AddGroup(BlockRange group, std::span<const Encoding> encodings,
                         std::span<const HostPage> pages);

@@ -38,6 +38,8 @@ absl::Status GpuPageSink::Start(const FetchTarget& target, cudaStream_t stream) 
   part_ = target.part;
   step_ = {};
   crcs_.clear();
+  in_place_.clear();
+  LetGo();
   for (Receiver& receiver : receivers_) receiver.used = false;
   return absl::OkStatus();
 }
@@ -55,17 +57,23 @@ absl::Status GpuPageSink::Begin(BlockRange layers, BlockRange heads) {
       " and ", part_.heads.first, " + ", part_.heads.count));
 }
 
+bool GpuPageSink::GoesOn(uint32_t page, const TransferStep& next) const {
+  return step_.encoding == next.encoding && Same(step_.layers, next.layers) &&
+         step_.first_page + step_.pages == page &&
+         step_.stage_bytes() + next.bytes <= fetcher_->options().stage_bytes;
+}
+
 absl::StatusOr<MutableByteView> GpuPageSink::Room(uint32_t page, Encoding encoding,
                                                   BlockRange layers, uint64_t bytes) {
-  const bool goes_on = step_.pages > 0 && step_.encoding == encoding &&
-                       Same(step_.layers, layers) && step_.first_page + step_.pages == page &&
-                       step_.stage_bytes() + bytes <= fetcher_->options().stage_bytes;
-  if (step_.pages > 0 && !goes_on) OSCARKV_RETURN_IF_ERROR(Flush());
+  const TransferStep next = {
+      .encoding = encoding, .first_page = page, .layers = layers, .bytes = bytes};
+  if (step_.pages > 0 && (!in_place_.empty() || !GoesOn(page, next)))
+    OSCARKV_RETURN_IF_ERROR(Flush());
   Receiver& receiver = receivers_[receiver_];
   if (step_.pages == 0) {
     if (receiver.used) OSCARKV_RETURN_IF_ERROR(fetcher_->WaitCopied(receiver.step));
     receiver.used = false;
-    step_ = {.encoding = encoding, .first_page = page, .layers = layers, .bytes = bytes};
+    step_ = next;
   }
   return receiver.memory.bytes().subspan(step_.stage_bytes(), bytes);
 }
@@ -76,7 +84,45 @@ absl::Status GpuPageSink::Take(std::span<const uint32_t> block_crc32c) {
   return absl::OkStatus();
 }
 
+absl::Status GpuPageSink::Open(const std::string& handle) {
+  if (handle == handle_) return absl::OkStatus();
+  const device::DeviceScope scope(fetcher_->device());
+  OSCARKV_RETURN_IF_ERROR(scope.status());
+  OSCARKV_ASSIGN_OR_RETURN(device::OpenedMemory opened, device::OpenedMemory::Open(handle));
+  closing_.push_back(std::exchange(opened_, std::move(opened)));
+  handle_ = handle;
+  return absl::OkStatus();
+}
+
+void GpuPageSink::Keep(uint32_t first, uint32_t count, std::unique_ptr<PagesHold> hold) {
+  kept_.push_back({first, count, std::move(hold)});
+}
+
+absl::Status GpuPageSink::TakeAt(uint32_t page, const DevicePlace& place,
+                                 std::span<const uint32_t> block_crc32c) {
+  const TransferStep next = {
+      .encoding = place.encoding, .first_page = page, .layers = place.layers, .bytes = place.bytes};
+  if (step_.pages > 0 && (in_place_.empty() || !GoesOn(page, next)))
+    OSCARKV_RETURN_IF_ERROR(Flush());
+  if (step_.pages == 0) step_ = next;
+  in_place_.push_back(opened_.data() + place.offset);
+  return Take(block_crc32c);
+}
+
 absl::Status GpuPageSink::Flush() {
+  if (in_place_.empty()) return FlushReceived();
+  const size_t blocks = crcs_.size() / step_.pages;
+  std::vector<HostPage> pages;
+  for (size_t page = 0; page < in_place_.size(); ++page)
+    pages.push_back({step_.encoding, in_place_[page], crcs_.data() + page * blocks});
+  OSCARKV_RETURN_IF_ERROR(fetcher_->AddInPlace(step_, pages).status());
+  step_ = {};
+  crcs_.clear();
+  in_place_.clear();
+  return absl::OkStatus();
+}
+
+absl::Status GpuPageSink::FlushReceived() {
   Receiver& receiver = receivers_[receiver_];
   const size_t blocks = crcs_.size() / step_.pages;
   std::vector<HostPage> pages;
@@ -90,6 +136,33 @@ absl::Status GpuPageSink::Flush() {
   step_ = {};
   crcs_.clear();
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<absl::Status>> GpuPageSink::Finish() {
+  auto pages = fetcher_->Finish();
+  if (pages.ok()) {
+    // Everything has been read: what was in its place until now was the page.
+    for (Kept& kept : kept_) {
+      const absl::Status ended = kept.hold->End();
+      if (ended.ok()) continue;
+      for (size_t page = kept.first;
+           page < std::min<size_t>(pages->size(), kept.first + kept.count); ++page) {
+        if ((*pages)[page].ok()) (*pages)[page] = absl::AbortedError(ended.message());
+      }
+    }
+  }
+  LetGo();
+  return pages;
+}
+
+void GpuPageSink::Abandon(const absl::Status& reason) {
+  fetcher_->Abandon(reason);
+  LetGo();
+}
+
+void GpuPageSink::LetGo() {
+  kept_.clear();
+  closing_.clear();
 }
 
 absl::Status GpuPageSink::EndLayers(BlockRange layers) {

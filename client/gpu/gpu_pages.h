@@ -11,19 +11,22 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+#include "client/cpp/device_pages.h"
 #include "client/cpp/stored_pages.h"
 #include "client/gpu/gpu_cache.h"
 #include "client/gpu/gpu_fetcher.h"
 #include "client/gpu/gpu_pusher.h"
 #include "kernels/codec/oscar/cuda_page_codec.h"
 #include "kernels/device/buffer.h"
+#include "kernels/device/shared_memory.h"
 
 namespace oscarkv::client {
 
 // Receives pages into pinned memory and has them copied and decoded from there while the next ones
-// arrive. One fetch after another: Start, then Namespace::FetchTo. WaitLayer may be called by other
-// threads from Start on.
-class GpuPageSink final : public PageSink {
+// arrive; or has them decoded where they are, if a server of the host shares its GPU's memory. One
+// fetch after another: Start, then Namespace::FetchTo. WaitLayer may be called by other threads
+// from Start on.
+class GpuPageSink final : public PageSink, private DevicePages {
  public:
   // Takes all that it will use: a GpuFetcher's share, and as much pinned memory as the stages have.
   // Errors as GpuFetcher::Create's.
@@ -45,8 +48,9 @@ class GpuPageSink final : public PageSink {
                                        uint64_t bytes) override;
   absl::Status Take(std::span<const uint32_t> block_crc32c) override;
   absl::Status EndLayers(BlockRange layers) override;
-  absl::StatusOr<std::vector<absl::Status>> Finish() override { return fetcher_->Finish(); }
-  void Abandon(const absl::Status& reason) override { fetcher_->Abandon(reason); }
+  absl::StatusOr<std::vector<absl::Status>> Finish() override;
+  void Abandon(const absl::Status& reason) override;
+  DevicePages* device_pages() override { return this; }
 
  private:
   // Host memory of a stage, and the step that was copied from it last.
@@ -57,17 +61,36 @@ class GpuPageSink final : public PageSink {
   };
   GpuPageSink(std::unique_ptr<GpuFetcher> fetcher, std::vector<Receiver> receivers)
       : fetcher_(std::move(fetcher)), receivers_(std::move(receivers)) {}
+  absl::Status Open(const std::string& handle) override;
+  void Keep(uint32_t first, uint32_t count, std::unique_ptr<PagesHold> hold) override;
+  absl::Status TakeAt(uint32_t page, const DevicePlace& place,
+                      std::span<const uint32_t> block_crc32c) override;
+  // Whether a page goes on the step that is being filled.
+  bool GoesOn(uint32_t page, const TransferStep& next) const;
   absl::Status Flush();
+  absl::Status FlushReceived();
+  void LetGo();
 
   const std::unique_ptr<GpuFetcher> fetcher_;
   std::vector<Receiver> receivers_;  // [options.stages]
+  // Of a server, opened by that handle; and those before it, until nothing is read there.
+  std::string handle_;
+  device::OpenedMemory opened_;
+  std::vector<device::OpenedMemory> closing_;
   // Of the fetch under way.
   uint64_t pages_ = 0;
   TransferPart part_;
   // The step that is being filled; its pages have one size.
   size_t receiver_ = 0;
   TransferStep step_;
-  std::vector<uint32_t> crcs_;  // of its pages so far
+  std::vector<uint32_t> crcs_;              // of its pages so far
+  std::vector<const std::byte*> in_place_;  // its pages, if they are read where they are
+  struct Kept {
+    uint32_t first = 0;
+    uint32_t count = 0;
+    std::unique_ptr<PagesHold> hold;
+  };
+  std::vector<Kept> kept_;
 };
 
 // Encodes pages into pinned memory, from where they are sent. One push after another: Start, then

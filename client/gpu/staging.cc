@@ -147,6 +147,8 @@ absl::StatusOr<StagedStep> Staging::Next(const TransferStep& step, cudaStream_t 
                          .host_crcs = reinterpret_cast<uint32_t*>(host_table + pointer_bytes),
                          .first_block = blocks_,
                          .blocks = blocks};
+  for (uint32_t page = 0; page < step.pages; ++page)
+    place.host_pointers[page] = place.memory + page * step.bytes;
   if (steps_ >= options_.stages) OSCARKV_RETURN_IF_ERROR(free(place).MakeWait(user));
   ++steps_;
   table_bytes_ += bytes;
@@ -156,8 +158,6 @@ absl::StatusOr<StagedStep> Staging::Next(const TransferStep& step, cudaStream_t 
 
 absl::Status Staging::SendTable(const TransferStep& step, const StagedStep& place, Table what,
                                 cudaStream_t stream) {
-  for (uint32_t page = 0; page < step.pages; ++page)
-    place.host_pointers[page] = place.memory + page * step.bytes;
   const uint64_t crc_bytes = what == Table::kPointersAndCrcs ? place.blocks * sizeof(uint32_t) : 0;
   return ToStatus(
       cudaMemcpyAsync(place.pointers, place.host_pointers,

@@ -98,12 +98,12 @@ class Staging {
   // Starts a transfer of that part of pages whose slots these are: what it does to the cache comes
   // after what is on `stream`.
   absl::Status Begin(const TransferPart& part, std::span<const int64_t> slots, cudaStream_t stream);
-  // A stage for the next step; enqueues that `user`, one of the two streams, waits until the
-  // stage's last step has left it. kInvalidArgument: a step that fits no stage, or more steps than
-  // whole pages have.
+  // A stage for the next step, with the pages' places in it as pointers; enqueues that `user`, one
+  // of the two streams, waits until the stage's last step has left it. kInvalidArgument: a step
+  // that fits no stage, or more steps than whole pages have.
   absl::StatusOr<StagedStep> Next(const TransferStep& step, cudaStream_t user);
-  // Enqueues a copy of the step's table to the device: the pointers, which it fills in, and the
-  // checksums if they are wanted. Apart from the copies of pages: between those of a batch, small
+  // Enqueues a copy of the step's table to the device: the pointers, and the checksums if they are
+  // wanted. Apart from the copies of pages: between those of a batch, small
   // ones have the driver wait for each.
   enum class Table { kPointers, kPointersAndCrcs };
   absl::Status SendTable(const TransferStep& step, const StagedStep& place, Table what,

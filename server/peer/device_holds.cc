@@ -19,31 +19,46 @@ void DeviceHolds::EndSession(SessionId session) {
   EndWhere([session](const Hold& hold) { return hold.session == session; });
 }
 
-absl::StatusOr<HoldId> DeviceHolds::Add(SessionId session, std::vector<PinnedCopy> copies) {
-  Hold hold{.session = session, .since = clock_.Now(), .bytes = 0, .copies = std::move(copies)};
-  for (const PinnedCopy& copy : hold.copies) hold.bytes += copy.slot().bytes;
+void DeviceHolds::Count(const Hold& hold) {
+  for (const PinnedCopy& copy : hold.copies)
+    if (++holders_[copy.slot().offset] == 1) bytes_ += copy.slot().bytes;
+}
+
+void DeviceHolds::Discount(const Hold& hold) {
+  for (const PinnedCopy& copy : hold.copies) {
+    const auto holders = holders_.find(copy.slot().offset);
+    if (--holders->second > 0) continue;
+    holders_.erase(holders);
+    bytes_ -= copy.slot().bytes;
+  }
+}
+
+absl::StatusOr<HoldId> DeviceHolds::Add(SessionId session, std::vector<PinnedCopy> copies,
+                                        uint64_t bytes) {
+  Hold hold{.session = session, .since = clock_.Now(), .bytes = bytes, .copies = std::move(copies)};
   absl::MutexLock lock(&mutex_);
   if (!sessions_.contains(session))
     return absl::UnavailableError(absl::StrCat("no session ", session, " is open"));
-  if (hold.bytes > options_.bytes_max - bytes_) {
-    return absl::ResourceExhaustedError(absl::StrCat("readers hold ", bytes_, " of ",
-                                                     options_.bytes_max, " bytes, ", hold.bytes,
-                                                     " more are asked for"));
+  Count(hold);
+  if (bytes_ > options_.bytes_max) {
+    const uint64_t all = bytes_;
+    Discount(hold);
+    return absl::ResourceExhaustedError(
+        absl::StrCat("readers may hold ", options_.bytes_max, " bytes, with this it were ", all));
   }
-  bytes_ += hold.bytes;
   holds_.emplace(++last_, std::move(hold));
   return last_;
 }
 
-bool DeviceHolds::End(HoldId hold) {
+std::optional<DeviceHolds::Ended> DeviceHolds::End(HoldId hold) {
   Hold ended;  // let go outside of the lock
   absl::MutexLock lock(&mutex_);
   const auto found = holds_.find(hold);
-  if (found == holds_.end()) return false;
+  if (found == holds_.end()) return std::nullopt;
   ended = std::move(found->second);
-  bytes_ -= ended.bytes;
+  Discount(ended);
   holds_.erase(found);
-  return true;
+  return Ended{ended.bytes, clock_.Now() - ended.since};
 }
 
 void DeviceHolds::Expire() {
@@ -57,7 +72,7 @@ void DeviceHolds::EndWhere(const Ends& ends) {
   absl::MutexLock lock(&mutex_);
   for (auto hold = holds_.begin(); hold != holds_.end();) {
     if (ends(hold->second)) {
-      bytes_ -= hold->second.bytes;
+      Discount(hold->second);
       ++expired_;
       ended.push_back(std::move(hold->second));
       holds_.erase(hold++);

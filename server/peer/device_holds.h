@@ -6,6 +6,7 @@
 #define OSCARKV_SERVER_PEER_DEVICE_HOLDS_H_
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -24,7 +25,7 @@ namespace oscarkv {
 using HoldId = uint64_t;  // 0 is none
 
 struct DeviceHoldsOptions {
-  uint64_t bytes_max = 0;  // of all holds
+  uint64_t bytes_max = 0;  // of all copies that are held
   absl::Duration hold_max = absl::Minutes(10);
 };
 
@@ -44,10 +45,15 @@ class DeviceHolds {
   // Ends its holds, too.
   void EndSession(SessionId session);
 
-  // kUnavailable: there is no such session (any more); kResourceExhausted: too much is held.
-  absl::StatusOr<HoldId> Add(SessionId session, std::vector<PinnedCopy> copies);
-  // Whether it was there until now: only then what was read under it is what it was.
-  bool End(HoldId hold);
+  // `bytes` of the copies are read. kUnavailable: there is no such session (any more);
+  // kResourceExhausted: too much is held.
+  absl::StatusOr<HoldId> Add(SessionId session, std::vector<PinnedCopy> copies, uint64_t bytes);
+  struct Ended {
+    uint64_t bytes = 0;
+    absl::Duration age;
+  };
+  // Empty: it was not there any more, and what was read under it may be anything.
+  std::optional<Ended> End(HoldId hold);
   // Ends those that have reached the ceiling.
   void Expire();
 
@@ -57,10 +63,12 @@ class DeviceHolds {
   struct Hold {
     SessionId session = 0;
     absl::Duration since;
-    uint64_t bytes = 0;
+    uint64_t bytes = 0;  // that are read
     std::vector<PinnedCopy> copies;
   };
   using Holds = absl::flat_hash_map<HoldId, Hold>;
+  void Count(const Hold& hold) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Discount(const Hold& hold) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes out those that `ends` says; their copies are let go outside of the lock.
   template <typename Ends>
   void EndWhere(const Ends& ends) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -71,7 +79,8 @@ class DeviceHolds {
   absl::flat_hash_set<SessionId> sessions_ ABSL_GUARDED_BY(mutex_);
   Holds holds_ ABSL_GUARDED_BY(mutex_);
   HoldId last_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::flat_hash_map<uint64_t, uint32_t> holders_ ABSL_GUARDED_BY(mutex_);  // by a slot's offset
+  uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;                               // of those slots
   uint64_t expired_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

@@ -39,6 +39,7 @@ class PeerService final : public v1::Peer::CallbackService {
                                     v1::EndHoldReply* reply) override;
 
  private:
+  absl::Status CheckShared() const;
   absl::Status Hold(const v1::HoldPagesRequest& request, v1::HoldPagesReply* reply);
 
   RpcContext& context_;

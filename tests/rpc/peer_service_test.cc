@@ -36,7 +36,9 @@ class PeerServiceTest : public RpcTest {
     OpenOver(std::make_unique<FakeTier>(64 * kWideSlotBytes), {}, *std::move(books));
     holds_ = std::make_unique<DeviceHolds>(
         DeviceHoldsOptions{.bytes_max = 4 * kUnit, .hold_max = absl::Minutes(1)}, clock_);
-    Serve();
+    RpcOptions rpc;
+    rpc.paths[0] = {DataPath::kIpc, DataPath::kGrpc};
+    Serve(rpc);
     context_->set_device_holds(holds_.get());
     peer_service_ = std::make_unique<PeerService>(*context_, std::move(options));
     grpc::ServerBuilder builder;
@@ -82,8 +84,11 @@ class PeerServiceTest : public RpcTest {
     context_->StartDrain();
     context_->WaitForCalls(absl::InfiniteFuture());
   }
-  v1::HoldPagesReply Hold(const std::vector<TestItem>& items, grpc::Status* status = nullptr) {
+  v1::HoldPagesReply Hold(const std::vector<TestItem>& items, grpc::Status* status = nullptr,
+                          uint32_t first_layer = 0, uint32_t layers = 0) {
     v1::HoldPagesRequest request;
+    request.set_first_layer(first_layer);
+    request.set_layers(layers);
     FillScope(request.mutable_scope());
     request.set_session_id(session_id_);
     for (const TestItem& item : items) request.add_keys(item.key);
@@ -106,16 +111,19 @@ class PeerServiceTest : public RpcTest {
     return reply.held();
   }
   // What lies there is the page.
-  void ExpectPlaced(const v1::HeldPage& held, const TestItem& item) {
+  void ExpectPlaced(const v1::HeldPage& held, const TestItem& item, size_t first_layer = 0) {
     const TestPage page = MakePage(space(), item.encoding, item.seed);
-    ASSERT_EQ(held.bytes(), page.bytes.size());
-    EXPECT_TRUE(std::ranges::equal(held.block_crc32c(), page.crcs));
+    const size_t layer_bytes = page.bytes.size() / 2;  // of SmallSpec's two
+    const ByteView expected = ByteView(page.bytes).subspan(first_layer * layer_bytes);
+    ASSERT_EQ(held.bytes(), expected.size());
+    EXPECT_TRUE(
+        std::ranges::equal(held.block_crc32c(), std::span(page.crcs).subspan(first_layer * 2)));
     EXPECT_EQ(held.first_position(), item.first_position);
-    std::vector<std::byte> bytes(page.bytes.size() + page.crcs.size() * sizeof(uint32_t));
+    std::vector<std::byte> bytes(held.bytes());
     const auto out = gpu_->CopyOut({held.offset(), bytes.size()}, bytes);
     ASSERT_OK(out);
     ASSERT_OK((*out)->Wait());
-    EXPECT_TRUE(std::ranges::equal(page.bytes, std::span(bytes).first(page.bytes.size())));
+    EXPECT_TRUE(std::ranges::equal(expected, bytes));
   }
 
   GpuTier* gpu_ = nullptr;
@@ -139,9 +147,16 @@ TEST_F(PeerServiceTest, LeadingPagesOfOneKindAreHeldOrElsewhere) {
   ASSERT_EQ(held.pages_size(), 3);
   EXPECT_EQ(held.elsewhere(), 0u);
   for (int i = 0; i < 3; ++i) ExpectPlaced(held.pages(i), more[static_cast<size_t>(i)]);
-  EXPECT_EQ(holds_->Stats().holds, 1u);
+  const v1::HoldPagesReply part = Hold(more, nullptr, 1, 1);
+  ASSERT_EQ(part.pages_size(), 3);
+  ExpectPlaced(part.pages(2), more[2], 1);
+  EXPECT_EQ(holds_->Stats().holds, 2u);
+  EXPECT_EQ(holds_->Stats().bytes, 3 * 1040u) << "a copy counts once, however many hold it";
+  EXPECT_TRUE(EndHold(part.hold_id()));
+  EXPECT_EQ(holds_->Stats().bytes, 3 * 1040u);
   EXPECT_TRUE(EndHold(held.hold_id()));
   EXPECT_FALSE(EndHold(held.hold_id()));
+  EXPECT_EQ(context_->transfers().bytes(DataPath::kIpc, Direction::kFetch), 3 * 1024u + 3 * 512u);
   const v1::HoldPagesReply rest = Hold({more.begin() + 3, more.end()});
   EXPECT_EQ(rest.elsewhere(), 2u);
   EXPECT_EQ(rest.hold_id(), 0u);
@@ -180,7 +195,8 @@ TEST_F(PeerServiceTest, ADeadClientsHoldsEndWithItsSession) {
   EXPECT_EQ(holds_->Stats().holds, 0u);
   EXPECT_EQ(holds_->Stats().expired, 1u);
   EXPECT_EQ(holds_->Stats().bytes, 0u);
-  EXPECT_FALSE(holds_->End(held.hold_id())) << "a client that is not dead after all learns it";
+  EXPECT_FALSE(holds_->End(held.hold_id()).has_value())
+      << "a client that is not dead after all learns it";
 }
 
 TEST_F(PeerServiceTest, AReaderThatStallsLearnsThatItsHoldHasEnded) {
@@ -207,13 +223,15 @@ TEST_F(PeerServiceTest, WhatIsAskedForTooMuchOrFromNowhereIsRefused) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED) << status.error_message();
   const v1::HoldPagesReply half = Hold({chain.begin(), chain.begin() + 3});
   EXPECT_EQ(half.pages_size(), 3);
-  Hold({chain.begin(), chain.begin() + 2}, &status);
+  Hold({chain.begin() + 3, chain.begin() + 5}, &status);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_TRUE(EndHold(half.hold_id()));
   EXPECT_FALSE(EndHold(~uint64_t{0}));
   session_id_ ^= 1;
   Hold({chain.begin(), chain.begin() + 2}, &status);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  Hold(chain, &status, 1, 2);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::OUT_OF_RANGE);
   Hold(Chain(space(), 1, 5000), &status);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
@@ -231,7 +249,7 @@ TEST_F(PeerServiceTest, OnlyTheSameHostMayShare) {
   EXPECT_EQ(reply.handle(), "fake handle");
   EXPECT_EQ(reply.server_epoch(), context_->epoch());
   const grpc::Status other = share("there", &reply);
-  EXPECT_EQ(other.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(other.error_code(), grpc::StatusCode::UNIMPLEMENTED);
   EXPECT_THAT(other.error_message(), HasSubstr("'here', the client is on 'there'"));
 }
 
@@ -244,7 +262,7 @@ TEST_F(PeerServiceTest, AReasonIsGivenWhereNothingIsShared) {
   v1::ShareDeviceReply reply;
   grpc::ClientContext call;
   const grpc::Status status = peer_->ShareDevice(&call, request, &reply);
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
   EXPECT_THAT(status.error_message(), HasSubstr("not supported"));
 }
 

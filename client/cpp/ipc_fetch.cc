@@ -1,0 +1,198 @@
+// One call says where pages lie and has them stay there; the sink reads them whenever it likes
+// until it says that it has. No bytes pass here.
+#include "client/cpp/ipc_fetch.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+
+#include "client/cpp/connection.h"
+#include "kernels/base/host_id.h"
+#include "kernels/base/status_macros.h"
+#include "proto/convert/convert.h"
+
+namespace oscarkv::client {
+namespace {
+
+// That ending a hold may take, however late the fetch is: the server's memory waits for it.
+constexpr absl::Duration kEndTimeoutMin = absl::Milliseconds(50);
+
+class Hold final : public PagesHold {
+ public:
+  Hold(std::shared_ptr<Connection> connection, uint64_t id, absl::Time deadline)
+      : connection_(std::move(connection)), id_(id), deadline_(deadline) {}
+  ~Hold() override {
+    if (id_ != 0) End().IgnoreError();  // nobody asks
+  }
+
+  absl::Status End() override {
+    v1::EndHoldRequest request;
+    request.set_hold_id(std::exchange(id_, 0));
+    v1::EndHoldReply reply;
+    OSCARKV_RETURN_IF_ERROR(connection_->Call(
+        std::max(deadline_ - absl::Now(), kEndTimeoutMin), [&](grpc::ClientContext* context) {
+          return connection_->stubs().peer->EndHold(context, request, &reply);
+        }));
+    if (reply.held()) return absl::OkStatus();
+    return absl::AbortedError("the server did not keep the page until it was read");
+  }
+
+ private:
+  const std::shared_ptr<Connection> connection_;
+  uint64_t id_;
+  const absl::Time deadline_;
+};
+
+// One call of FetchPath::Fetch.
+class IpcFetch {
+ public:
+  IpcFetch(Namespace::Impl& space, const PagesWanted& wanted, const v1::ShareDeviceReply& shared,
+           DevicePages& sink, PagesTaken* taken)
+      : space_(space), wanted_(wanted), shared_(shared), sink_(sink), taken_(*taken) {}
+
+  absl::Status Run(uint64_t session) {
+    v1::HoldPagesReply reply;
+    const uint32_t asked = std::min(wanted_.end - wanted_.first, space_.max_items());
+    const absl::Status status = Ask(session, asked, &reply);
+    if (absl::IsResourceExhausted(status)) {
+      taken_.elsewhere = asked;
+      return absl::OkStatus();
+    }
+    OSCARKV_RETURN_IF_ERROR(status);
+    std::unique_ptr<PagesHold> hold;
+    if (reply.hold_id() != 0)
+      hold = std::make_unique<Hold>(space_.connection(), reply.hold_id(), wanted_.deadline);
+    OSCARKV_RETURN_IF_ERROR(Check(reply, asked));
+    if (reply.pages().empty()) {
+      taken_.elsewhere = reply.elsewhere();
+      if (reply.has_stop()) taken_.stop = FromProto(reply.stop().status());
+      return absl::OkStatus();
+    }
+    sink_.Keep(wanted_.first, static_cast<uint32_t>(reply.pages_size()), std::move(hold));
+    for (const v1::HeldPage& page : reply.pages()) {
+      Take(page);
+      if (!taken_.sink.ok() || taken_.stop != ItemStatus::kOk) break;
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Ask(uint64_t session, uint32_t count, v1::HoldPagesReply* reply) {
+    const FetchRequest& asked = wanted_.request;
+    v1::HoldPagesRequest request;
+    *request.mutable_scope() = space_.MakeScope();
+    request.set_session_id(session);
+    for (const std::string& key : asked.keys.subspan(wanted_.first, count)) request.add_keys(key);
+    request.set_lease_id(asked.lease_id);
+    *request.mutable_hints() = ToProto(asked.hints);
+    request.set_first_layer(wanted_.layers.first);
+    request.set_layers(wanted_.layers.count);
+    return space_.Call(wanted_.deadline, [&](grpc::ClientContext* context) {
+      return space_.connection()->stubs().peer->HoldPages(context, request, reply);
+    });
+  }
+
+  // Whether the answer makes sense, and its places lie in the memory.
+  absl::Status Check(const v1::HoldPagesReply& reply, uint32_t asked) const {
+    const auto pages = static_cast<uint32_t>(reply.pages_size());
+    const bool stopped = reply.has_stop() && FromProto(reply.stop().status()) != ItemStatus::kOk;
+    const int kinds = (pages > 0 ? 1 : 0) + (reply.elsewhere() > 0 ? 1 : 0) + (stopped ? 1 : 0);
+    if (kinds != 1 || pages > asked || reply.elsewhere() > asked ||
+        (pages > 0 && reply.hold_id() == 0)) {
+      return absl::DataLossError(absl::StrCat("of ", asked, " pages the server says that it holds ",
+                                              pages, ", and has ", reply.elsewhere(),
+                                              " elsewhere"));
+    }
+    for (const v1::HeldPage& page : reply.pages()) OSCARKV_RETURN_IF_ERROR(CheckPlace(page));
+    return absl::OkStatus();
+  }
+  absl::Status CheckPlace(const v1::HeldPage& page) const {
+    const absl::StatusOr<Encoding> encoding = FromProto(page.encoding());
+    if (!encoding.ok() || !space_.MayHold(*encoding))
+      return absl::DataLossError("a page comes in an encoding that this namespace has not");
+    const uint64_t bytes =
+        space_.codec().layout(*encoding).range_bytes(wanted_.layers, wanted_.heads);
+    const int blocks = static_cast<int>(wanted_.layers.count * wanted_.heads.count);
+    if (page.bytes() == bytes && page.block_crc32c_size() == blocks &&
+        page.offset() % kBlockAlignment == 0 && page.offset() <= shared_.bytes() &&
+        bytes <= shared_.bytes() - page.offset()) {
+      return absl::OkStatus();
+    }
+    return absl::DataLossError(absl::StrCat("expected ", bytes, " bytes and ", blocks,
+                                            " checksums in the GPU's memory of ", shared_.bytes(),
+                                            ", the server says ", page.bytes(), " and ",
+                                            page.block_crc32c_size(), " at ", page.offset()));
+  }
+
+  void Take(const v1::HeldPage& page) {
+    const DevicePlace place = {.encoding = *FromProto(page.encoding()),
+                               .layers = wanted_.layers,
+                               .offset = page.offset(),
+                               .bytes = page.bytes()};
+    crcs_.assign(page.block_crc32c().begin(), page.block_crc32c().end());
+    const uint32_t before = taken_.pages;
+    CountTaken(sink_.TakeAt(wanted_.first + before, place, crcs_), &taken_);
+    if (taken_.pages > before) taken_.bytes += page.bytes();
+  }
+
+  Namespace::Impl& space_;
+  const PagesWanted& wanted_;
+  const v1::ShareDeviceReply& shared_;
+  DevicePages& sink_;
+  PagesTaken& taken_;
+  std::vector<uint32_t> crcs_;
+};
+
+class IpcFetchPath final : public FetchPath {
+ public:
+  DataPath kind() const override { return DataPath::kIpc; }
+
+  absl::Status Fetch(Namespace::Impl& space, const PagesWanted& wanted, PageSink& sink,
+                     PagesTaken* taken) override {
+    const uint64_t session = space.connection()->Session(wanted.deadline);
+    if (session == 0) return absl::UnavailableError("no session could be opened");
+    const absl::StatusOr<v1::ShareDeviceReply> shared = Shared(space, session, wanted.deadline);
+    // A server that does not answer is out of reach by every path.
+    if (!shared.ok() && !absl::IsUnimplemented(shared.status())) return shared.status();
+    taken->broken = shared.status();
+    if (shared.ok()) taken->broken = sink.device_pages()->Open(shared->handle());
+    if (!taken->broken.ok()) return absl::OkStatus();
+    return IpcFetch(space, wanted, *shared, *sink.device_pages(), taken).Run(session);
+  }
+
+ private:
+  // What the server of this session shares.
+  absl::StatusOr<v1::ShareDeviceReply> Shared(Namespace::Impl& space, uint64_t session,
+                                              absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_) {
+    {
+      const absl::MutexLock lock(&mutex_);
+      if (session_ == session) return shared_;
+    }
+    v1::ShareDeviceRequest request;
+    request.set_host(HostId());
+    v1::ShareDeviceReply reply;
+    OSCARKV_RETURN_IF_ERROR(space.Call(deadline, [&](grpc::ClientContext* context) {
+      return space.connection()->stubs().peer->ShareDevice(context, request, &reply);
+    }));
+    const absl::MutexLock lock(&mutex_);
+    session_ = session;
+    shared_ = reply;
+    return reply;
+  }
+
+  absl::Mutex mutex_;
+  uint64_t session_ ABSL_GUARDED_BY(mutex_) = 0;
+  v1::ShareDeviceReply shared_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace
+
+std::shared_ptr<FetchPath> MakeIpcFetchPath() { return std::make_shared<IpcFetchPath>(); }
+
+}  // namespace oscarkv::client
