@@ -7,6 +7,7 @@
 #define OSCARKV_SERVER_CORE_EVICTION_POLICY_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -88,6 +89,9 @@ class EvictionPolicy {
   virtual ~EvictionPolicy() = default;
 
   virtual std::string_view name() const = 0;
+
+  // Another of its kind, which knows of nothing yet: for the pages of another tenant.
+  virtual std::unique_ptr<EvictionPolicy> NewSibling() const = 0;
 
   // `page` was stored. It counts as used now, and may not go until SetEvictable says so.
   virtual void OnInsert(PageId page, const PageTraits& traits) = 0;

@@ -51,6 +51,8 @@ void LearntPolicy::Leave(PageId page) {
   runs_[id].next_free = first_free_;
   first_free_ = id;
   --live_runs_;
+  // Or the run that gets its place would go next, whatever it is worth.
+  if (id == going_) going_ = kNoRun;
 }
 
 uint8_t LearntPolicy::StandingOf(const RequestTraits& request) {

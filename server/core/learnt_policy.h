@@ -12,6 +12,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -39,6 +40,9 @@ class LearntPolicy final : public EvictionPolicy {
   LearntPolicy();
 
   std::string_view name() const override { return "learnt"; }
+  std::unique_ptr<EvictionPolicy> NewSibling() const override {
+    return std::make_unique<LearntPolicy>();
+  }
   void OnInsert(PageId page, const PageTraits& traits) override;
   bool Admits(const PageTraits& traits) override;
   void OnRefuse(const PageTraits& traits) override;

@@ -24,20 +24,27 @@ bool LeaseTable::HasSession(SessionId session) const {
 }
 
 LeaseTable::Grant LeaseTable::Add(SessionId session, std::span<const LeasedPage> pages,
-                                  absl::Duration end) {
+                                  absl::Duration end, const LeaseOwner& lease_owner) {
   absl::MutexLock lock(&mutex_);
   const auto owner = sessions_.find(session);
   if (owner == sessions_.end()) return {ItemStatus::kFenced, 0};
+  if (lease_owner.tenant >= leased_bytes_.size())
+    leased_bytes_.resize(lease_owner.tenant + size_t{1});
+  uint64_t& of_tenant = leased_bytes_[lease_owner.tenant];
   // A page counts once however many leases hold it, or a popular prefix would use up the share.
   for (const LeasedPage& page : pages) {
     Held& held = held_[page.page];
-    if (held.holds++ == 0) stats_.leased_bytes += held.bytes = page.bytes;
+    if (held.holds++ > 0) continue;
+    held.bytes = page.bytes;
+    stats_.leased_bytes += page.bytes;
+    of_tenant += page.bytes;
   }
   const LeaseId id = NewId();
-  leases_[id] = Lease{session, end, {pages.begin(), pages.end()}};
+  leases_[id] = Lease{session, lease_owner.tenant, end, {pages.begin(), pages.end()}};
   by_end_.insert({end, id});
   stats_.holds += pages.size();
-  if (stats_.leased_bytes > limits_.leased_bytes_max || leases_.size() > limits_.leases_max) {
+  if (stats_.leased_bytes > limits_.leased_bytes_max || of_tenant > lease_owner.leased_bytes_max ||
+      leases_.size() > limits_.leases_max) {
     std::vector<PageId> kept_by_caller;
     Drop(id, &kept_by_caller);
     ++stats_.refused;
@@ -60,6 +67,7 @@ void LeaseTable::Drop(LeaseId lease, std::vector<PageId>* dropped) {
     const auto held = held_.find(page.page);
     if (--held->second.holds == 0) {
       stats_.leased_bytes -= held->second.bytes;
+      leased_bytes_[found->second.tenant] -= held->second.bytes;
       held_.erase(held);
     }
   }

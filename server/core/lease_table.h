@@ -4,6 +4,7 @@
 #define OSCARKV_SERVER_CORE_LEASE_TABLE_H_
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,6 +26,11 @@ namespace oscarkv {
 struct LeasedPage {
   PageId page = kNoPage;
   uint64_t bytes = 0;
+};
+
+struct LeaseOwner {
+  uint32_t tenant = 0;                                               // its number
+  uint64_t leased_bytes_max = std::numeric_limits<uint64_t>::max();  // of distinct pages
 };
 
 struct LeaseStats {
@@ -53,14 +59,15 @@ class LeaseTable {
   SessionId OpenSession(std::string_view client_name);
   bool HasSession(SessionId session) const;
 
-  // A lease of `pages`, on each of which the caller has put a hold, ending at `end`. kOk with the
-  // lease; kFenced when there is no such session; kNoSpace when a limit is met. Unless kOk the
-  // caller keeps its holds.
+  // A lease of `pages`, all of one tenant, on each of which the caller has put a hold, ending at
+  // `end`. kOk with the lease; kFenced when there is no such session; kNoSpace when a limit is met:
+  // the table's, or the tenant's. Unless kOk the caller keeps its holds.
   struct Grant {
     ItemStatus status = ItemStatus::kOk;
     LeaseId lease = 0;
   };
-  Grant Add(SessionId session, std::span<const LeasedPage> pages, absl::Duration end);
+  Grant Add(SessionId session, std::span<const LeasedPage> pages, absl::Duration end,
+            const LeaseOwner& owner = {});
 
   bool Has(LeaseId lease) const;
 
@@ -78,6 +85,7 @@ class LeaseTable {
   };
   struct Lease {
     SessionId session = 0;
+    uint32_t tenant = 0;
     absl::Duration end;
     std::vector<LeasedPage> pages;
   };
@@ -97,6 +105,7 @@ class LeaseTable {
   absl::flat_hash_map<LeaseId, Lease> leases_ ABSL_GUARDED_BY(mutex_);
   absl::btree_set<std::pair<absl::Duration, LeaseId>> by_end_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<PageId, Held> held_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint64_t> leased_bytes_ ABSL_GUARDED_BY(mutex_);  // [tenant], of distinct pages
   LeaseStats stats_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -3,6 +3,7 @@
 #define OSCARKV_SERVER_CORE_LRU_POLICY_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -19,6 +20,9 @@ namespace oscarkv {
 class LruPolicy final : public EvictionPolicy {
  public:
   std::string_view name() const override { return "lru"; }
+  std::unique_ptr<EvictionPolicy> NewSibling() const override {
+    return std::make_unique<LruPolicy>();
+  }
   void OnInsert(PageId page, const PageTraits& traits) override;
   bool Admits(const PageTraits& /*traits*/) override { return true; }
   void OnRefuse(const PageTraits& /*traits*/) override {}

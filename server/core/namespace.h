@@ -11,13 +11,18 @@
 
 namespace oscarkv {
 
+class Tenant;
+
 // Immutable, so thread-safe; lives as long as the store that opened it.
 class Namespace {
  public:
-  // kInvalidArgument when the spec does not validate or a page would be too large.
-  static absl::StatusOr<Namespace> Create(NamespaceSpec spec, uint32_t id);
+  // kInvalidArgument when the spec does not validate or a page would be too large. `tenant` is
+  // borrowed; null in what asks for none.
+  static absl::StatusOr<Namespace> Create(NamespaceSpec spec, uint32_t id,
+                                          Tenant* tenant = nullptr);
 
   uint32_t id() const { return id_; }
+  Tenant& tenant() const { return *tenant_; }  // whose it is
   const NamespaceSpec& spec() const { return spec_; }
   const std::string& fingerprint() const { return fingerprint_; }  // 32 raw bytes
   // A namespace without a transform set holds WIDE pages only.
@@ -32,11 +37,12 @@ class Namespace {
   uint32_t page_tokens() const { return spec_.geometry.page_tokens; }
 
  private:
-  Namespace(NamespaceSpec spec, uint32_t id, PageLayout wide, PageLayout packed);
+  Namespace(NamespaceSpec spec, uint32_t id, Tenant* tenant, PageLayout wide, PageLayout packed);
 
   NamespaceSpec spec_;
   std::string fingerprint_;
   uint32_t id_;
+  Tenant* tenant_;
   PageLayout wide_;
   PageLayout packed_;
 };

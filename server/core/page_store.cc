@@ -41,10 +41,10 @@ absl::StatusOr<std::unique_ptr<PageStore>> PageStore::Create(const PageStoreOpti
     return absl::InvalidArgumentError(absl::StrCat(
         "store: pinned_share_max must be between 0 and 1, found ", options.pinned_share_max));
   }
-  if (options.namespaces_max == 0 || options.evictions_per_put_max == 0 ||
-      options.lease_max <= absl::ZeroDuration()) {
+  if (options.namespaces_max == 0 || options.tenants_max == 0 ||
+      options.evictions_per_put_max == 0 || options.lease_max <= absl::ZeroDuration()) {
     return absl::InvalidArgumentError(
-        "store: namespaces_max, evictions_per_put_max and lease_max must be positive");
+        "store: namespaces_max, tenants_max, evictions_per_put_max and lease_max must be positive");
   }
   if (policy == nullptr) policy = std::make_unique<LruPolicy>();
   return std::unique_ptr<PageStore>(new PageStore(options, std::move(tier), std::move(policy),
@@ -63,8 +63,8 @@ PageStore::PageStore(const PageStoreOptions& options, std::unique_ptr<MappedTier
                          ? nullptr
                          : std::make_unique<ArchiveQueue>(options.archive_queued_max)),
       index_(records_, RandomSeed()),
-      dropped_(options.dropped_keys_remembered),
-      policy_(std::move(policy)),
+      eviction_(std::move(policy)),
+      tenants_(options.tenants_max, options.dropped_keys_remembered),
       leases_({static_cast<uint64_t>(options.leased_share_max *
                                      static_cast<double>(tier_->capacity_bytes())),
                options.leases_max}) {}
@@ -86,8 +86,13 @@ absl::StatusOr<const Namespace*> PageStore::OpenNamespace(const NamespaceSpec& s
     return absl::ResourceExhaustedError(
         absl::StrCat("namespaces: at most ", options_.namespaces_max, " may be open"));
   }
-  OSCARKV_ASSIGN_OR_RETURN(Namespace space,
-                           Namespace::Create(spec, static_cast<uint32_t>(namespaces_.size())));
+  OSCARKV_ASSIGN_OR_RETURN(Tenant* const tenant, tenants_.Open(spec.tenant));
+  OSCARKV_ASSIGN_OR_RETURN(
+      Namespace space, Namespace::Create(spec, static_cast<uint32_t>(namespaces_.size()), tenant));
+  {
+    const absl::MutexLock tree_lock(&tree_mutex_);
+    for (const Tenant* known : tenants_.All()) eviction_.Add(*known);
+  }
   namespaces_.push_back(std::make_unique<Namespace>(std::move(space)));
   const Namespace* opened = namespaces_.back().get();
   index_.Reserve(tier_->capacity_bytes() / std::min(opened->page_bytes(Encoding::kWide),
@@ -150,7 +155,7 @@ LookupResult PageStore::Lookup(const Namespace& space, const LookupRequest& requ
   Raise(counters_.lookup_hits, hits);
   Raise(counters_.lookup_misses, misses);
   Raise(counters_.lookup_evicted, keys - hits - misses);
-  if (!held.empty()) GrantLease(request, held, &result);
+  if (!held.empty()) GrantLease(space, request, held, &result);
   return result;
 }
 
@@ -190,12 +195,16 @@ FoundPage PageStore::LookUpOne(const Namespace& space, std::string_view key,
   return page;
 }
 
-void PageStore::GrantLease(const LookupRequest& request, std::span<const LeasedPage> held,
-                           LookupResult* result) {
+void PageStore::GrantLease(const Namespace& space, const LookupRequest& request,
+                           std::span<const LeasedPage> held, LookupResult* result) {
   const bool bounded = request.lease_duration > absl::ZeroDuration();
   const absl::Duration life =
       bounded ? std::min(request.lease_duration, options_.lease_max) : options_.lease_max;
-  const LeaseTable::Grant grant = leases_.Add(request.lease_session, held, clock_.Now() + life);
+  const Tenant& tenant = space.tenant();
+  const auto own = static_cast<double>(std::min(tier_->capacity_bytes(), tenant.host_bytes_max()));
+  const LeaseTable::Grant grant =
+      leases_.Add(request.lease_session, held, clock_.Now() + life,
+                  {tenant.id(), static_cast<uint64_t>(options_.leased_share_max * own)});
   result->lease_status = grant.status;
   result->lease = grant.lease;
   if (grant.status == ItemStatus::kOk) {
@@ -326,7 +335,7 @@ std::vector<ItemStatus> PageStore::Touch(const Namespace& space,
       record->used_at_s = now_s;
       if (!SetResidencyLocked(*record, request.residency)) statuses[i] = ItemStatus::kQuota;
     }
-    policy_->OnUse(used, request, now);
+    eviction_.OnUse(space.tenant(), used, request, now);
   }
   if (copies_ != nullptr) copies_->OnUse(used_records, now);
   if (archive_ != nullptr && options_.archive_admission == ArchiveAdmission::kFetched) {
@@ -419,12 +428,13 @@ StoreStats PageStore::Stats() const {
     stats.archive = archive_->Counters();
     stats.archive.refused_pages = archive_queue_->refused();
   }
-  stats.index_bytes = index_.memory_bytes() + dropped_.memory_bytes();
+  stats.index_bytes = index_.memory_bytes() + tenants_.memory_bytes();
+  for (const Tenant* tenant : tenants_.All()) stats.tenants.push_back(tenant->Stats());
   const std::vector<const Namespace*> spaces = Namespaces();
   absl::MutexLock lock(&tree_mutex_);
   out.removed_by_reason = removed_;
-  stats.policy = policy_->name();
-  stats.policy_bytes = policy_->memory_bytes();
+  stats.policy = eviction_.name();
+  stats.policy_bytes = eviction_.memory_bytes();
   stats.pinned_bytes = pinned_bytes_;
   out.evicted_bytes = evicted_bytes_;
   stats.pages = pages_;

@@ -34,8 +34,8 @@
 #include "proto/wire/item_status.h"
 #include "proto/wire/namespace_spec.h"
 #include "server/core/clock.h"
-#include "server/core/dropped_keys.h"
 #include "server/core/eviction_policy.h"
+#include "server/core/fair_eviction.h"
 #include "server/core/lease_table.h"
 #include "server/core/namespace.h"
 #include "server/core/page_archive.h"
@@ -44,6 +44,7 @@
 #include "server/core/page_index.h"
 #include "server/core/page_record.h"
 #include "server/core/store_stats.h"
+#include "server/core/tenant.h"
 #include "server/core/tier.h"
 
 namespace oscarkv {
@@ -53,12 +54,14 @@ enum class ArchiveAdmission : uint8_t { kAll, kFetched };
 
 struct PageStoreOptions {
   uint32_t namespaces_max = 1024;
+  uint32_t tenants_max = 64;  // each has some 4 MB of the policy's, and what it remembers of keys
   absl::Duration lease_max = absl::Minutes(10);  // the ceiling of a lease's life
-  double leased_share_max = 0.5;                 // of the tier's bytes, 0..1
+  double leased_share_max = 0.5;  // of the tier's bytes, and of what a tenant may hold; 0..1
   uint32_t leases_max = 1 << 16;
-  double pinned_share_max = 0.25;              // of the tier's bytes, 0..1, that clients may pin
-  uint32_t dropped_keys_remembered = 1 << 18;  // to tell kEvicted from kMiss; 8 bytes each
-  uint32_t evictions_per_put_max = 4096;       // bounds the work of one BeginPut
+  double pinned_share_max = 0.25;  // likewise, that clients may pin
+  uint32_t dropped_keys_remembered = 1
+                                     << 18;  // to tell kEvicted from kMiss; 8 bytes each, a tenant
+  uint32_t evictions_per_put_max = 4096;     // bounds the work of one BeginPut
   ArchiveAdmission archive_admission = ArchiveAdmission::kAll;
   uint32_t archive_queued_max =
       1 << 16;  // pages that wait to be written; beyond it, none are added
@@ -67,7 +70,8 @@ struct PageStoreOptions {
 // Thread-safe. No call blocks on anything but short locks; none waits for a client or for time.
 class PageStore {
  public:
-  // kInvalidArgument when an option is out of range. `policy` null means least recently used,
+  // kInvalidArgument when an option is out of range. `policy` null means least recently used; it is
+  // of the first tenant, and each other one has a sibling of it.
   // `copies` null that pages are not copied into a faster tier; otherwise a CopyMover has to run.
   // `archive` null that pages are in memory only; otherwise an ArchiveWriter has to run.
   // `clock` is borrowed for the store's life.
@@ -85,12 +89,12 @@ class PageStore {
   // The namespace of `spec`; makes it when there is none and `create`.
   //   kInvalidArgument    the spec does not validate.
   //   kNotFound           it is not open, and not `create`.
-  //   kResourceExhausted  namespaces_max are open.
+  //   kResourceExhausted  namespaces_max are open, or tenants_max have some.
   absl::StatusOr<const Namespace*> OpenNamespace(const NamespaceSpec& spec, bool create);
-  // Null when no namespace has this fingerprint (32 raw bytes).
   // Pages of `space` that nobody used for `ttl` are dropped when ExpirePages comes by. Infinite at
   // first.
   void SetPageTtl(const Namespace& space, absl::Duration ttl);
+  // Null when no namespace has this fingerprint (32 raw bytes).
   const Namespace* FindNamespace(std::string_view fingerprint) const;
   std::vector<const Namespace*> Namespaces() const;  // in the order of opening
 
@@ -113,7 +117,9 @@ class PageStore {
   //              parent: precision is the store's business, and the bytes cannot be compared.
   //   kConflict  the key is stored with other checksums, position or parent. It stays as it is.
   //   kSkipped   the parent is not stored.
-  //   kQuota     to be pinned, but the share of pinned pages is full.
+  //   kQuota     to be pinned, but the share of pinned pages is full; or the tenant holds as much
+  //              as it may, and none of it may go. The message says which limit, what was asked
+  //              for, and what is held.
   //   kInvalid   key or parent not 16..64 bytes, or the parent is the key itself; not the
   //              namespace's page size; not one checksum a block; PACKED where the namespace has no
   //              transform set, or below its sink_tokens; first_position is not the parent's plus
@@ -171,6 +177,15 @@ class PageStore {
   // itself does when it wants room. Returns how many ended.
   size_t ExpireLeases();
 
+  // --- Tenants ---
+
+  // What each tenant may hold, from now on. Those that hold more let pages go, in their policy's
+  // order and no more than needed, at once; what is held by readers then goes with EnforceQuotas.
+  void SetQuotas(TenantQuotas quotas);
+  // Evicts what tenants hold beyond their quotas, as far as it may go. Returns how many pages went.
+  // The server calls it from time to time.
+  size_t EnforceQuotas();
+
   // --- Care ---
 
   // Drops pages past their namespace's time to live, leaves first, that nobody holds; returns how
@@ -219,15 +234,19 @@ class PageStore {
   // page_store.cc
   // Puts a hold on the page when it is there and `held` is not null.
   FoundPage LookUpOne(const Namespace& space, std::string_view key, std::vector<LeasedPage>* held);
-  void GrantLease(const LookupRequest& request, std::span<const LeasedPage> held,
-                  LookupResult* result);
+  void GrantLease(const Namespace& space, const LookupRequest& request,
+                  std::span<const LeasedPage> held, LookupResult* result);
   PageMeta MetaOf(const PageRecord& record) const;
   MutableByteView SlotOf(const PageRecord& record) const;
   PinnedPage MakePinned(PageRecord& record);
   // Whatever page the record holds now; empty when none.
   PinnedPage PinRecord(PageRecord& record) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   PinnedPage PinRecordLocked(PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
-  ItemStatus AbsentStatus(const PageProbe& probe) const { return dropped_.Find(probe.hash); }
+  ItemStatus AbsentStatus(const PageProbe& probe) const {
+    return probe.space->tenant().dropped().Find(probe.hash);
+  }
+  // A slot that ReserveSlot gave, back to the tier and to its tenant.
+  void ReleaseSlot(const Namespace& space, const TierSlot& slot);
   void Unpin(PageRecord& record);
   void DropHolds(std::span<const PageId> pages);
   void CountFetch(ItemStatus status);
@@ -248,7 +267,7 @@ class PageStore {
   // there are as many pages as there can be.
   ItemStatus InsertPage(PutSlot& slot, const PageProbe& probe) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Tells the policy and the memory of dropped keys that a page did not get in.
-  void RefusePage(const PageTraits& page) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  void RefusePage(const Namespace& space, const PageTraits& page) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   void LinkLocked(PageRecord& record, PageRecord* parent)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
   // What a record is filled with.
@@ -294,12 +313,28 @@ class PageStore {
   // Makes room for a page that is put; for one that somebody waits for, the policy is not asked
   // whether it is worth it.
   enum class Admission : uint8_t { kByPolicy, kAlways };
-  absl::StatusOr<TierSlot> ReserveSlot(const PageTraits& page, Admission admission)
+  struct Room {
+    ItemResult result = {};  // kOk: `slot` is there; kNoSpace, kQuota
+    TierSlot slot = {};
+    bool refused = false;  // by the policy
+  };
+  Room ReserveSlot(const Namespace& space, const PageTraits& page, Admission admission)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
-  // Evicts pages until `slot` for `page` can be had, within `work_max` steps; returns the steps
-  // taken: none, with `slot` kAborted, when the policy refuses the page.
-  uint32_t EvictSome(const PageTraits& page, Admission admission, uint32_t work_max,
-                     absl::StatusOr<TierSlot>* slot) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // Whose pages go, for what.
+  struct Eviction {
+    Tenant& asker;
+    bool own_only = false;               // only pages of the asker
+    const PageTraits* judged = nullptr;  // null: not to be judged by the policy
+  };
+  enum class Evicted : uint8_t { kEnough, kSome, kNone, kRefused };
+  // Evicts pages until `enough` says so, in one hold of the tree lock, within `work_left` steps,
+  // which it takes from it. kNone: nothing may go. kRefused: what would have to go is worth more
+  // than the page.
+  Evicted EvictSome(const Eviction& eviction, uint32_t* work_left, absl::FunctionRef<bool()> enough)
+      ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // Takes a slot from the tenant's quota, for which its own pages go if they have to.
+  Room TakeQuota(const Eviction& eviction, uint64_t bytes, uint32_t* work_left)
+      ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Moves pages so that a region of the tier can serve slots of `bytes`; returns whether it did.
   bool FreeRegion(uint64_t bytes) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   bool MovePage(PageId page) ABSL_LOCKS_EXCLUDED(tree_mutex_);
@@ -316,8 +351,10 @@ class PageStore {
   void DropCorrupt(PageRecord& pinned);
   // Tells the policy whether the page may go.
   void OfferLocked(const PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
-  bool MayPin(uint64_t slot_bytes) const ABSL_LOCKS_EXCLUDED(tree_mutex_);
-  bool MayPinLocked(uint64_t slot_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  bool MayPin(Tenant& tenant, uint64_t slot_bytes) const ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // Of the whole memory, and of what the tenant may hold.
+  bool MayPinLocked(Tenant& tenant, uint64_t slot_bytes) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
   // Pins or unpins the page as `residency` says; false when it may not be pinned.
   bool SetResidencyLocked(PageRecord& record, Residency residency)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
@@ -346,8 +383,7 @@ class PageStore {
   mutable absl::Mutex tree_mutex_;
   RecordTable records_;  // Get by any thread; the rest under the tree lock
   PageIndex index_;      // locks itself; changed under the tree lock
-  DroppedKeys dropped_;  // Find by any thread; the rest under the tree lock
-  const std::unique_ptr<EvictionPolicy> policy_ ABSL_PT_GUARDED_BY(tree_mutex_);
+  FairEviction eviction_ ABSL_GUARDED_BY(tree_mutex_);
   std::vector<SpacePages> space_pages_ ABSL_GUARDED_BY(tree_mutex_);    // [namespace id]
   std::vector<absl::Duration> page_ttls_ ABSL_GUARDED_BY(tree_mutex_);  // [namespace id]
   absl::Duration expire_at_ ABSL_GUARDED_BY(tree_mutex_);               // the next look at them
@@ -358,6 +394,7 @@ class PageStore {
   uint64_t evicted_bytes_ ABSL_GUARDED_BY(tree_mutex_) = 0;
   bool moving_ ABSL_GUARDED_BY(tree_mutex_) = false;  // an evacuation is under way
 
+  TenantTable tenants_;
   LeaseTable leases_;
   mutable Counters counters_;
 };

@@ -71,7 +71,8 @@ PinResult PageStore::Load(const Namespace& space, std::span<const std::string_vi
     if (!page.has_value()) continue;
     const uint64_t crc_bytes = uint64_t{space.spec().geometry.blocks()} * sizeof(uint32_t);
     // Of pages that come along, the policy is asked: they are not worth what would have to go.
-    const auto slot = ReserveSlot({.namespace_id = space.id(),
+    const Room room = ReserveSlot(space,
+                                  {.namespace_id = space.id(),
                                    .first_position = page->first_position,
                                    .bytes = space.page_bytes(page->encoding) + crc_bytes,
                                    .encoding = page->encoding,
@@ -79,12 +80,12 @@ PinResult PageStore::Load(const Namespace& space, std::span<const std::string_vi
                                    .request = {},
                                    .now = clock_.Now()},
                                   key == keys.front() ? Admission::kAlways : Admission::kByPolicy);
-    if (!slot.ok()) {
+    if (!room.result.ok()) {
       if (key == keys.front()) result.status = ItemStatus::kBusy;
       break;
     }
-    loading.push_back({key, page->encoding, *slot});
-    reads.push_back({.key = key, .slot = tier_->Map(*slot)});
+    loading.push_back({key, page->encoding, room.slot});
+    reads.push_back({.key = key, .slot = tier_->Map(room.slot)});
   }
   archive_->Read(space, reads);
   for (size_t i = 0; i < reads.size(); ++i) {
@@ -93,7 +94,7 @@ PinResult PageStore::Load(const Namespace& space, std::span<const std::string_vi
     if (reads[i].status.ok() && reads[i].page.encoding == loading[i].encoding) {
       page = EnterLoaded(space, loading[i], reads[i], first);
     } else {
-      tier_->Release(loading[i].slot);
+      ReleaseSlot(space, loading[i].slot);
       if (first && absl::IsDataLoss(reads[i].status)) result.status = ItemStatus::kCorrupt;
     }
     if (first && page) result = {.status = ItemStatus::kOk, .page = std::move(page)};
@@ -122,7 +123,7 @@ PinnedPage PageStore::EnterLoaded(const Namespace& space, const Loading& loading
   const bool there = index_.Read(probe, [](PageRecord&) {});
   PageRecord* record = there || !(fits || wanted) ? nullptr : records_.Allocate();
   if (record == nullptr) {
-    tier_->Release(loading.slot);
+    ReleaseSlot(space, loading.slot);
     return {};
   }
   FillRecord(*record, {.space = &space,

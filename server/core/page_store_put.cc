@@ -130,10 +130,10 @@ PageTraits PageStore::TraitsOf(const PageProbe& probe, const PutItem& item) cons
           .now = clock_.Now()};
 }
 
-void PageStore::RefusePage(const PageTraits& page) {
+void PageStore::RefusePage(const Namespace& space, const PageTraits& page) {
   absl::MutexLock lock(&tree_mutex_);
-  policy_->OnRefuse(page);
-  dropped_.Remember(page.key_hash, ItemStatus::kEvicted);
+  eviction_.OnRefuse(space.tenant(), page);
+  space.tenant().dropped().Remember(page.key_hash, ItemStatus::kEvicted);
 }
 
 BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) {
@@ -156,23 +156,22 @@ BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) 
     // Behind a page that was refused or dropped, this one is too; any other parent is unknown.
     if (pinned.status == ItemStatus::kSkipped &&
         AbsentStatus(index_.Probe(space, item.parent)) == ItemStatus::kEvicted)
-      RefusePage(traits);
+      RefusePage(space, traits);
     return finish(std::move(pinned));
   }
   if (parent != nullptr) traits.parent = parent->id;
-  if (item.request.residency == Residency::kPinned && !MayPin(traits.bytes)) {
+  if (item.request.residency == Residency::kPinned && !MayPin(space.tenant(), traits.bytes)) {
     if (parent != nullptr) Unpin(*parent);
     return finish({ItemStatus::kQuota, PinnedFull(item.key)});
   }
-  const absl::StatusOr<TierSlot> slot = ReserveSlot(traits, Admission::kByPolicy);
-  if (!slot.ok()) {
-    if (absl::IsAborted(slot.status())) {
-      RefusePage(traits);
+  const Room room = ReserveSlot(space, traits, Admission::kByPolicy);
+  if (!room.result.ok()) {
+    if (room.refused) {
+      RefusePage(space, traits);
       counters_.puts_refused.fetch_add(1, std::memory_order_relaxed);
     }
     if (parent != nullptr) Unpin(*parent);
-    return finish(
-        {ItemStatus::kNoSpace, absl::StrCat(Shown(item.key), ": ", slot.status().message())});
+    return finish({room.result.status, absl::StrCat(Shown(item.key), ": ", room.result.message)});
   }
   counters_.open_puts.fetch_add(1, std::memory_order_relaxed);
   PutSlot& put = out.slot;
@@ -185,8 +184,8 @@ BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) 
   put.encoding_ = item.encoding;
   put.request_ = item.request;
   put.ends_put_ = item.ends_put;
-  put.slot_ = *slot;
-  put.memory_ = tier_->Map(*slot);
+  put.slot_ = room.slot;
+  put.memory_ = tier_->Map(room.slot);
   std::memcpy(put.memory_.data() + item.bytes, crcs.data(), crcs.size());
   return out;
 }
@@ -229,7 +228,7 @@ ItemStatus PageStore::InsertPage(PutSlot& slot, const PageProbe& probe) {
   absl::MutexLock lock(&tree_mutex_);
   if (slot.parent_ != nullptr && !slot.parent_->in_index) return ItemStatus::kSkipped;
   const bool pin = slot.request_.residency == Residency::kPinned;
-  if (pin && !MayPinLocked(slot.slot_.bytes)) return ItemStatus::kQuota;
+  if (pin && !MayPinLocked(slot.space_->tenant(), slot.slot_.bytes)) return ItemStatus::kQuota;
   if (index_.Read(probe, [](PageRecord&) {})) return ItemStatus::kBusy;
   PageRecord* record = records_.Allocate();
   if (record == nullptr) return ItemStatus::kNoSpace;
@@ -266,12 +265,12 @@ void PageStore::EnterLocked(PageRecord& record, PageRecord* parent, const PagePr
                           .ends_put = arrival.ends_put,
                           .request = arrival.request,
                           .now = clock_.Now()};
-  policy_->OnInsert(record.id, traits);
+  eviction_.OnInsert(record.space->tenant(), record.id, traits);
   record.used_at_s = NowSeconds();
   SetResidencyLocked(record, arrival.request.residency);
   OfferLocked(record);
   tier_->SetOwner({record.slot_offset, record.slot_bytes()}, record.id);
-  dropped_.Forget(probe.hash);
+  record.space->tenant().dropped().Forget(probe.hash);
   const uint32_t space = record.space->id();
   if (space_pages_.size() <= space) space_pages_.resize(space + size_t{1});
   SpacePages& pages = space_pages_[space];
@@ -287,13 +286,13 @@ void PageStore::LinkLocked(PageRecord& record, PageRecord* parent) {
   if (parent->first_child != kNoPage)
     records_.Get(parent->first_child).previous_sibling = record.id;
   else
-    policy_->SetEvictable(parent->id, false);
+    eviction_.SetEvictable(parent->space->tenant(), parent->id, false);
   parent->first_child = record.id;
 }
 
 // Gives back all that the slot holds, and empties it.
 void PageStore::Abandon(PutSlot& slot) {
-  if (!slot.memory_.empty()) tier_->Release(slot.slot_);
+  if (!slot.memory_.empty()) ReleaseSlot(*slot.space_, slot.slot_);
   if (slot.parent_ != nullptr) Unpin(*slot.parent_);
   counters_.open_puts.fetch_sub(1, std::memory_order_relaxed);
   slot.store_ = nullptr;

@@ -29,14 +29,18 @@ bool PageStore::RemoveLocked(PageRecord& record, RemoveReason reason) {
   if (archive_ != nullptr && reason != RemoveReason::kEvicted)
     ForgetArchived(*record.space, record.key.view());
   UnlinkLocked(record);
-  policy_->OnRemove(record.id, reason);
+  Tenant& tenant = record.space->tenant();
+  eviction_.OnRemove(tenant, record.id, reason);
   if (reason == RemoveReason::kCorrupt)
-    dropped_.Remember(hash, ItemStatus::kCorrupt);
+    tenant.dropped().Remember(hash, ItemStatus::kCorrupt);
   else if (reason != RemoveReason::kDeleted)
-    dropped_.Remember(hash, ItemStatus::kEvicted);
+    tenant.dropped().Remember(hash, ItemStatus::kEvicted);
 
   ++removed_[static_cast<size_t>(reason)];
-  if (reason == RemoveReason::kEvicted) evicted_bytes_ += record.page_bytes();
+  if (reason == RemoveReason::kEvicted) {
+    evicted_bytes_ += record.page_bytes();
+    tenant.CountEvicted();
+  }
   SpacePages& pages = space_pages_[record.space->id()];
   --(record.encoding == Encoding::kWide ? pages.wide : pages.packed);
   --pages_;
@@ -66,31 +70,44 @@ void PageStore::UnlinkLocked(PageRecord& record) {
 
 void PageStore::OfferLocked(const PageRecord& record) {
   const bool parked = (record.state.load(std::memory_order_acquire) & page_state::kParked) != 0;
-  policy_->SetEvictable(record.id, IsLeaf(record) && !parked && !record.pinned);
+  eviction_.SetEvictable(record.space->tenant(), record.id,
+                         IsLeaf(record) && !parked && !record.pinned);
 }
 
-bool PageStore::MayPin(uint64_t slot_bytes) const {
+bool PageStore::MayPin(Tenant& tenant, uint64_t slot_bytes) const {
   absl::MutexLock lock(&tree_mutex_);
-  return MayPinLocked(slot_bytes);
+  return MayPinLocked(tenant, slot_bytes);
 }
 
-bool PageStore::MayPinLocked(uint64_t slot_bytes) const {
-  const double most = options_.pinned_share_max * static_cast<double>(tier_->capacity_bytes());
-  return static_cast<double>(pinned_bytes_ + slot_bytes) <= most;
+bool PageStore::MayPinLocked(Tenant& tenant, uint64_t slot_bytes) const {
+  const uint64_t capacity = tier_->capacity_bytes();
+  const auto fits = [&](uint64_t pinned, uint64_t of) {
+    return static_cast<double>(pinned + slot_bytes) <=
+           options_.pinned_share_max * static_cast<double>(of);
+  };
+  return fits(pinned_bytes_, capacity) &&
+         fits(tenant.pinned_bytes().load(std::memory_order_relaxed),
+              std::min(capacity, tenant.host_bytes_max()));
 }
 
 bool PageStore::SetResidencyLocked(PageRecord& record, Residency residency) {
   const bool pin = residency == Residency::kPinned;
   if (residency == Residency::kUnspecified || pin == record.pinned) return true;
-  if (pin && !MayPinLocked(record.slot_bytes())) return false;
+  Tenant& tenant = record.space->tenant();
+  const uint64_t bytes = record.slot_bytes();
+  if (pin && !MayPinLocked(tenant, bytes)) return false;
   record.pinned = pin;
-  pinned_bytes_ = pin ? pinned_bytes_ + record.slot_bytes() : pinned_bytes_ - record.slot_bytes();
+  pinned_bytes_ = pin ? pinned_bytes_ + bytes : pinned_bytes_ - bytes;
+  if (pin)
+    tenant.pinned_bytes().fetch_add(bytes, std::memory_order_relaxed);
+  else
+    tenant.pinned_bytes().fetch_sub(bytes, std::memory_order_relaxed);
   OfferLocked(record);
   return true;
 }
 
 void PageStore::FreeLocked(PageRecord& record) {
-  tier_->Release({record.slot_offset, record.slot_bytes()});
+  ReleaseSlot(*record.space, {record.slot_offset, record.slot_bytes()});
   records_.Free(record);
 }
 

@@ -1,6 +1,8 @@
 // Making room: eviction in the policy's order, and moving pages when the free memory lies in
 // regions of another slot size.
 #include <cstring>
+#include <string>
+#include <utility>
 
 #include "server/core/page_store.h"
 
@@ -9,48 +11,83 @@ namespace {
 
 // Pages evicted in one hold of the tree lock.
 constexpr uint32_t kEvictionsPerLock = 32;
+constexpr char kNotAdmitted[] = "not admitted: what would have to go is worth more";
 
 }  // namespace
 
-absl::StatusOr<TierSlot> PageStore::ReserveSlot(const PageTraits& page, Admission admission) {
+void PageStore::ReleaseSlot(const Namespace& space, const TierSlot& slot) {
+  tier_->Release(slot);
+  space.tenant().GiveBackHost(slot.bytes);
+}
+
+PageStore::Room PageStore::TakeQuota(const Eviction& eviction, uint64_t bytes,
+                                     uint32_t* work_left) {
+  Tenant& tenant = eviction.asker;
+  bool taken = tenant.TakeHost(bytes);
+  while (!taken && *work_left > 0) {
+    const Evicted evicted =
+        EvictSome(eviction, work_left, [&] { return taken = tenant.TakeHost(bytes); });
+    if (evicted == Evicted::kRefused)
+      return {.result = {ItemStatus::kNoSpace, kNotAdmitted}, .slot = {}, .refused = true};
+    if (evicted == Evicted::kNone && ExpireLeases() == 0) break;
+  }
+  if (taken) return {};
+  tenant.CountRefused();
+  return {.result = {ItemStatus::kQuota, tenant.HostQuotaMet(bytes)}, .slot = {}};
+}
+
+PageStore::Room PageStore::ReserveSlot(const Namespace& space, const PageTraits& page,
+                                       Admission admission) {
   const uint64_t bytes = page.bytes;
+  const PageTraits* judged = admission == Admission::kByPolicy ? &page : nullptr;
+  uint32_t work_left = options_.evictions_per_put_max;
+  Room room = TakeQuota({space.tenant(), true, judged}, bytes, &work_left);
+  if (!room.result.ok()) return room;
   absl::StatusOr<TierSlot> slot = tier_->Reserve(bytes);
-  uint32_t work = 0;
-  while (absl::IsResourceExhausted(slot.status()) && work < options_.evictions_per_put_max) {
+  while (absl::IsResourceExhausted(slot.status()) && work_left > 0) {
     if (FreeRegion(bytes)) {
-      ++work;
+      --work_left;
       slot = tier_->Reserve(bytes);
       continue;
     }
-    const uint32_t done = EvictSome(page, admission, options_.evictions_per_put_max - work, &slot);
-    work += done;
-    if (absl::IsAborted(slot.status())) break;
+    const Evicted evicted = EvictSome({space.tenant(), false, judged}, &work_left, [&] {
+      slot = tier_->Reserve(bytes);
+      // Room in another size: perhaps enough now to free a region.
+      return slot.ok() || tier_->Stats().stranded_bytes >= bytes;
+    });
+    if (evicted == Evicted::kRefused) {
+      slot = absl::AbortedError(kNotAdmitted);
+      break;
+    }
     // Leases past their time are held by nobody who may mind.
-    if (done == 0 && ExpireLeases() == 0) break;
+    if (evicted == Evicted::kNone && ExpireLeases() == 0) break;
   }
-  return slot;
+  if (slot.ok()) return {.result = {}, .slot = *slot};
+  space.tenant().GiveBackHost(bytes);
+  return {.result = {ItemStatus::kNoSpace, std::string(slot.status().message())},
+          .slot = {},
+          .refused = absl::IsAborted(slot.status())};
 }
 
-uint32_t PageStore::EvictSome(const PageTraits& page, Admission admission, uint32_t work_max,
-                              absl::StatusOr<TierSlot>* slot) {
+PageStore::Evicted PageStore::EvictSome(const Eviction& eviction, uint32_t* work_left,
+                                        absl::FunctionRef<bool()> enough) {
   absl::MutexLock lock(&tree_mutex_);
   const absl::Duration now = clock_.Now();
-  uint32_t work = 0;
-  while (work < work_max && work < kEvictionsPerLock) {
-    const std::optional<PageId> victim = policy_->Victim(now);
+  Evicted evicted = Evicted::kNone;
+  for (uint32_t work = 0; work<kEvictionsPerLock&& * work_left> 0; ++work, --*work_left) {
+    const auto victim = eviction_.Next(eviction.asker, eviction.own_only, now);
     if (!victim.has_value()) break;
-    if (admission == Admission::kByPolicy && !policy_->Admits(page)) {
-      *slot = absl::AbortedError("not admitted: what would have to go is worth more");
-      return 0;
-    }
-    ++work;
-    PageRecord& record = records_.Get(*victim);
+    // Of two pages of one tenant its policy says which is worth more; between tenants it is who
+    // holds more than its share that counts.
+    if (eviction.judged != nullptr && victim->tenant == &eviction.asker &&
+        !eviction_.Admits(eviction.asker, *eviction.judged))
+      return Evicted::kRefused;
+    evicted = Evicted::kSome;
+    PageRecord& record = records_.Get(victim->page);
     if (RemoveLocked(record, RemoveReason::kEvicted)) {
-      *slot = tier_->Reserve(page.bytes);
-      if (slot->ok()) break;
-      // Room in another size: perhaps enough now to free a region.
-      if (tier_->Stats().stranded_bytes >= page.bytes) break;
-      continue;
+      if (!enough()) continue;
+      --*work_left;
+      return Evicted::kEnough;
     }
     // Held: out of the policy's way until the last holder lets go. Unless that has just happened.
     uint64_t state = record.state.load(std::memory_order_acquire);
@@ -58,11 +95,31 @@ uint32_t PageStore::EvictSome(const PageTraits& page, Admission admission, uint3
       if (!record.state.compare_exchange_weak(state, state | page_state::kParked,
                                               std::memory_order_acq_rel))
         continue;
-      policy_->SetEvictable(record.id, false);
+      eviction_.SetEvictable(*victim->tenant, record.id, false);
       break;
     }
   }
-  return work;
+  return evicted;
+}
+
+void PageStore::SetQuotas(TenantQuotas quotas) {
+  tenants_.SetQuotas(std::move(quotas));
+  EnforceQuotas();
+}
+
+size_t PageStore::EnforceQuotas() {
+  size_t went = 0;
+  for (Tenant* tenant : tenants_.All()) {
+    Evicted evicted = Evicted::kSome;
+    while (evicted == Evicted::kSome && tenant->IsOverHost()) {
+      uint32_t work_left = kEvictionsPerLock;
+      const uint64_t before = tenant->Stats().evicted_pages;
+      evicted =
+          EvictSome({*tenant, true, nullptr}, &work_left, [&] { return !tenant->IsOverHost(); });
+      went += tenant->Stats().evicted_pages - before;
+    }
+  }
+  return went;
 }
 
 bool PageStore::FreeRegion(uint64_t bytes) {

@@ -26,6 +26,24 @@ struct NamespaceStats {
   uint64_t wide_equivalent_bytes = 0;  // what the same pages would take if all were WIDE
 };
 
+// What a tenant holds and may hold (TenantQuota); limits are the greatest number where there is
+// none.
+struct TenantStats {
+  std::string name;
+  uint64_t host_bytes = 0;  // of slots: pages, those that readers still hold, and puts under way
+  uint64_t host_bytes_max = 0;
+  uint64_t host_pages = 0;
+  uint64_t host_pages_max = 0;
+  uint64_t protected_host_bytes = 0;
+  uint64_t disk_bytes = 0;
+  uint64_t disk_bytes_max = 0;
+  uint64_t inflight_bytes = 0;
+  uint64_t inflight_bytes_max = 0;
+  uint64_t pinned_bytes = 0;
+  uint64_t evicted_pages = 0;
+  uint64_t refused_items = 0;  // for want of quota
+};
+
 struct StoreCounters {
   // Lookup, in keys looked at: a PREFIX lookup ends at its first hole, which it counts.
   uint64_t lookups = 0;
@@ -93,6 +111,7 @@ struct StoreStats {
   ArchiveCounters archive;
   CopyCounters copies;
   std::vector<NamespaceStats> namespaces;  // in the order of opening
+  std::vector<TenantStats> tenants;        // in the order in which they came
   std::vector<TierStats> tiers;            // fastest first
   uint64_t pages = 0;                      // in the index
   uint64_t detached_pages = 0;             // out of the index, their memory held by readers
