@@ -52,12 +52,27 @@ int Fail(const absl::Status& status) {
   return 1;
 }
 
-int Serve(const oscarkv::v1::ServerConfig& config) {
+// The configuration that the flags ask for, complete and checked.
+absl::StatusOr<oscarkv::v1::ServerConfig> ReadConfig(const Flags& flags) {
+  oscarkv::v1::ServerConfig config;
+  if (!flags.config.empty()) {
+    OSCARKV_ASSIGN_OR_RETURN(config, oscarkv::LoadConfig(flags.config));
+  }
+  Override(flags, &config);
+  const uint64_t memory =
+      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  config = oscarkv::WithDefaults(std::move(config), memory);
+  OSCARKV_RETURN_IF_ERROR(oscarkv::CheckConfig(config));
+  return config;
+}
+
+int Serve(const Flags& flags, const oscarkv::v1::ServerConfig& config) {
   // Signals are waited for here: blocked before any thread starts, so that all threads inherit it.
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   auto server = oscarkv::Server::Create(config);
   if (!server.ok()) return Fail(server.status());
@@ -71,7 +86,8 @@ int Serve(const oscarkv::v1::ServerConfig& config) {
   if (!(*server)->metrics_address().empty())
     std::cout << "metrics on " << (*server)->metrics_address() << std::endl;
   int signal = 0;
-  sigwait(&signals, &signal);
+  for (sigwait(&signals, &signal); signal == SIGHUP; sigwait(&signals, &signal))
+    (*server)->Reload(ReadConfig(flags));
   (*server)->Shutdown(absl::Milliseconds(grace_ms.load()));
   return 0;
 }
@@ -104,17 +120,9 @@ int main(int argc, char** argv) try {
                "Print the configuration that would run, and exit");
   CLI11_PARSE(app, argc, argv);
 
-  oscarkv::v1::ServerConfig config;
-  if (!flags.config.empty()) {
-    auto loaded = oscarkv::LoadConfig(flags.config);
-    if (!loaded.ok()) return Fail(loaded.status());
-    config = *std::move(loaded);
-  }
-  Override(flags, &config);
-  const uint64_t memory =
-      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  config = oscarkv::WithDefaults(std::move(config), memory);
-  if (const absl::Status status = oscarkv::CheckConfig(config); !status.ok()) return Fail(status);
+  const auto read = ReadConfig(flags);
+  if (!read.ok()) return Fail(read.status());
+  const oscarkv::v1::ServerConfig& config = *read;
   if (oscarkv::WantsGpu(config)) {
     const absl::Status supported = oscarkv::DeviceMemorySupported();
     if (!supported.ok()) return Fail(oscarkv::Annotate(supported, "gpu.capacity"));
@@ -123,7 +131,7 @@ int main(int argc, char** argv) try {
     std::cout << oscarkv::ConfigToYaml(config);
     return 0;
   }
-  return Serve(config);
+  return Serve(flags, config);
 } catch (const std::exception& error) {  // memory has run out, for one
   std::cerr << "oscarkvd: " << error.what() << "\n";
   return 1;

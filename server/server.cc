@@ -137,6 +137,7 @@ class Server::Impl {
       store_->ExpireLeases();
       store_->ExpirePages();
       if (holds_ != nullptr) holds_->Expire();
+      store_->EnforceQuotas();
     });
     logger_.Log(LogLevel::kInfo, "serving",
                 {{"version", std::string(kVersion)},
@@ -166,6 +167,17 @@ class Server::Impl {
     logger_.Log(LogLevel::kInfo, "stopped");
   }
 
+  void Reload(const absl::StatusOr<v1::ServerConfig>& config) {
+    if (!config.ok()) {
+      logger_.Log(LogLevel::kError, "the configuration cannot be read again: all stays as it was",
+                  {{"reason", std::string(config.status().message())}});
+      return;
+    }
+    store_->SetQuotas(QuotasOf(*config));
+    logger_.Log(LogLevel::kInfo, "read the tenants of the configuration again",
+                {{"tenants", absl::StrCat(config->tenants_size())}});
+  }
+
   const std::vector<std::string>& addresses() const { return addresses_; }
   const std::string& metrics_address() const { return metrics_address_; }
   RpcContext& context() { return *context_; }
@@ -177,6 +189,7 @@ class Server::Impl {
     OSCARKV_ASSIGN_OR_RETURN(std::unique_ptr<HostTier> tier, HostTier::Create(host));
     PageStoreOptions options;
     options.namespaces_max = config_.limits().max_namespaces();
+    options.tenants_max = config_.limits().max_tenants();
     options.lease_max = absl::Milliseconds(config_.limits().lease_ms_max());
     options.leased_share_max = config_.limits().max_leased_share();
     options.pinned_share_max = config_.eviction().max_pinned_share();
@@ -197,6 +210,7 @@ class Server::Impl {
     OSCARKV_ASSIGN_OR_RETURN(
         store_, PageStore::Create(options, std::move(tier), MakePolicy(config_.eviction().policy()),
                                   clock_, std::move(copies), std::move(archive)));
+    store_->SetQuotas(QuotasOf(config_));
     return absl::OkStatus();
   }
 
@@ -345,6 +359,7 @@ const std::string& Server::metrics_address() const { return impl_->metrics_addre
 void Server::set_drain_request(absl::AnyInvocable<void(absl::Duration)> request) {
   impl_->context().set_drain_request(std::move(request));
 }
+void Server::Reload(const absl::StatusOr<v1::ServerConfig>& config) { impl_->Reload(config); }
 void Server::Shutdown(absl::Duration grace) { impl_->Shutdown(grace); }
 
 }  // namespace oscarkv

@@ -32,6 +32,10 @@ class Server {
   // for; zero: the configured one.
   void set_drain_request(absl::AnyInvocable<void(absl::Duration)> request);
 
+  // Takes what may change while it serves from a new configuration, which is complete and checked:
+  // what tenants may hold. Or, with an error, logs that there is none and goes on as it was.
+  void Reload(const absl::StatusOr<v1::ServerConfig>& config);
+
   // Health turns NOT_SERVING, new calls are refused, those in flight have `grace` to end, then they
   // are cancelled.
   void Shutdown(absl::Duration grace);

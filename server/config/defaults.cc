@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
@@ -23,6 +24,11 @@ constexpr std::pair<std::string_view, uint64_t> kUnits[] = {{"TiB", uint64_t{1} 
                                                             {"KiB", uint64_t{1} << 10}};
 constexpr uint64_t kHostBytesMin = 16 << 20;
 constexpr uint64_t kGpuBytesMin = 16 << 20;
+// Each policy takes memory, and a put looks at all of them.
+constexpr uint32_t kTenantsMax = 1024;
+constexpr char kOtherTenants[] = "*";
+// Of host memory: the rest is lost between pages of different sizes.
+constexpr double kProtectedShareMax = 0.9;
 constexpr uint32_t kGpuDevices = 1024;  // more than any machine has
 
 void SetDefault(std::string* field, std::string value) {
@@ -171,6 +177,10 @@ absl::Status CheckLimits(const v1::LimitsConfig& limits) {
     return absl::InvalidArgumentError(
         absl::StrCat("limits.max_items must be 1..65536, found ", limits.max_items()));
   }
+  if (limits.max_tenants() > kTenantsMax) {
+    return absl::InvalidArgumentError(absl::StrCat("limits.max_tenants must be 1..", kTenantsMax,
+                                                   ", found ", limits.max_tenants()));
+  }
   if (!(limits.max_leased_share() > 0.0 && limits.max_leased_share() <= 1.0)) {
     return absl::InvalidArgumentError(
         absl::StrCat("limits.max_leased_share must be above 0 and at most 1, found ",
@@ -179,7 +189,73 @@ absl::Status CheckLimits(const v1::LimitsConfig& limits) {
   return absl::OkStatus();
 }
 
+// The size, or without one no limit.
+uint64_t LimitOf(const std::string& text) {
+  return text.empty() ? Budget::kNoLimit : ParseBytes(text).value_or(Budget::kNoLimit);
+}
+
+absl::Status CheckTenant(const v1::TenantConfig& tenant, int index) {
+  const std::string where = absl::StrCat("tenants[", index, "]");
+  if (tenant.name().empty())
+    return absl::InvalidArgumentError(absl::StrCat(where, ".name is missing"));
+  for (const auto& [field, text] :
+       {std::pair(".host", tenant.host()), std::pair(".protected", tenant.protected_()),
+        std::pair(".disk", tenant.disk()), std::pair(".inflight", tenant.inflight())}) {
+    if (!text.empty())
+      OSCARKV_RETURN_IF_ERROR(
+          CheckBytes(absl::StrCat(where, field).c_str(), text, 1, uint64_t{1} << 50));
+  }
+  if (!tenant.protected_().empty() && tenant.name() == kOtherTenants) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        where,
+        ".protected: tenants that are not named have none, for nobody knows how many there"
+        " will be"));
+  }
+  if (!tenant.protected_().empty() && LimitOf(tenant.protected_()) > LimitOf(tenant.host())) {
+    return absl::InvalidArgumentError(absl::StrCat(where, ".protected must be at most .host, ",
+                                                   tenant.host(), ", found ", tenant.protected_()));
+  }
+  if (tenant.weight() > 0.0 && tenant.weight() <= 1e6) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(where, ".weight must be above 0 and at most 1e6, found ", tenant.weight()));
+}
+
+absl::Status CheckTenants(const v1::ServerConfig& config) {
+  absl::flat_hash_set<std::string> names;
+  double protected_bytes = 0;
+  for (int i = 0; i < config.tenants_size(); ++i) {
+    const v1::TenantConfig& tenant = config.tenants(i);
+    OSCARKV_RETURN_IF_ERROR(CheckTenant(tenant, i));
+    if (!names.insert(tenant.name()).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tenants[", i, "].name: '", tenant.name(), "' stands twice"));
+    }
+    if (!tenant.protected_().empty())
+      protected_bytes += static_cast<double>(LimitOf(tenant.protected_()));
+  }
+  const double host = static_cast<double>(ParseBytes(config.host().capacity()).value_or(0));
+  if (protected_bytes <= kProtectedShareMax * host) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "tenants: together at most ", kProtectedShareMax, " of host.capacity, ",
+      config.host().capacity(), ", can be protected, found ", protected_bytes, " bytes"));
+}
+
 }  // namespace
+
+TenantQuotas QuotasOf(const v1::ServerConfig& config) {
+  TenantQuotas quotas;
+  for (const v1::TenantConfig& tenant : config.tenants()) {
+    TenantQuota& quota =
+        tenant.name() == kOtherTenants ? quotas.others : quotas.named[tenant.name()];
+    quota.host_bytes = LimitOf(tenant.host());
+    if (tenant.host_pages() > 0) quota.host_pages = tenant.host_pages();
+    quota.disk_bytes = LimitOf(tenant.disk());
+    quota.inflight_bytes = LimitOf(tenant.inflight());
+    if (!tenant.protected_().empty()) quota.protected_host_bytes = LimitOf(tenant.protected_());
+    quota.weight = tenant.weight();
+  }
+  return quotas;
+}
 
 absl::StatusOr<uint64_t> ParseBytes(std::string_view text) {
   uint64_t unit = 1;
@@ -258,6 +334,9 @@ v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes) {
   SetDefault(limits->mutable_max_transform_set(), "1GiB");
   if (limits->max_leased_share() == 0.0) limits->set_max_leased_share(0.5);
   if (limits->max_namespaces() == 0) limits->set_max_namespaces(1024);
+  if (limits->max_tenants() == 0) limits->set_max_tenants(64);
+  for (v1::TenantConfig& tenant : *config.mutable_tenants())
+    if (tenant.weight() == 0.0) tenant.set_weight(1.0);
   SetDefault(config.mutable_log_level(), "info");
   SetDefault(config.mutable_log_format(), "text");
   if (config.drain_grace_ms() == 0) config.set_drain_grace_ms(10'000);
@@ -274,6 +353,7 @@ absl::Status CheckConfig(const v1::ServerConfig& config) {
   OSCARKV_RETURN_IF_ERROR(CheckPaths("paths.push", config.paths().push()));
   OSCARKV_RETURN_IF_ERROR(CheckEviction(config.eviction()));
   OSCARKV_RETURN_IF_ERROR(CheckLimits(config.limits()));
+  OSCARKV_RETURN_IF_ERROR(CheckTenants(config));
   if (!ParseLogLevel(config.log_level())) {
     return absl::InvalidArgumentError(absl::StrCat(
         "log_level must be debug, info, warning or error, found '", config.log_level(), "'"));

@@ -57,15 +57,17 @@ class YamlReader {
   absl::Status ReadField(const YAML::Node& node, const FieldDescriptor* field,
                          Message* message) const {
     const Reflection& reflection = *message->GetReflection();
-    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+    const bool is_message = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
+    if (is_message && !field->is_repeated())
       return Read(node, reflection.MutableMessage(message, field));
-    }
     if (!field->is_repeated()) return ReadScalar(node, field, message);
-    if (node.IsScalar()) return ReadScalar(node, field, message);  // a list of one
+    if (node.IsScalar() && !is_message) return ReadScalar(node, field, message);  // a list of one
     if (!node.IsSequence())
       return Error(node, absl::StrCat("'", field->name(), "' must be a list"));
-    for (const YAML::Node& element : node)
-      OSCARKV_RETURN_IF_ERROR(ReadScalar(element, field, message));
+    for (const YAML::Node& element : node) {
+      OSCARKV_RETURN_IF_ERROR(is_message ? Read(element, reflection.AddMessage(message, field))
+                                         : ReadScalar(element, field, message));
+    }
     return absl::OkStatus();
   }
 
@@ -89,6 +91,15 @@ class YamlReader {
                                           node.Scalar(), "'"));
         }
         reflection.SetUInt32(message, field, value);
+        return absl::OkStatus();
+      }
+      case FieldDescriptor::CPPTYPE_UINT64: {
+        uint64_t value = 0;
+        if (node.Scalar().starts_with("-") || !YAML::convert<uint64_t>::decode(node, value)) {
+          return Error(node, absl::StrCat("'", field->name(), "' must be a whole number, found '",
+                                          node.Scalar(), "'"));
+        }
+        reflection.SetUInt64(message, field, value);
         return absl::OkStatus();
       }
       case FieldDescriptor::CPPTYPE_DOUBLE: {
@@ -173,13 +184,19 @@ void EmitMessage(const Message& message, YAML::Emitter& out) {
     out << YAML::Key << field->name() << YAML::Value;
     if (field->is_repeated()) {
       out << YAML::BeginSeq;
-      for (int j = 0; j < reflection.FieldSize(message, field); ++j)
-        out << reflection.GetRepeatedString(message, field, j);
+      for (int j = 0; j < reflection.FieldSize(message, field); ++j) {
+        if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE)
+          EmitMessage(reflection.GetRepeatedMessage(message, field, j), out);
+        else
+          out << reflection.GetRepeatedString(message, field, j);
+      }
       out << YAML::EndSeq;
     } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
       EmitMessage(reflection.GetMessage(message, field), out);
     } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_UINT32) {
       out << reflection.GetUInt32(message, field);
+    } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_UINT64) {
+      out << reflection.GetUInt64(message, field);
     } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_BOOL) {
       out << reflection.GetBool(message, field);
     } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE) {

@@ -9,6 +9,8 @@
 
 #include "absl/status/statusor.h"
 
+#include "server/core/tenant.h"
+
 #include "oscarkv/v1/server_config.pb.h"
 
 namespace oscarkv {
@@ -26,6 +28,9 @@ v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes);
 // kInvalidArgument naming the field: sizes that do not parse or are out of range, addresses that
 // are none, unknown log levels, shares beyond 0..1. `config` is complete (WithDefaults).
 absl::Status CheckConfig(const v1::ServerConfig& config);
+
+// What tenants may hold by the configuration, which is complete and checked.
+TenantQuotas QuotasOf(const v1::ServerConfig& config);
 
 // Whether the configuration, which is complete, asks for a GPU tier; for a disk tier.
 bool WantsGpu(const v1::ServerConfig& config);

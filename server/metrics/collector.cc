@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "server/core/budget.h"
 #include "server/core/counters.h"
 
 namespace oscarkv {
@@ -95,6 +96,55 @@ void CollectNamespaces(const ServerSnapshot& snapshot, std::vector<MetricFamily>
   families->push_back(std::move(wide));
 }
 
+struct TenantGauge {
+  const char* name;
+  const char* help;
+  uint64_t TenantStats::*value;
+};
+constexpr TenantGauge kTenantGauges[] = {
+    {"oscarkv_tenant_host_bytes", "Host memory that a tenant holds", &TenantStats::host_bytes},
+    {"oscarkv_tenant_host_pages", "Pages in host memory that a tenant holds",
+     &TenantStats::host_pages},
+    {"oscarkv_tenant_disk_bytes", "Bytes of the disk tier that a tenant holds",
+     &TenantStats::disk_bytes},
+    {"oscarkv_tenant_inflight_bytes", "Bytes of a tenant's puts and gets under way",
+     &TenantStats::inflight_bytes},
+    {"oscarkv_tenant_host_limit_bytes", "Host memory that a tenant may hold",
+     &TenantStats::host_bytes_max},
+    {"oscarkv_tenant_host_limit_pages", "Pages in host memory that a tenant may hold",
+     &TenantStats::host_pages_max},
+    {"oscarkv_tenant_disk_limit_bytes", "Bytes of the disk tier that a tenant may hold",
+     &TenantStats::disk_bytes_max},
+    {"oscarkv_tenant_inflight_limit_bytes",
+     "Bytes of puts and gets that a tenant may have under way", &TenantStats::inflight_bytes_max},
+    {"oscarkv_tenant_protected_bytes", "Host memory of a tenant that others never drive out",
+     &TenantStats::protected_host_bytes},
+};
+
+// A limit that is none has no sample.
+void CollectTenants(const StoreStats& stats, std::vector<MetricFamily>* families) {
+  for (const TenantGauge& gauge : kTenantGauges) {
+    MetricFamily family = Family(gauge.name, gauge.help, MetricType::Gauge);
+    for (const TenantStats& tenant : stats.tenants) {
+      const uint64_t value = tenant.*gauge.value;
+      if (value != Budget::kNoLimit)
+        AddGauge(&family, {{"tenant", tenant.name}}, static_cast<double>(value));
+    }
+    families->push_back(std::move(family));
+  }
+  MetricFamily evicted = Family("oscarkv_tenant_evicted_pages_total", "Pages of a tenant evicted",
+                                MetricType::Counter);
+  MetricFamily refused =
+      Family("oscarkv_tenant_refused_items_total",
+             "Pages of a tenant not stored or fetched for want of its quota", MetricType::Counter);
+  for (const TenantStats& tenant : stats.tenants) {
+    AddCounter(&evicted, {{"tenant", tenant.name}}, tenant.evicted_pages);
+    AddCounter(&refused, {{"tenant", tenant.name}}, tenant.refused_items);
+  }
+  families->push_back(std::move(evicted));
+  families->push_back(std::move(refused));
+}
+
 void CollectTiers(const StoreStats& stats, std::vector<MetricFamily>* families) {
   MetricFamily capacity =
       Family("oscarkv_tier_capacity_bytes", "Bytes a tier may hold", MetricType::Gauge);
@@ -164,6 +214,7 @@ std::vector<MetricFamily> Collector::Collect() const {
   CollectCounters(store, &families);
   CollectNamespaces(snapshot, &families);
   CollectTiers(store, &families);
+  CollectTenants(store, &families);
   CollectCalls(snapshot, &families);
   CollectTransfers(snapshot, &families);
   families.push_back(OneGauge("oscarkv_index_bytes", "Memory that describes pages",

@@ -144,10 +144,9 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     }
     page_ = std::make_shared<SentPage>();
     page_->pin = std::move(pinned.page);
-    inflight_ = context_.TakeInflight(page_->pin.meta().bytes + DecodedBytes());
-    if (!inflight_)
-      return WriteFailure(ItemStatus::kBusy,
-                          "too many bytes are in flight: try again a little later");
+    ItemResult why_not;
+    inflight_ = context_.TakeInflight(*space_, page_->pin.meta().bytes + DecodedBytes(), &why_not);
+    if (!inflight_) return WriteFailure(why_not.status, std::move(why_not.message));
     const absl::StatusOr<ByteView> bytes = page_->pin.Verified(layers_, heads_);
     if (!bytes.ok())
       return WriteFailure(ItemStatus::kCorrupt, std::string(bytes.status().message()));

@@ -140,11 +140,9 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
     if (!encoding.ok())
       return SetResult(index, ItemStatus::kInvalid, std::string(encoding.status().message()));
     if (item.bytes() == space_->page_bytes(*encoding)) {
-      inflight_ = context_.TakeInflight(item.bytes());
-      if (!inflight_) {
-        return SetResult(index, ItemStatus::kBusy,
-                         "too many bytes are in flight: try again a little later");
-      }
+      ItemResult why_not;
+      inflight_ = context_.TakeInflight(*space_, item.bytes(), &why_not);
+      if (!inflight_) return SetResult(index, why_not.status, std::move(why_not.message));
     }
     BeginPutResult begun = context_.store().BeginPut(
         *space_,

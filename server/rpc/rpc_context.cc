@@ -25,11 +25,12 @@ constexpr double kFetchSmoothing = 0.1;        // weight of the newest fetch
 constexpr double kFetchFixedMs = 0.2;          // a call that fetches nothing
 constexpr uint64_t kFetchBytesMin = 64 << 10;  // smaller ones measure latency, not throughput
 
-// The open namespace that looks most like `spec`, for an error that names both sides.
+// The open namespace of the same tenant that looks most like `spec`, for an error that names both
+// sides. Of other tenants' nothing is said.
 std::string NearestNamespace(const PageStore& store, const NamespaceSpec& spec) {
   std::string nearest;
   for (const Namespace* other : store.Namespaces()) {
-    if (other->spec().model != spec.model) continue;
+    if (other->spec().tenant != spec.tenant || other->spec().model != spec.model) continue;
     const std::string difference = DescribeDifference(spec, other->spec());
     const std::string text =
         absl::StrCat("; open is ", absl::BytesToHexString(other->fingerprint()),
@@ -81,6 +82,7 @@ RpcContext::RpcContext(const RpcOptions& options, PageStore& store, const Logger
       paths_(options.paths),
       transforms_(options.max_transform_set_bytes),
       saved_(catalog, logger),
+      inflight_(options.max_inflight_bytes),
       workers_(options.codec_threads) {}
 
 void RpcContext::Restore() {
@@ -194,15 +196,18 @@ void RpcContext::ForgetSession(SessionId session) {
   session_hints_.erase(session);
 }
 
-InflightBytes RpcContext::TakeInflight(uint64_t bytes) {
-  uint64_t now = inflight_.load(std::memory_order_relaxed);
-  do {
-    // One item always goes, or a page larger than the budget could never move.
-    if (now != 0 &&
-        (bytes > options_.max_inflight_bytes || now > options_.max_inflight_bytes - bytes))
-      return {};
-  } while (!inflight_.compare_exchange_weak(now, now + bytes, std::memory_order_relaxed));
-  return InflightBytes(&inflight_, bytes);
+InflightBytes RpcContext::TakeInflight(const Namespace& space, uint64_t bytes,
+                                       ItemResult* why_not) {
+  Tenant& tenant = space.tenant();
+  if (!tenant.inflight().TakeOrAlone(bytes)) {
+    tenant.CountRefused();
+    *why_not = {ItemStatus::kQuota, tenant.InflightQuotaMet(bytes)};
+    return {};
+  }
+  if (inflight_.TakeOrAlone(bytes)) return InflightBytes(&inflight_, &tenant.inflight(), bytes);
+  tenant.inflight().GiveBack(bytes);
+  *why_not = {ItemStatus::kBusy, "too many bytes are in flight: try again a little later"};
+  return {};
 }
 
 void RpcContext::RecordFetch(uint64_t bytes, absl::Duration duration) {

@@ -46,27 +46,33 @@ struct RpcOptions {
                                                 std::vector<DataPath>{DataPath::kGrpc}};
 };
 
-// Bytes taken from the budget of bytes in flight; given back on destruction.
+// Bytes taken from the budget of bytes in flight and from that of a tenant; given back on
+// destruction.
 class InflightBytes {
  public:
   InflightBytes() = default;
-  InflightBytes(std::atomic<uint64_t>* total, uint64_t bytes) : total_(total), bytes_(bytes) {}
+  InflightBytes(Budget* total, Budget* of_tenant, uint64_t bytes)
+      : total_(total), of_tenant_(of_tenant), bytes_(bytes) {}
   InflightBytes(InflightBytes&& other) noexcept { *this = std::move(other); }
   InflightBytes& operator=(InflightBytes&& other) noexcept {
     Release();
     total_ = std::exchange(other.total_, nullptr);
+    of_tenant_ = other.of_tenant_;
     bytes_ = other.bytes_;
     return *this;
   }
   ~InflightBytes() { Release(); }
   void Release() {
-    if (total_ != nullptr) total_->fetch_sub(bytes_, std::memory_order_relaxed);
+    if (total_ == nullptr) return;
+    total_->GiveBack(bytes_);
+    of_tenant_->GiveBack(bytes_);
     total_ = nullptr;
   }
   explicit operator bool() const { return total_ != nullptr; }
 
  private:
-  std::atomic<uint64_t>* total_ = nullptr;
+  Budget* total_ = nullptr;
+  Budget* of_tenant_ = nullptr;
   uint64_t bytes_ = 0;
 };
 
@@ -123,9 +129,11 @@ class RpcContext {
   void SetSessionHints(SessionId session, const v1::RequestHints& hints);
   void ForgetSession(SessionId session);
 
-  // Takes `bytes` from the budget of bytes in flight; empty when it does not have them.
-  InflightBytes TakeInflight(uint64_t bytes);
-  uint64_t inflight_bytes() const { return inflight_.load(std::memory_order_relaxed); }
+  // Takes `bytes` from the budget of bytes in flight and from that of the namespace's tenant; empty
+  // when one does not have them, and why not: kBusy, kQuota. What is larger than a budget goes when
+  // nothing else is under way, or it could never move.
+  InflightBytes TakeInflight(const Namespace& space, uint64_t bytes, ItemResult* why_not);
+  uint64_t inflight_bytes() const { return inflight_.taken(); }
 
   // What fetching takes, from what it took lately.
   void RecordFetch(uint64_t bytes, absl::Duration duration);
@@ -163,7 +171,7 @@ class RpcContext {
   PathNegotiation paths_;
   TransformRegistry transforms_;
   SavedState saved_;
-  std::atomic<uint64_t> inflight_ = 0;  // relaxed: a budget, not a lock
+  Budget inflight_;
   std::atomic<uint64_t> requests_ = 0;  // relaxed: numbers for requests that have none
   std::atomic<uint64_t> calls_in_flight_ = 0;
   std::atomic<bool> draining_ = false;  // release/acquire: a call that sees it is refused

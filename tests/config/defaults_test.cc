@@ -39,6 +39,69 @@ TEST(DefaultsTest, LeaveWhatIsSet) {
   EXPECT_EQ(complete.limits().max_inflight(), "128MiB");  // of the capacity that was set
 }
 
+v1::TenantConfig& AddTenant(v1::ServerConfig& config, const std::string& name) {
+  v1::TenantConfig& tenant = *config.add_tenants();
+  tenant.set_name(name);
+  return tenant;
+}
+
+TEST(DefaultsTest, TenantsHaveNoLimitsButThoseThatAreSet) {
+  v1::ServerConfig config;
+  AddTenant(config, "plain");
+  v1::TenantConfig& bounded = AddTenant(config, "bounded");
+  bounded.set_host("2GiB");
+  bounded.set_host_pages(100);
+  bounded.set_protected_("1GiB");
+  bounded.set_disk("3GiB");
+  bounded.set_inflight("4MiB");
+  bounded.set_weight(2.5);
+  AddTenant(config, "*").set_host("1GiB");
+  config = WithDefaults(config, 16 * kGiB);
+  ASSERT_OK(CheckConfig(config));
+  const TenantQuotas quotas = QuotasOf(config);
+  EXPECT_EQ(quotas.Of("plain").host_bytes, Budget::kNoLimit);
+  EXPECT_EQ(quotas.Of("plain").host_pages, Budget::kNoLimit);
+  EXPECT_EQ(quotas.Of("plain").protected_host_bytes, 0u);
+  EXPECT_EQ(quotas.Of("plain").weight, 1.0);
+  EXPECT_EQ(quotas.Of("bounded").host_bytes, 2 * kGiB);
+  EXPECT_EQ(quotas.Of("bounded").host_pages, 100u);
+  EXPECT_EQ(quotas.Of("bounded").protected_host_bytes, kGiB);
+  EXPECT_EQ(quotas.Of("bounded").disk_bytes, 3 * kGiB);
+  EXPECT_EQ(quotas.Of("bounded").inflight_bytes, uint64_t{4} << 20);
+  EXPECT_EQ(quotas.Of("bounded").weight, 2.5);
+  EXPECT_EQ(quotas.Of("anybody").host_bytes, kGiB);
+}
+
+TEST(DefaultsTest, TenantsThatCannotBeAreRefused) {
+  const auto refused = [](auto change, const std::string& message) {
+    v1::ServerConfig config;
+    AddTenant(config, "a");
+    change(config);
+    EXPECT_THAT(CheckConfig(WithDefaults(config, 16 * kGiB)),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(message)));
+  };
+  refused([](auto& config) { AddTenant(config, "a"); }, "tenants[1].name: 'a' stands twice");
+  refused([](auto& config) { AddTenant(config, ""); }, "tenants[1].name is missing");
+  refused([](auto& config) { config.mutable_tenants(0)->set_host("12 GB"); }, "tenants[0].host");
+  refused([](auto& config) { config.mutable_tenants(0)->set_weight(-1); }, "tenants[0].weight");
+  refused([](auto& config) { AddTenant(config, "*").set_protected_("1GiB"); },
+          "tenants[1].protected: tenants that are not named have none");
+  refused(
+      [](auto& config) {
+        config.mutable_tenants(0)->set_host("1GiB");
+        config.mutable_tenants(0)->set_protected_("2GiB");
+      },
+      "tenants[0].protected must be at most .host, 1GiB, found 2GiB");
+  refused(
+      [](auto& config) {  // of 4 GiB
+        config.mutable_tenants(0)->set_protected_("2GiB");
+        AddTenant(config, "b").set_protected_("2GiB");
+      },
+      "together at most 0.9 of host.capacity");
+  refused([](auto& config) { config.mutable_limits()->set_max_tenants(2000); },
+          "limits.max_tenants");
+}
+
 TEST(DefaultsTest, WorkOnTheSmallestMachine) {
   EXPECT_OK(CheckConfig(WithDefaults({}, 0)));
   EXPECT_EQ(WithDefaults({}, 0).host().capacity(), "16MiB");

@@ -26,6 +26,11 @@ limits:
   max_leased_share: 0.25
 drain_grace_ms: 4294967295
 gpu: {capacity: 8GiB, required: true}
+tenants:
+  - name: a
+    host: 1GiB
+    host_pages: 12345678901
+  - {name: "*", weight: 0.5}
 )",
                                   "c.yaml");
   ASSERT_OK(config.status());
@@ -35,6 +40,12 @@ gpu: {capacity: 8GiB, required: true}
   EXPECT_EQ(config->limits().max_leased_share(), 0.25);
   EXPECT_EQ(config->drain_grace_ms(), 4294967295u);
   EXPECT_TRUE(config->gpu().required());
+  ASSERT_EQ(config->tenants_size(), 2);
+  EXPECT_EQ(config->tenants(0).name(), "a");
+  EXPECT_EQ(config->tenants(0).host(), "1GiB");
+  EXPECT_EQ(config->tenants(0).host_pages(), 12345678901u);
+  EXPECT_EQ(config->tenants(1).name(), "*");
+  EXPECT_EQ(config->tenants(1).weight(), 0.5);
   EXPECT_EQ(config->log_level(), "");
 }
 

@@ -113,7 +113,8 @@ TEST_F(GetReactorTest, RangeWithoutTheBadBlockIsServed) {
 
 TEST_F(GetReactorTest, BusyWhenTheBudgetIsTaken) {
   Start(2, {.max_inflight_bytes = 1500});
-  InflightBytes taken = context_->TakeInflight(1000);
+  ItemResult why_not;
+  InflightBytes taken = context_->TakeInflight(space(), 1000, &why_not);
   const auto busy = GetAll(GetRequestFor(chain_));
   ASSERT_EQ(busy.size(), 3u);
   EXPECT_EQ(busy[0].item().result().status(), v1::BUSY);

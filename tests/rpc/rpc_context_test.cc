@@ -29,12 +29,14 @@ class RpcContextTest : public StoreTest {
 
 TEST_F(RpcContextTest, BudgetOfBytesInFlightIsKept) {
   RpcContext context(RpcOptions{.max_inflight_bytes = 100}, store(), logger_);
-  InflightBytes first = context.TakeInflight(60);
+  ItemResult why_not;
+  InflightBytes first = context.TakeInflight(space(), 60, &why_not);
   ASSERT_TRUE(first);
-  EXPECT_FALSE(context.TakeInflight(41));
-  InflightBytes second = context.TakeInflight(40);
+  EXPECT_FALSE(context.TakeInflight(space(), 41, &why_not));
+  EXPECT_EQ(why_not.status, ItemStatus::kBusy);
+  InflightBytes second = context.TakeInflight(space(), 40, &why_not);
   ASSERT_TRUE(second);
-  EXPECT_FALSE(context.TakeInflight(1));
+  EXPECT_FALSE(context.TakeInflight(space(), 1, &why_not));
   EXPECT_EQ(context.inflight_bytes(), 100u);
   first = std::move(second);  // gives back what it had
   EXPECT_EQ(context.inflight_bytes(), 40u);
@@ -45,10 +47,36 @@ TEST_F(RpcContextTest, BudgetOfBytesInFlightIsKept) {
 
 TEST_F(RpcContextTest, OneItemAlwaysGoes) {
   RpcContext context(RpcOptions{.max_inflight_bytes = 100}, store(), logger_);
-  const InflightBytes large = context.TakeInflight(1'000'000);
+  ItemResult why_not;
+  const InflightBytes large = context.TakeInflight(space(), 1'000'000, &why_not);
   EXPECT_TRUE(large);
-  EXPECT_FALSE(context.TakeInflight(1));
-  EXPECT_FALSE(context.TakeInflight(~uint64_t{0}));  // the sum does not wrap around
+  EXPECT_FALSE(context.TakeInflight(space(), 1, &why_not));
+  EXPECT_FALSE(
+      context.TakeInflight(space(), ~uint64_t{0}, &why_not));  // the sum does not wrap around
+}
+
+TEST_F(RpcContextTest, BytesInFlightOfATenantHaveAQuota) {
+  store().SetQuotas({.named = {{"bounded", {.inflight_bytes = 50}}}, .others = {}});
+  NamespaceSpec spec = SmallSpec();
+  spec.tenant = "bounded";
+  const Namespace& bounded = **store().OpenNamespace(spec, true);
+  RpcContext context(RpcOptions{.max_inflight_bytes = 100}, store(), logger_);
+  ItemResult why_not;
+  InflightBytes first = context.TakeInflight(bounded, 30, &why_not);
+  EXPECT_FALSE(context.TakeInflight(bounded, 21, &why_not));
+  EXPECT_EQ(why_not.status, ItemStatus::kQuota);
+  EXPECT_THAT(why_not.message, AllOf(HasSubstr("tenant 'bounded'"), HasSubstr("21 bytes"),
+                                     HasSubstr("30 of at most 50")));
+  // Of others it is no concern, and what another budget refuses is not kept.
+  InflightBytes other = context.TakeInflight(space(), 60, &why_not);
+  EXPECT_TRUE(other);
+  EXPECT_FALSE(context.TakeInflight(bounded, 15, &why_not));
+  EXPECT_EQ(why_not.status, ItemStatus::kBusy);
+  EXPECT_EQ(bounded.tenant().inflight().taken(), 30u);
+  first.Release();
+  other.Release();
+  EXPECT_EQ(bounded.tenant().inflight().taken(), 0u);
+  EXPECT_EQ(context.inflight_bytes(), 0u);
 }
 
 TEST_F(RpcContextTest, ResolvesByFingerprintAndEpoch) {
