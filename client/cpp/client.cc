@@ -37,6 +37,8 @@ absl::Status CheckEndpoint(const std::string& endpoint) {
       "client: endpoint must be host:port or unix:/path, found '", absl::CEscape(endpoint), "'"));
 }
 
+constexpr int kBulkChannelsMax = 64;
+
 absl::Status CheckOptions(const ClientOptions& options) {
   OSCARKV_RETURN_IF_ERROR(CheckEndpoint(options.endpoint));
   for (absl::Duration timeout :
@@ -54,6 +56,10 @@ absl::Status CheckOptions(const ClientOptions& options) {
         "1, found ",
         options.attempts, ", ", options.async_threads, ", ", options.breaker.failures, " and ",
         options.push_batch_bytes));
+  }
+  if (options.bulk_channels < 1 || options.bulk_channels > kBulkChannelsMax) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "client: bulk_channels must be 1..", kBulkChannelsMax, ", found ", options.bulk_channels));
   }
   if (options.breaker.pause <= absl::ZeroDuration() ||
       options.breaker.pause_max < options.breaker.pause) {

@@ -119,13 +119,37 @@ absl::Status Connection::Call(absl::Duration timeout,
 
 absl::Status Connection::Call(CallGroup& group, absl::Time deadline,
                               absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt) {
+  return Repeat(group, deadline, *stubs().channel, [&] {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(deadline));
+    const CallGroup::Member member(group, &context);
+    return attempt(&context);
+  });
+}
+
+absl::Status Connection::Transfer(
+    CallGroup& group, absl::Time deadline,
+    absl::FunctionRef<grpc::Status(const std::shared_ptr<grpc::Channel>&)> attempt) {
+  const std::shared_ptr<grpc::Channel> channel = NextBulkChannel();
+  return Repeat(group, deadline, *channel, [&] { return attempt(channel); });
+}
+
+std::shared_ptr<grpc::Channel> Connection::NextBulkChannel() {
+  const absl::MutexLock lock(&mutex_);
+  while (bulk_channels_.size() < static_cast<size_t>(options_.bulk_channels))
+    bulk_channels_.push_back(MakeChannel(options_.endpoint));
+  next_bulk_channel_ = (next_bulk_channel_ + 1) % bulk_channels_.size();
+  return bulk_channels_[next_bulk_channel_];
+}
+
+absl::Status Connection::Repeat(CallGroup& group, absl::Time deadline, grpc::Channel& channel,
+                                absl::FunctionRef<grpc::Status()> attempt) {
   if (closed_) return ClosedError();
   calls_.fetch_add(1, std::memory_order_relaxed);
   if (!breaker_.Allow(absl::Now())) {
     refused_.fetch_add(1, std::memory_order_relaxed);
     return RefusedError();
   }
-  grpc::Channel& channel = *stubs().channel;
   absl::Status status;
   for (int number = 0;; ++number) {
     const absl::Time retry_at = std::min(deadline, absl::Now() + RetryWait(number));
@@ -133,12 +157,7 @@ absl::Status Connection::Call(CallGroup& group, absl::Time deadline,
     // down fail at once and wait for nothing: on their own they would not notice that it comes up.
     if (channel.GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_TRANSIENT_FAILURE)
       channel.WaitForConnected(absl::ToChronoTime(retry_at));
-    {
-      grpc::ClientContext context;
-      context.set_deadline(absl::ToChronoTime(deadline));
-      const CallGroup::Member member(group, &context);
-      status = FromGrpcStatus(attempt(&context));
-    }
+    status = FromGrpcStatus(attempt());
     if (!absl::IsUnavailable(status) || number + 1 >= options_.attempts) break;
     // Where the server itself said so.
     if (channel.GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY)

@@ -47,6 +47,11 @@ class Connection {
   absl::Status Call(absl::Duration timeout,
                     absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt);
 
+  // The same for a call that moves pages, on a channel for that.
+  absl::Status Transfer(
+      CallGroup& group, absl::Time deadline,
+      absl::FunctionRef<grpc::Status(const std::shared_ptr<grpc::Channel>&)> attempt);
+
   // What a call would be told at once: CANCELLED after Close, UNAVAILABLE while the breaker is
   // open.
   absl::Status CheckCallable() const;
@@ -74,11 +79,18 @@ class Connection {
 
  private:
   class SessionStream;
+  absl::Status Repeat(CallGroup& group, absl::Time deadline, grpc::Channel& channel,
+                      absl::FunctionRef<grpc::Status()> attempt);
+  std::shared_ptr<grpc::Channel> NextBulkChannel();
 
   const ClientOptions options_;
   CircuitBreaker breaker_;
   absl::Mutex mutex_;
   std::unique_ptr<WireStubs> stubs_ ABSL_GUARDED_BY(mutex_);
+  // Pages have connections of their own: look-ups do not queue behind them, and are not held up by
+  // one that is stuck.
+  std::vector<std::shared_ptr<grpc::Channel>> bulk_channels_ ABSL_GUARDED_BY(mutex_);
+  size_t next_bulk_channel_ ABSL_GUARDED_BY(mutex_) = 0;
   std::shared_ptr<SessionStream> session_ ABSL_GUARDED_BY(mutex_);
   // Counters: relaxed, each is read on its own.
   std::atomic<uint64_t> calls_ = 0;

@@ -1,5 +1,7 @@
 #include "client/cpp/cpu_pages.h"
 
+#include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -43,29 +45,35 @@ absl::Status CpuPageSink::TakeFrom(uint32_t page, Encoding encoding, BlockRange 
 absl::StatusOr<std::span<const EncodedPage>> CpuPageSource::Encode(
     uint32_t first, std::span<const Encoding> encodings, EncodeReport* report) {
   const uint32_t page_tokens = codec_.geometry().page_tokens;
-  buffers_.clear();
-  encoded_.clear();
+  const uint32_t blocks = codec_.geometry().blocks();
+  // As many as fit: pages are multiples of 64 bytes. One that does not fit into the room, alone,
+  // goes elsewhere.
+  const uint64_t most = room_.empty() ? bytes_max_ : std::min<uint64_t>(bytes_max_, room_.size());
   uint64_t bytes = 0;
-  for (size_t i = 0; i < encodings.size(); ++i) {
-    const uint64_t page_bytes = codec_.layout(encodings[i]).page_bytes();
-    if (i > 0 && bytes + page_bytes > bytes_max_) break;
+  size_t count = 0;
+  for (; count < encodings.size(); ++count) {
+    const uint64_t page_bytes = codec_.layout(encodings[count]).page_bytes();
+    if (count > 0 && bytes + page_bytes > most) break;
     bytes += page_bytes;
-    // Pages are multiples of 64 bytes. One that does not fit into the room, alone, goes elsewhere.
-    const bool fits = bytes <= room_.size();
-    if (i > 0 && !room_.empty() && !fits) break;
-    Buffer buffer{std::vector<std::byte>(fits ? 0 : page_bytes),
-                  std::vector<uint32_t>(codec_.geometry().blocks())};
-    const MutableByteView place =
-        fits ? room_.subspan(bytes - page_bytes, page_bytes) : MutableByteView(buffer.bytes);
-    const size_t page = first + i;
+  }
+  // Pages are sent from where they are encoded to: memory of their own for each batch, as the one
+  // before may still be on its way. Encoding writes all of it, padding too.
+  const bool in_room = bytes <= room_.size();
+  const auto memory = in_room ? nullptr : std::make_shared_for_overwrite<std::byte[]>(bytes);
+  MutableByteView left = in_room ? room_ : MutableByteView(memory.get(), bytes);
+  block_crc32c_.resize(count * blocks);
+  encoded_.clear();
+  for (size_t i = 0; i < count; ++i) {
+    const MutableByteView page = left.first(codec_.layout(encodings[i]).page_bytes());
+    left = left.subspan(page.size());
+    const std::span<uint32_t> crcs = std::span(block_crc32c_).subspan(i * blocks, blocks);
     const EncodeItem item{.encoding = encodings[i],
-                          .slots = slots_.subspan(page * page_tokens, page_tokens),
-                          .page = place,
-                          .block_crc32c = buffer.block_crc32c};
+                          .slots = slots_.subspan((first + i) * page_tokens, page_tokens),
+                          .page = page,
+                          .block_crc32c = crcs};
     OSCARKV_RETURN_IF_ERROR(
-        Annotate(codec_.Encode(cache_, {&item, 1}, report), absl::StrCat("page ", page)));
-    encoded_.push_back({encodings[i], place, buffer.block_crc32c});
-    buffers_.push_back(std::move(buffer));  // what the views point to stays where it is
+        Annotate(codec_.Encode(cache_, {&item, 1}, report), absl::StrCat("page ", first + i)));
+    encoded_.push_back({encodings[i], page, crcs, memory});
   }
   return std::span<const EncodedPage>(encoded_);
 }

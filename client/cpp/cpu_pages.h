@@ -58,16 +58,12 @@ class CpuPageSource final : public PageSource {
                                                       EncodeReport* report) override;
 
  private:
-  struct Buffer {
-    std::vector<std::byte> bytes;  // where there is no room
-    std::vector<uint32_t> block_crc32c;
-  };
   const PageCodec& codec_;
   const EngineView& cache_;
   const std::span<const int64_t> slots_;
   const uint64_t bytes_max_;
   MutableByteView room_;
-  std::vector<Buffer> buffers_;
+  std::vector<uint32_t> block_crc32c_;
   std::vector<EncodedPage> encoded_;
 };
 

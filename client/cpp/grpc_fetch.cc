@@ -1,16 +1,21 @@
 // Fetching by gRPC: one Get, whose items and chunks are put together in the sink's room.
 #include <algorithm>
-#include <cstring>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 
+#include "client/cpp/bulk_call.h"
 #include "client/cpp/page_path.h"
 #include "proto/convert/convert.h"
+#include "proto/convert/data_frames.h"
 
 namespace oscarkv::client {
 namespace {
+
+absl::Status NotAnAnswer() {
+  return absl::DataLossError("the server sent a message that is no GetReply");
+}
 
 absl::Status EndedInPage() {
   return absl::DataLossError("the server ended the answer in the middle of a page");
@@ -25,22 +30,24 @@ class GrpcFetch {
   // One Get of the keys that are still missing, as many as the server takes.
   absl::Status Run() {
     const size_t end = std::min<size_t>(wanted_.end, size_t{wanted_.first} + space_.max_items());
-    return space_.Call(wanted_.deadline, [&](grpc::ClientContext* context) {
+    return space_.Transfer(wanted_.deadline, [&](const std::shared_ptr<grpc::Channel>& channel) {
       // A repeated attempt goes on where the last one stopped: whole pages are with the sink
       // already.
       base_ = next();
       end_ = end;
       item_open_ = false;
       if (base_ == end) return grpc::Status::OK;
-      const auto reader =
-          space_.connection()->stubs().cache->Get(context, MakeRequest(end - base_));
-      v1::GetReply reply;
+      BulkCall call(channel, BulkCall::Method::kGet, space_.group(), wanted_.deadline);
+      grpc::ByteBuffer message;
       absl::Status torn;
-      while (torn.ok() && !stopped() && reader->Read(&reply)) torn = OnReply(reply);
-      const bool ours = !torn.ok() || stopped();  // this side ends the call
-      if (ours) context->TryCancel();
-      const grpc::Status ended = reader->Finish();
-      if (ours || !ended.ok()) return ours ? ToGrpcStatus(torn) : ended;
+      bool going = call.WriteLast(FrameMessage(MakeRequest(end - base_)));
+      while (going && torn.ok() && !stopped()) {
+        going = call.Read(&message);
+        if (going) torn = OnMessage(message);
+      }
+      if (going) return ToGrpcStatus(torn);  // this side ends the call
+      const grpc::Status ended = call.Finish();
+      if (!ended.ok()) return ended;
       return ToGrpcStatus(item_open_ ? EndedInPage() : absl::OkStatus());
     });
   }
@@ -62,16 +69,26 @@ class GrpcFetch {
     request.set_layers(wanted_.layers.count);
     request.set_first_head(wanted_.heads.first);
     request.set_heads(wanted_.heads.count);
+    request.set_data_in_items(true);
     return request;
   }
 
-  absl::Status OnReply(const v1::GetReply& reply) {
-    if (reply.has_item()) return OnItem(reply.item());
-    if (reply.has_chunk()) return OnChunk(reply.chunk());
-    return item_open_ ? EndedInPage() : absl::OkStatus();
+  absl::Status OnMessage(const grpc::ByteBuffer& message) {
+    const absl::StatusOr<DataFrame> frame = DataFrame::OfGetReply(message);
+    if (!frame.ok()) return NotAnAnswer();
+    switch (frame->part()) {
+      case v1::GetReply::kItem:
+        return OnItem(*frame);
+      case v1::GetReply::kChunk:
+        return OnChunk(*frame);
+      default:
+        return item_open_ ? EndedInPage() : absl::OkStatus();
+    }
   }
 
-  absl::Status OnItem(const v1::GetItem& item) {
+  absl::Status OnItem(const DataFrame& frame) {
+    v1::GetItem& item = item_;
+    if (!item.ParseFromString(frame.head())) return NotAnAnswer();
     const size_t page = size_t{base_} + item.item();
     if (item_open_ || page != next() || page >= end_) {
       return absl::DataLossError(
@@ -105,19 +122,26 @@ class GrpcFetch {
     filled_ = 0;
     crcs_.assign(item.block_crc32c().begin(), item.block_crc32c().end());
     item_open_ = true;
-    return absl::OkStatus();
+    return frame.data_bytes() == 0 ? absl::OkStatus() : OnData(item.item(), 0, frame);
   }
 
-  absl::Status OnChunk(const v1::Chunk& chunk) {
-    if (!item_open_ || size_t{base_} + chunk.item() != next() || chunk.offset() != filled_ ||
-        chunk.data().size() > room_.size() - filled_) {
-      return absl::DataLossError(absl::StrCat("a chunk of item ", chunk.item(), " at ",
-                                              chunk.offset(), " with ", chunk.data().size(),
-                                              " bytes does not continue the page"));
+  absl::Status OnChunk(const DataFrame& frame) {
+    v1::Chunk chunk;
+    if (!chunk.ParseFromString(frame.head())) return NotAnAnswer();
+    return OnData(chunk.item(), chunk.offset(), frame);
+  }
+
+  // Bytes of an item, from where they arrived straight to where they are wanted.
+  absl::Status OnData(uint32_t item, uint64_t offset, const DataFrame& frame) {
+    const uint64_t count = frame.data_bytes();
+    if (!item_open_ || size_t{base_} + item != next() || offset != filled_ ||
+        count > room_.size() - filled_) {
+      return absl::DataLossError(absl::StrCat("a chunk of item ", item, " at ", offset, " with ",
+                                              count, " bytes does not continue the page"));
     }
-    std::memcpy(room_.data() + filled_, chunk.data().data(), chunk.data().size());
-    filled_ += chunk.data().size();
-    taken_.bytes += chunk.data().size();
+    frame.CopyData(room_.data() + filled_);
+    filled_ += count;
+    taken_.bytes += count;
     if (filled_ == room_.size()) TakePage();
     return absl::OkStatus();
   }
@@ -135,6 +159,7 @@ class GrpcFetch {
   // The item on its way.
   uint32_t base_ = 0;  // page number of the call's item 0
   size_t end_ = 0;     // and of the one after its last
+  v1::GetItem item_;
   bool item_open_ = false;
   MutableByteView room_;
   uint64_t filled_ = 0;

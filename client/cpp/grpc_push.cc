@@ -1,46 +1,61 @@
-// Pushing by gRPC: one Put, its header with every block's checksum, then the bytes in chunks.
+// Pushing by gRPC: one Put, its header with every block's checksum, then the bytes in chunks, from
+// where they lie.
 #include <algorithm>
 #include <memory>
+#include <string>
+#include <utility>
 
+#include "client/cpp/bulk_call.h"
 #include "client/cpp/page_path.h"
-#include "client/cpp/put_call.h"
+#include "proto/convert/convert.h"
+#include "proto/convert/data_frames.h"
 
 namespace oscarkv::client {
 namespace {
+
+// Bytes that stay for as long as the call may send them, which may be longer than it is waited for.
+HeldBytes Hold(ByteView bytes, std::shared_ptr<const void> holder) {
+  if (holder != nullptr) return {bytes, std::move(holder)};
+  auto copy = std::make_shared<const std::string>(AsText(bytes));
+  const ByteView view = AsBytes(*copy);
+  return {view, std::move(copy)};
+}
 
 class GrpcPush final : public PushCall {
  public:
   absl::Status Push(Namespace::Impl& space, const PagesOffered& offered, PushReport* report,
                     absl::Status*) override {
     v1::PutReply reply;
-    // Not with the context that is offered: the call may live on when this has returned.
-    absl::Status status = space.Call(offered.deadline, [&](grpc::ClientContext*) {
-      reply.Clear();
-      const auto call = PutCall::Start(space.connection()->stubs(), offered.deadline);
-      const CallGroup::Member member(space.group(), call->context());
-      v1::PutRequest header;
-      FillPutHeader(space, offered, header.mutable_header());
-      if (call->Write(&header)) SendChunks(space.max_chunk_bytes(), offered, *call, report);
-      return call->Finish(&reply);
-    });
+    absl::Status status =
+        space.Transfer(offered.deadline, [&](const std::shared_ptr<grpc::Channel>& channel) {
+          reply.Clear();
+          BulkCall call(channel, BulkCall::Method::kPut, space.group(), offered.deadline);
+          v1::PutRequest header;
+          FillPutHeader(space, offered, header.mutable_header());
+          if (call.Write(FrameMessage(header)))
+            SendChunks(space.max_chunk_bytes(), offered, call, report);
+          grpc::ByteBuffer message;
+          const bool answered = call.Read(&message);
+          const grpc::Status ended = call.Finish();
+          if (!ended.ok() || (answered && ParseMessage(message, &reply))) return ended;
+          return ToGrpcStatus(absl::DataLossError("the server's answer is no PutReply"));
+        });
     TakePutResults(offered, reply, report);
     return status;
   }
 
  private:
   // Stops when the call has ended.
-  static void SendChunks(size_t chunk_bytes, const PagesOffered& offered, PutCall& call,
+  static void SendChunks(size_t chunk_bytes, const PagesOffered& offered, BulkCall& call,
                          PushReport* report) {
-    v1::PutRequest message;
     for (size_t i = 0; i < offered.pages.size(); ++i) {
       const ByteView bytes = offered.pages[i].bytes;
       for (size_t offset = 0; offset < bytes.size(); offset += chunk_bytes) {
         const size_t count = std::min(chunk_bytes, bytes.size() - offset);
-        v1::Chunk* chunk = message.mutable_chunk();
-        chunk->set_item(static_cast<uint32_t>(i));
-        chunk->set_offset(offset);
-        chunk->set_data(bytes.data() + offset, count);
-        if (!call.Write(&message)) return;
+        const HeldBytes held = Hold(bytes.subspan(offset, count), offered.pages[i].holder);
+        const grpc::ByteBuffer chunk = FrameChunk(static_cast<uint32_t>(i), offset, {&held, 1});
+        const bool last = i + 1 == offered.pages.size() && offset + count == bytes.size();
+        if (!(last ? call.WriteLast(chunk) : call.Write(chunk))) return;
         report->bytes_wire += count;
       }
     }

@@ -53,6 +53,12 @@ class Namespace::Impl {
                     absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt) {
     return connection_->Call(group_, deadline, attempt);
   }
+  // One call that moves pages. It is to be a member of group().
+  absl::Status Transfer(
+      absl::Time deadline,
+      absl::FunctionRef<grpc::Status(const std::shared_ptr<grpc::Channel>&)> attempt) {
+    return connection_->Transfer(group_, deadline, attempt);
+  }
   CallGroup& group() { return group_; }
   // Whether a call would go: asked before work that only a call is done for.
   absl::Status CheckCallable() const;

@@ -83,8 +83,9 @@ class PushCall {
   // offered next. Empty: wherever the source likes.
   virtual MutableByteView room() { return {}; }
   // Stores the pages: statuses, messages and bytes of the report are filled in as far as they are
-  // known. When it returns, nobody looks at the pages' bytes any more. `broken` and errors as in
-  // FetchPath; everything is idempotent, so all that was offered may be offered again.
+  // known. When it returns, nobody looks any more at the bytes of pages that have no holder.
+  // `broken` and errors as in FetchPath; everything is idempotent, so all that was offered may be
+  // offered again.
   virtual absl::Status Push(Namespace::Impl& space, const PagesOffered& offered, PushReport* report,
                             absl::Status* broken) = 0;
 };

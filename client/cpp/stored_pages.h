@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -60,6 +61,9 @@ struct EncodedPage {
   Encoding encoding = Encoding::kWide;
   ByteView bytes;
   std::span<const uint32_t> block_crc32c;
+  // Keeps `bytes` as they are for as long as it lives, so that they are sent from where they lie;
+  // null: they are copied first. A connection that is stuck may hold on to it after the push.
+  std::shared_ptr<const void> holder = nullptr;
 };
 
 // Gives the pages of one push. Called from the thread that pushes; an error ends the push, which

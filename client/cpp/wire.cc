@@ -7,7 +7,7 @@ constexpr int kMessageBytesMax = 64 << 20;
 
 }  // namespace
 
-WireStubs MakeWireStubs(const std::string& endpoint) {
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
   arguments.SetMaxSendMessageSize(kMessageBytesMax);
@@ -18,12 +18,14 @@ WireStubs MakeWireStubs(const std::string& endpoint) {
   // A server that comes back is found within a second, not after gRPC's two minutes.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
-  // Each client has its own connection, so that one client's bulk transfer does not queue before
-  // another's look-ups.
+  // Or channels to one server would share a connection.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(endpoint, grpc::InsecureChannelCredentials(), arguments);
+}
+
+WireStubs MakeWireStubs(const std::string& endpoint) {
   WireStubs stubs;
-  stubs.channel =
-      grpc::CreateCustomChannel(endpoint, grpc::InsecureChannelCredentials(), arguments);
+  stubs.channel = MakeChannel(endpoint);
   stubs.cache = v1::KvCache::NewStub(stubs.channel);
   stubs.admin = v1::Admin::NewStub(stubs.channel);
   stubs.peer = v1::Peer::NewStub(stubs.channel);

@@ -23,7 +23,8 @@ struct WireStubs {
   std::unique_ptr<v1::Peer::Stub> peer;
 };
 
-// Opens a channel lazily: nothing is sent yet.
+// Opens a channel lazily: nothing is sent yet. Each has a connection of its own.
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint);
 WireStubs MakeWireStubs(const std::string& endpoint);
 
 v1::RequestHints ToProto(const RequestHints& hints);

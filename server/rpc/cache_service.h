@@ -11,10 +11,11 @@
 
 namespace oscarkv {
 
-// Thread-safe. Get works on raw bytes, so that pages leave without a copy; its messages are the
-// proto's all the same.
+// Thread-safe. Get and Put work on raw bytes, so that pages leave without a copy and arrive with
+// one; their messages are the proto's all the same.
 class CacheService final
-    : public v1::KvCache::WithRawCallbackMethod_Get<v1::KvCache::CallbackService> {
+    : public v1::KvCache::WithRawCallbackMethod_Get<
+          v1::KvCache::WithRawCallbackMethod_Put<v1::KvCache::CallbackService>> {
  public:
   // `context` is borrowed for the service's life.
   explicit CacheService(RpcContext& context) : context_(context) {}
@@ -43,8 +44,8 @@ class CacheService final
       grpc::CallbackServerContext* call, const v1::GetTransformSetRequest* request) override;
   grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionReply>* Session(
       grpc::CallbackServerContext* call) override;
-  grpc::ServerReadReactor<v1::PutRequest>* Put(grpc::CallbackServerContext* call,
-                                               v1::PutReply* reply) override;
+  grpc::ServerReadReactor<grpc::ByteBuffer>* Put(grpc::CallbackServerContext* call,
+                                                 grpc::ByteBuffer* reply) override;
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Get(grpc::CallbackServerContext* call,
                                                   const grpc::ByteBuffer* request) override;
 

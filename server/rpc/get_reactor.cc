@@ -11,10 +11,10 @@
 
 #include "kernels/base/checksum.h"
 #include "kernels/base/status_macros.h"
+#include "proto/convert/data_frames.h"
 #include "proto/wire/page_key.h"
 #include "server/rpc/cache_service.h"
 #include "server/rpc/call_scope.h"
-#include "server/rpc/page_frames.h"
 
 namespace oscarkv {
 namespace {
@@ -59,13 +59,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   }
 
   absl::Status Parse(const grpc::ByteBuffer& request) {
-    std::vector<grpc::Slice> slices;
-    if (!request.Dump(&slices).ok())
-      return absl::InvalidArgumentError("the request could not be read");
-    std::string text;
-    for (const grpc::Slice& slice : slices)
-      text.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
-    if (!request_.ParseFromString(text))
+    if (!ParseMessage(request, &request_))
       return absl::InvalidArgumentError("the request is not a GetRequest");
     OSCARKV_ASSIGN_OR_RETURN(space_, context_.Resolve(request_.scope()));
     OSCARKV_ASSIGN_OR_RETURN(traits_, context_.TraitsOf(request_.hints()));
@@ -105,11 +99,6 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   void Advance() {
     if (sent_ < part_bytes_) return WriteChunk();
     LetGoOfPage();
-    if (ended_) {
-      context_.RecordFetch(bytes_, scope_.elapsed());
-      context_.transfers().Record(DataPath::kGrpc, Direction::kFetch, bytes_, scope_.elapsed());
-      return End(absl::OkStatus());
-    }
     if (stop_ || next_key_ == request_.keys_size()) return WriteEnd();
     NextItem();
   }
@@ -249,7 +238,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     item->set_first_position(page_->pin.meta().first_position);
     ++delivered_;
     bytes_ += part_bytes_;
-    Send(FrameMessage(reply));
+    Send(request_.data_in_items() ? FrameItem(*item, NextParts()) : FrameMessage(reply));
   }
 
   void WriteFailure(ItemStatus status, std::string message) {
@@ -264,11 +253,19 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   }
 
   void WriteChunk() {
-    const uint64_t count = std::min<uint64_t>(chunk_bytes_, part_bytes_ - sent_);
-    std::vector<HeldBytes> held;
+    const uint64_t offset = sent_;
+    const std::vector<HeldBytes> parts = NextParts();
+    Send(FrameChunk(item_, offset, parts));
+  }
+
+  // What a chunk takes of the bytes that are still to be sent; from here on they count as sent.
+  std::vector<HeldBytes> NextParts() {
+    uint64_t left = std::min<uint64_t>(chunk_bytes_, part_bytes_ - sent_);
     uint64_t skip = sent_;
-    uint64_t left = count;
+    sent_ += left;
+    std::vector<HeldBytes> held;
     for (const ByteView part : parts_) {
+      if (left == 0) break;
       if (skip >= part.size()) {
         skip -= part.size();
         continue;
@@ -277,11 +274,8 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
       held.push_back({piece, page_});
       left -= piece.size();
       skip = 0;
-      if (left == 0) break;
     }
-    const uint64_t offset = sent_;
-    sent_ += count;
-    Send(FrameChunk(item_, offset, held));
+    return held;
   }
 
   void WriteEnd() {
@@ -291,8 +285,10 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     v1::GetReply reply;
     reply.mutable_end()->set_items_delivered(delivered_);
     reply.mutable_end()->set_bytes(bytes_);
-    ended_ = true;
-    Send(FrameMessage(reply));
+    context_.RecordFetch(bytes_, scope_.elapsed());
+    context_.transfers().Record(DataPath::kGrpc, Direction::kFetch, bytes_, scope_.elapsed());
+    buffer_ = FrameMessage(reply);
+    StartWriteAndFinish(&buffer_, grpc::WriteOptions(), scope_.End(absl::OkStatus()));
   }
 
   void Send(const grpc::ByteBuffer& buffer) {
@@ -319,7 +315,6 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   uint64_t part_bytes_ = 0;
   uint64_t sent_ = 0;
   bool stop_ = false;
-  bool ended_ = false;
   std::vector<std::string> fetched_;
   uint32_t delivered_ = 0;
   uint64_t bytes_ = 0;

@@ -1,9 +1,8 @@
-// Put: the header names the items, the chunks fill them in order. Bytes go from the message
+// Put: the header names the items, the chunks fill them in order. Bytes go from where they arrived
 // straight into the page's reserved memory; every page becomes visible by itself when its last byte
 // has come and all its checksums hold. A stream that breaks off leaves the pages that were whole,
 // and gives the memory of the one that was not back at once.
 #include <algorithm>
-#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,16 +12,17 @@
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/status_macros.h"
+#include "proto/convert/data_frames.h"
 #include "server/rpc/cache_service.h"
 #include "server/rpc/call_scope.h"
 
 namespace oscarkv {
 namespace {
 
-class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
+class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
  public:
-  PutReactor(RpcContext& context, grpc::CallbackServerContext* call, v1::PutReply* reply)
-      : context_(context), scope_(context, call, Method::kPut), call_(call), reply_(reply) {
+  PutReactor(RpcContext& context, grpc::CallbackServerContext* call, grpc::ByteBuffer* reply)
+      : context_(context), scope_(context, call, Method::kPut), call_(call), sent_(reply) {
     if (const absl::Status status = scope_.Admit(); !status.ok()) {
       End(status);
       return;
@@ -38,7 +38,7 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
       return End(call_->IsCancelled() ? absl::CancelledError("the client broke off")
                                       : CheckComplete());
     }
-    const absl::Status status = message_.has_header() ? OnHeader() : OnChunk();
+    const absl::Status status = OnMessage();
     if (!status.ok()) return End(status);
     StartRead(&message_);
   }
@@ -53,7 +53,21 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
     inflight_.Release();
     if (space_ != nullptr)
       context_.transfers().Record(DataPath::kGrpc, Direction::kPush, bytes_, scope_.elapsed());
+    *sent_ = FrameMessage(reply_);
     Finish(scope_.End(status));
+  }
+
+  absl::Status OnMessage() {
+    OSCARKV_ASSIGN_OR_RETURN(const DataFrame frame, DataFrame::OfPutRequest(message_));
+    message_.Clear();
+    switch (frame.part()) {
+      case v1::PutRequest::kHeader:
+        return OnHeader(frame.head());
+      case v1::PutRequest::kChunk:
+        return OnChunk(frame);
+      default:
+        return absl::InvalidArgumentError("a put's message is a header or a chunk");
+    }
   }
 
   absl::Status CheckComplete() const {
@@ -62,10 +76,11 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
                : absl::OkStatus();
   }
 
-  absl::Status OnHeader() {
+  absl::Status OnHeader(const std::string& text) {
     if (space_ != nullptr)
       return absl::InvalidArgumentError("a put has one header, and a second one came");
-    header_ = std::move(*message_.mutable_header());
+    if (!header_.ParseFromString(text))
+      return absl::InvalidArgumentError("the header is not a PutHeader");
     OSCARKV_ASSIGN_OR_RETURN(space_, context_.Resolve(header_.scope()));
     const auto items = static_cast<uint32_t>(header_.items_size());
     if (items > context_.options().max_items) {
@@ -88,24 +103,27 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
     traits_.new_tokens =
         (uint64_t{context_.store().CountUnseen(*space_, all)} + header_.more_pages()) *
         space_->page_tokens();
-    for (uint32_t i = 0; i < items; ++i) reply_->add_results();
+    for (uint32_t i = 0; i < items; ++i) reply_.add_results();
     return absl::OkStatus();
   }
 
-  absl::Status OnChunk() {
+  absl::Status OnChunk(const DataFrame& frame) {
     if (space_ == nullptr)
       return absl::InvalidArgumentError("a put starts with a header, and a chunk came");
-    const v1::Chunk& chunk = message_.chunk();
+    v1::Chunk chunk;
+    if (!chunk.ParseFromString(frame.head()))
+      return absl::InvalidArgumentError("the chunk is not a Chunk");
+    const uint64_t count = frame.data_bytes();
     if (chunk.item() >= static_cast<uint32_t>(header_.items_size()) ||
         chunk.item() + 1 < next_item_) {
       return absl::InvalidArgumentError(absl::StrCat("a chunk of item ", chunk.item(), " of ",
                                                      header_.items_size(), ", after one of item ",
                                                      next_item_ == 0 ? 0 : next_item_ - 1));
     }
-    if (chunk.data().size() > context_.options().max_chunk_bytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("a chunk of ", chunk.data().size(), " bytes, at most ",
-                       context_.options().max_chunk_bytes, " are taken"));
+    if (count > context_.options().max_chunk_bytes) {
+      return absl::InvalidArgumentError(absl::StrCat("a chunk of ", count, " bytes, at most ",
+                                                     context_.options().max_chunk_bytes,
+                                                     " are taken"));
     }
     while (next_item_ <= chunk.item()) {
       CloseItem();
@@ -118,16 +136,16 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
     }
     if (!slot_) return absl::OkStatus();  // the item was refused: its bytes are let go by
     const MutableByteView bytes = slot_.bytes();
-    if (chunk.offset() != filled_ || chunk.data().size() > bytes.size() - filled_) {
+    if (chunk.offset() != filled_ || count > bytes.size() - filled_) {
       SetResult(chunk.item(), ItemStatus::kInvalid,
-                absl::StrCat("a chunk of ", chunk.data().size(), " bytes at ", chunk.offset(),
-                             ", expected at ", filled_, " of ", bytes.size()));
+                absl::StrCat("a chunk of ", count, " bytes at ", chunk.offset(), ", expected at ",
+                             filled_, " of ", bytes.size()));
       slot_ = PutSlot();
       return absl::OkStatus();
     }
-    std::memcpy(bytes.data() + filled_, chunk.data().data(), chunk.data().size());
-    filled_ += chunk.data().size();
-    bytes_ += chunk.data().size();
+    frame.CopyData(bytes.data() + filled_);
+    filled_ += count;
+    bytes_ += count;
     if (filled_ == bytes.size()) CommitItem();
     return absl::OkStatus();
   }
@@ -195,7 +213,7 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
   }
 
   void SetResult(uint32_t index, ItemStatus status, std::string message) {
-    v1::ItemResult* result = reply_->mutable_results(static_cast<int>(index));
+    v1::ItemResult* result = reply_.mutable_results(static_cast<int>(index));
     result->set_status(ToProto(status));
     result->set_message(std::move(message));
   }
@@ -203,8 +221,9 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
   RpcContext& context_;
   CallScope scope_;
   grpc::CallbackServerContext* call_;
-  v1::PutReply* reply_;
-  v1::PutRequest message_;
+  grpc::ByteBuffer* sent_;  // the reply as it is sent
+  v1::PutReply reply_;
+  grpc::ByteBuffer message_;
   v1::PutHeader header_;
   const Namespace* space_ = nullptr;
   RequestTraits traits_;
@@ -217,8 +236,8 @@ class PutReactor final : public grpc::ServerReadReactor<v1::PutRequest> {
 
 }  // namespace
 
-grpc::ServerReadReactor<v1::PutRequest>* CacheService::Put(grpc::CallbackServerContext* call,
-                                                           v1::PutReply* reply) {
+grpc::ServerReadReactor<grpc::ByteBuffer>* CacheService::Put(grpc::CallbackServerContext* call,
+                                                             grpc::ByteBuffer* reply) {
   return new PutReactor(context_, call, reply);
 }
 
