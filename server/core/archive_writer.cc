@@ -4,11 +4,37 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
+
 namespace oscarkv {
 namespace {
 
 // Of one batch: pinned while they are written.
 constexpr uint32_t kPagesMax = 64;
+
+// What a batch may add to what tenants have in the archive.
+class DiskQuotas {
+ public:
+  explicit DiskQuotas(absl::FunctionRef<uint64_t(const Tenant&)> held) : held_(held) {}
+
+  bool Take(Tenant& tenant, uint64_t slot_bytes) {
+    if (tenant.disk_bytes_max() == Budget::kNoLimit) return true;
+    const auto [place, first] = taken_.try_emplace(&tenant, 0);
+    if (first) place->second = held_(tenant);
+    const uint64_t after = place->second + slot_bytes + PageArchive::kRecordExtraMax;
+    if (after > tenant.disk_bytes_max()) {
+      tenant.CountRefused();
+      return false;
+    }
+    place->second = after;
+    return true;
+  }
+
+ private:
+  const absl::FunctionRef<uint64_t(const Tenant&)> held_;
+  absl::flat_hash_map<const Tenant*, uint64_t> taken_;
+};
 
 }  // namespace
 
@@ -18,11 +44,14 @@ bool ArchiveWriter::Step(absl::Status* error) {
   std::vector<PinnedPage> pages;
   std::vector<std::string> parents;
   std::vector<ArchiveWrite> writes;
+  const auto held = [this](const Tenant& tenant) { return store_.ArchivedBytesOf(tenant); };
+  DiskQuotas quotas(held);
   for (PageRecord* record : *taken) {
     std::string parent;
     PinnedPage page = store_.PinForArchive(*record, &parent);
     // What has rotted is dropped by this, and not written.
     if (!page || !page.VerifyAll().ok()) continue;
+    if (!quotas.Take(record->space->tenant(), page.slot_.size())) continue;
     pages.push_back(std::move(page));
     parents.push_back(std::move(parent));
   }

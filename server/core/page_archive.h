@@ -57,6 +57,9 @@ class PageArchive {
   // nobody. ---
 
   virtual std::optional<ArchivedPage> Find(const Namespace& space, std::string_view key) const = 0;
+  // That the namespace's pages take, with what describes them: at most kRecordExtraMax a page.
+  static constexpr uint64_t kRecordExtraMax = 4351;
+  virtual uint64_t BytesOf(const Namespace& space) const = 0;
   // The page is not found from now on; the device learns of it with a later Write. Returns whether
   // it was there.
   virtual bool Forget(const Namespace& space, std::string_view key) = 0;

@@ -1,6 +1,7 @@
 #include "server/core/page_index.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "absl/hash/hash.h"
 #include "absl/strings/string_view.h"
@@ -23,6 +24,43 @@ bool PageIndex::Read(const PageProbe& probe, absl::FunctionRef<void(PageRecord&)
   if (found == shard.numbers.end()) return false;
   visit(records_.Get(*found));
   return true;
+}
+
+// The shared locks of the shards that probes name, taken in the order of the shards.
+class ABSL_SCOPED_LOCKABLE PageIndex::SharedLocks {
+ public:
+  SharedLocks(const PageIndex& index,
+              std::span<const PageProbe> probes) ABSL_NO_THREAD_SAFETY_ANALYSIS : index_(index) {
+    static_assert(kShardBits == 6);
+    for (const PageProbe& probe : probes) shards_ |= uint64_t{1} << ShardNumber(probe.hash);
+    for (uint64_t left = shards_; left != 0; left &= left - 1)
+      index_.shards_[static_cast<size_t>(std::countr_zero(left))]->mutex.ReaderLock();
+  }
+  ~SharedLocks() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    for (uint64_t left = shards_; left != 0; left &= left - 1)
+      index_.shards_[static_cast<size_t>(std::countr_zero(left))]->mutex.ReaderUnlock();
+  }
+  SharedLocks(const SharedLocks&) = delete;
+  SharedLocks& operator=(const SharedLocks&) = delete;
+
+ private:
+  const PageIndex& index_;
+  uint64_t shards_ = 0;  // a bit each
+};
+
+void PageIndex::ReadMany(std::span<const PageProbe> probes,
+                         absl::FunctionRef<bool(size_t, PageRecord*)> visit) const
+    ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  const SharedLocks locks(*this, probes);
+  for (const PageProbe& probe : probes)
+    ShardOf(probe.hash).numbers.prefetch(Candidates{probe.hash});
+  for (const PageProbe& probe : probes)
+    ShardOf(probe.hash).numbers.contains(Candidates{probe.hash});
+  for (size_t i = 0; i < probes.size(); ++i) {
+    const Numbers& numbers = ShardOf(probes[i].hash).numbers;
+    const auto found = numbers.find(probes[i]);
+    if (!visit(i, found == numbers.end() ? nullptr : &records_.Get(*found))) return;
+  }
 }
 
 void PageIndex::Insert(const PageRecord& record) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -39,6 +40,14 @@ class PageIndex {
   // the call when the page is not there.
   bool Read(const PageProbe& probe, absl::FunctionRef<void(PageRecord&)> visit) const;
 
+  // The same for up to kManyMax pages, in order: `visit` gets the number of the probe, and the page
+  // or null, and says whether to go on. At scale each page is several reads of memory that no cache
+  // has: they are begun for all pages before the first is waited for, under the shared locks of all
+  // their shards.
+  static constexpr size_t kManyMax = 128;
+  void ReadMany(std::span<const PageProbe> probes,
+                absl::FunctionRef<bool(size_t, PageRecord*)> visit) const;
+
   // The next three: the caller holds the tree lock.
 
   // Adds a page that is not there.
@@ -56,9 +65,16 @@ class PageIndex {
   uint64_t HashOf(const PageRecord& record) const { return Hash(*record.space, record.key.view()); }
 
  private:
+  // Asks a table to begin reading the records of all pages that may be the probe's.
+  struct Candidates {
+    uint64_t hash = 0;
+  };
+  class SharedLocks;
+
   struct NumberHash {
     using is_transparent = void;
     const PageIndex* index;
+    size_t operator()(const Candidates& candidates) const { return candidates.hash; }
     size_t operator()(PageId id) const { return index->HashOf(index->records_.Get(id)); }
     size_t operator()(const PageProbe& probe) const { return probe.hash; }
   };
@@ -71,6 +87,14 @@ class PageIndex {
       return record.space == probe.space && record.key.view() == probe.key;
     }
     bool operator()(const PageProbe& probe, PageId id) const { return (*this)(id, probe); }
+    // None is it: so the table goes on to the next.
+    bool operator()(PageId id, const Candidates& /*candidates*/) const {
+      index->records_.Prefetch(id);
+      return false;
+    }
+    bool operator()(const Candidates& candidates, PageId id) const {
+      return (*this)(id, candidates);
+    }
   };
   using Numbers = absl::flat_hash_set<PageId, NumberHash, NumberEqual>;
   struct alignas(64) Shard {
@@ -81,7 +105,10 @@ class PageIndex {
 
   uint64_t Hash(const Namespace& space, std::string_view key) const;
   // By the hash's upper bits; the table inside the shard uses the lower ones.
-  Shard& ShardOf(uint64_t hash) const { return *shards_[hash >> (64 - kShardBits)]; }
+  static uint32_t ShardNumber(uint64_t hash) {
+    return static_cast<uint32_t>(hash >> (64 - kShardBits));
+  }
+  Shard& ShardOf(uint64_t hash) const { return *shards_[ShardNumber(hash)]; }
 
   static constexpr uint32_t kShardBits = 6;
   static constexpr uint64_t kReservedPagesMax = uint64_t{8} << 20;  // some 80 MiB of tables

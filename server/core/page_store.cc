@@ -17,6 +17,9 @@ void Raise(std::atomic<uint64_t>& counter, uint64_t by = 1) {
   counter.fetch_add(by, std::memory_order_relaxed);
 }
 
+// Of a prefix, before it is known whether any of it is there.
+constexpr size_t kKeysLookedUpFirst = 16;
+
 uint64_t RandomSeed() {
   absl::BitGen random;
   return absl::Uniform<uint64_t>(random);
@@ -136,17 +139,29 @@ LookupResult PageStore::Lookup(const Namespace& space, const LookupRequest& requ
   if (leases) held.reserve(request.keys.size());
   std::array<uint64_t, kItemStatuses> counts{};
   result.pages.reserve(request.keys.size());
-  for (const std::string_view key : request.keys) {
-    const FoundPage page = LookUpOne(space, key, leases ? &held : nullptr);
+  const auto look = [&](const PageProbe& probe, PageRecord* record) {
+    const FoundPage page = LookUpOne(probe, record, leases ? &held : nullptr);
     const bool found = page.status == ItemStatus::kOk;
     ++counts[static_cast<size_t>(page.status)];
     if (result.hole == ItemStatus::kOk) {
       result.hole = page.status;
       result.prefix_pages += found ? 1 : 0;
     }
-    if (!found && request.mode == LookupMode::kPrefix) break;
+    if (!found && request.mode == LookupMode::kPrefix) return false;
     result.fetch_bytes += page.meta.bytes;
     result.pages.push_back(page);
+    return true;
+  };
+  std::array<PageProbe, PageIndex::kManyMax> probes;
+  // Few at first: a prefix that is not there takes no time.
+  size_t many = request.mode == LookupMode::kPrefix ? kKeysLookedUpFirst : probes.size();
+  bool more = true;
+  for (size_t first = 0; more && first < request.keys.size(); first += many, many = probes.size()) {
+    many = std::min(many, request.keys.size() - first);
+    for (size_t i = 0; i < many; ++i) probes[i] = index_.Probe(space, request.keys[first + i]);
+    const auto batch = std::span(probes).first(many);
+    index_.ReadMany(batch,
+                    [&](size_t i, PageRecord* record) { return more = look(probes[i], record); });
   }
   const uint64_t hits = counts[static_cast<size_t>(ItemStatus::kOk)];
   const uint64_t misses = counts[static_cast<size_t>(ItemStatus::kMiss)];
@@ -174,25 +189,23 @@ uint32_t PageStore::CountUnseen(const Namespace& space,
   return unseen;
 }
 
-FoundPage PageStore::LookUpOne(const Namespace& space, std::string_view key,
+FoundPage PageStore::LookUpOne(const PageProbe& probe, PageRecord* record,
                                std::vector<LeasedPage>* held) {
-  FoundPage page;
-  const PageProbe probe = index_.Probe(space, key);
-  const bool found = index_.Read(probe, [&](PageRecord& record) {
-    page = {ItemStatus::kOk, MetaOf(record)};
-    if (held == nullptr) return;
-    record.state.fetch_add(page_state::kHold, std::memory_order_acq_rel);
-    held->push_back({record.id, record.slot_bytes()});
-  });
-  if (found) return page;
-  page.status = AbsentStatus(probe);
-  if (archive_ == nullptr) return page;
-  if (const std::optional<ArchivedPage> archived = archive_->Find(space, key)) {
-    const uint64_t bytes = space.page_bytes(archived->encoding);
-    page = {ItemStatus::kOk,
-            {archived->encoding, TierKind::kDisk, bytes, archived->first_position}};
+  if (record != nullptr) {
+    if (held != nullptr) {
+      record->state.fetch_add(page_state::kHold, std::memory_order_acq_rel);
+      held->push_back({record->id, record->slot_bytes()});
+    }
+    return {ItemStatus::kOk, MetaOf(*record)};
   }
-  return page;
+  if (archive_ != nullptr) {
+    if (const std::optional<ArchivedPage> archived = archive_->Find(*probe.space, probe.key)) {
+      const uint64_t bytes = probe.space->page_bytes(archived->encoding);
+      return {ItemStatus::kOk,
+              {archived->encoding, TierKind::kDisk, bytes, archived->first_position}};
+    }
+  }
+  return {AbsentStatus(probe), {}};
 }
 
 void PageStore::GrantLease(const Namespace& space, const LookupRequest& request,
@@ -429,7 +442,10 @@ StoreStats PageStore::Stats() const {
     stats.archive.refused_pages = archive_queue_->refused();
   }
   stats.index_bytes = index_.memory_bytes() + tenants_.memory_bytes();
-  for (const Tenant* tenant : tenants_.All()) stats.tenants.push_back(tenant->Stats());
+  for (const Tenant* tenant : tenants_.All()) {
+    stats.tenants.push_back(tenant->Stats());
+    if (archive_ != nullptr) stats.tenants.back().disk_bytes = ArchivedBytesOf(*tenant);
+  }
   const std::vector<const Namespace*> spaces = Namespaces();
   absl::MutexLock lock(&tree_mutex_);
   out.removed_by_reason = removed_;

@@ -232,8 +232,9 @@ class PageStore {
             std::unique_ptr<PageCopies> copies, std::unique_ptr<PageArchive> archive);
 
   // page_store.cc
-  // Puts a hold on the page when it is there and `held` is not null.
-  FoundPage LookUpOne(const Namespace& space, std::string_view key, std::vector<LeasedPage>* held);
+  // Under the lock of its shard; `record` null when the page is not there. Puts a hold on it when
+  // it is and `held` is not null.
+  FoundPage LookUpOne(const PageProbe& probe, PageRecord* record, std::vector<LeasedPage>* held);
   void GrantLease(const Namespace& space, const LookupRequest& request,
                   std::span<const LeasedPage> held, LookupResult* result);
   PageMeta MetaOf(const PageRecord& record) const;
@@ -300,6 +301,8 @@ class PageStore {
   // Empty when the page has gone, or is archived. `parent` becomes the parent's key.
   PinnedPage PinForArchive(PageRecord& record, std::string* parent)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // What the tenant's pages take in the archive.
+  uint64_t ArchivedBytesOf(const Tenant& tenant) const ABSL_LOCKS_EXCLUDED(namespaces_mutex_);
   void FinishArchiving(const PageRecord& pinned) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Returns how many pages were archived only.
   uint64_t ClearArchive(const Namespace& space);

@@ -47,6 +47,13 @@ PinnedPage PageStore::PinForArchive(PageRecord& record, std::string* parent) {
   return PinRecordLocked(record);
 }
 
+uint64_t PageStore::ArchivedBytesOf(const Tenant& tenant) const {
+  uint64_t bytes = 0;
+  for (const Namespace* space : Namespaces())
+    if (&space->tenant() == &tenant) bytes += archive_->BytesOf(*space);
+  return bytes;
+}
+
 void PageStore::FinishArchiving(const PageRecord& pinned) {
   absl::MutexLock lock(&tree_mutex_);
   // Deleted, or found corrupt, while it was written: whoever did it came too early to see it there.

@@ -71,6 +71,29 @@ TEST_F(PageIndexTest, FindsWhatWasInserted) {
   EXPECT_FALSE(index_.Read(index_.Probe(other_, KeyOf(1)), [](PageRecord&) {}));
 }
 
+TEST_F(PageIndexTest, ReadsManyInOrderUntilTold) {
+  for (uint64_t i = 0; i < 1000; ++i) Add(KeyOf(i));
+  std::vector<std::string> keys;
+  std::vector<PageProbe> probes;
+  for (uint64_t i = 0; i < PageIndex::kManyMax; ++i) keys.push_back(KeyOf(i * 10));  // to 1270
+  for (const std::string& key : keys) probes.push_back(index_.Probe(space_, key));
+  size_t next = 0;
+  index_.ReadMany(probes, [&](size_t i, PageRecord* record) {
+    EXPECT_EQ(i, next++);
+    EXPECT_EQ(record != nullptr, i < 100) << i;
+    if (record != nullptr) {
+      EXPECT_EQ(record->key.view(), keys[i]);
+    }
+    return true;
+  });
+  EXPECT_EQ(next, probes.size());
+  next = 0;
+  index_.ReadMany(probes, [&](size_t, PageRecord*) { return ++next < 5; });
+  EXPECT_EQ(next, 5u);
+  index_.ReadMany({}, [](size_t, PageRecord*) { return true; });
+  EXPECT_TRUE(index_.EraseIf(records_.Get(0), [] { return true; }));  // no lock was left behind
+}
+
 TEST_F(PageIndexTest, ErasesOnCondition) {
   const PageRecord& record = Add(KeyOf(1));
   EXPECT_FALSE(index_.EraseIf(record, [] { return false; }));

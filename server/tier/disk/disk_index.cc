@@ -21,6 +21,7 @@ uint32_t DiskIndex::NumberOf(std::string_view fingerprint) {
   const auto number = static_cast<uint32_t>(fingerprints_.size());
   fingerprints_.emplace_back(fingerprint);
   numbers_[fingerprints_.back()] = number;
+  live_bytes_of_.push_back(0);
   return number;
 }
 
@@ -55,6 +56,12 @@ void DiskIndex::Append(uint32_t segment, const PageHeader& header) {
   ++pages.live_pages;
   pages.live_bytes += RecordBytes(entry.body_bytes);
   live_bytes_ += RecordBytes(entry.body_bytes);
+  live_bytes_of_[entry.space] += RecordBytes(entry.body_bytes);
+}
+
+uint64_t DiskIndex::LiveBytesOf(std::string_view fingerprint) const {
+  const auto number = numbers_.find(fingerprint);
+  return number == numbers_.end() ? 0 : live_bytes_of_[number->second];
 }
 
 void DiskIndex::Erase(const DiskPlace& place) {
@@ -68,6 +75,7 @@ void DiskIndex::Erase(const DiskPlace& place) {
   --pages.live_pages;
   pages.live_bytes -= RecordBytes(entry.body_bytes);
   live_bytes_ -= RecordBytes(entry.body_bytes);
+  live_bytes_of_[entry.space] -= RecordBytes(entry.body_bytes);
 }
 
 void DiskIndex::Link(const DiskPlace& place) {

@@ -85,7 +85,8 @@ class DiskIndex {
   void Reserve(uint64_t pages) { places_.reserve(pages); }
 
   uint64_t pages() const { return places_.size(); }
-  uint64_t live_bytes() const { return live_bytes_; }
+  uint64_t live_bytes() const { return live_bytes_; }  // of records
+  uint64_t LiveBytesOf(std::string_view fingerprint) const;
   uint64_t memory_bytes() const;
 
  private:
@@ -125,6 +126,7 @@ class DiskIndex {
   absl::flat_hash_set<DiskPlace, Hash, Equal> places_;
   absl::flat_hash_map<uint64_t, DiskPlace> first_children_;  // [hash of the parent's name]
   uint64_t live_bytes_ = 0;
+  std::vector<uint64_t> live_bytes_of_;  // [number of a fingerprint]
 };
 
 }  // namespace oscarkv

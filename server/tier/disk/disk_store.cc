@@ -60,6 +60,11 @@ std::optional<DiskPage> DiskStore::Find(std::string_view fingerprint, std::strin
   return PageOf(index_.At(*place));
 }
 
+uint64_t DiskStore::BytesOf(std::string_view fingerprint) const {
+  absl::ReaderMutexLock lock(&mutex_);
+  return index_.LiveBytesOf(fingerprint);
+}
+
 bool DiskStore::Forget(std::string_view fingerprint, std::string_view key) {
   absl::MutexLock lock(&mutex_);
   const DiskPlace* place = index_.Find(fingerprint, key);

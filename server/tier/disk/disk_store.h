@@ -139,6 +139,8 @@ class DiskStore {
   // --- In memory only ---
 
   std::optional<DiskPage> Find(std::string_view fingerprint, std::string_view key) const;
+  // Of the records of pages with this fingerprint.
+  uint64_t BytesOf(std::string_view fingerprint) const;
   // The page is not found from now on, and removed from the device by the next call that writes.
   // Returns whether it was there.
   bool Forget(std::string_view fingerprint, std::string_view key);

@@ -91,6 +91,36 @@ TEST_F(DiskArchiveTest, EvictedPagesAreFoundOnDiskAndComeBack) {
   EXPECT_LE(stats.tiers.front().used_bytes, stats.tiers.front().capacity_bytes);
 }
 
+TEST_F(DiskArchiveTest, TenantsKeepWithinTheirQuotaOfTheDisk) {
+  OpenWith(16);
+  constexpr uint64_t kMost = 4 * (kWideSlotBytes + PageArchive::kRecordExtraMax);
+  const auto on_disk = [&] { return store().Stats().tenants[0].disk_bytes; };
+  store().SetQuotas({.named = {{"default", {.disk_bytes = kMost}}}, .others = {}});
+  const std::vector<TestItem> chain = Chain(space(), 0, 12);
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  WriteAll();
+  EXPECT_GT(on_disk(), kMost / 2);
+  EXPECT_LE(on_disk(), kMost);
+  const uint64_t written = store().Stats().archive.written_pages;
+  EXPECT_LT(written, 12u);
+  EXPECT_EQ(store().Stats().tenants[0].refused_items, 12 - written);
+  EXPECT_EQ(Prefix(chain), 12u);
+  // Another tenant's pages are its own concern.
+  NamespaceSpec spec = SmallSpec();
+  spec.tenant = "another";
+  const Namespace& another = **store().OpenNamespace(spec, true);
+  ASSERT_EQ(PutChain(store(), another, Chain(another, 0, 3)), ItemStatus::kOk);
+  WriteAll();
+  EXPECT_EQ(store().Stats().archive.written_pages, written + 3);
+  // What goes makes room.
+  const std::string_view root = chain[0].key;
+  ASSERT_EQ(store().Delete(space(), {&root, 1})[0], ItemStatus::kOk);
+  EXPECT_EQ(on_disk(), 0u);
+  ASSERT_EQ(PutChain(store(), space(), Chain(space(), 100, 2)), ItemStatus::kOk);
+  WriteAll();
+  EXPECT_EQ(store().Stats().archive.written_pages, written + 5);
+}
+
 TEST_F(DiskArchiveTest, PagesAreThereAfterARestart) {
   OpenWith(16);
   const std::vector<TestItem> wide = Chain(space(), 0, 5);
