@@ -23,6 +23,7 @@
 #include "server/core/learnt_policy.h"
 #include "server/core/lru_policy.h"
 #include "server/core/page_store.h"
+#include "server/core/re_encoder.h"
 #include "server/disk_archive_setup.h"
 #include "server/gpu_copies.h"
 #include "server/metrics/collector.h"
@@ -133,11 +134,14 @@ class Server::Impl {
     }
     if (store_->copies() != nullptr) StartCopying();
     if (store_->archive_queue() != nullptr) StartArchiving();
+    re_encoders_ = std::make_unique<ReEncodePool>(
+        *store_, ReEncodePoolOptions{.max_cores = config_.ladder().max_cores()});
     ticker_ = std::make_unique<Ticker>([this] {
       store_->ExpireLeases();
       store_->ExpirePages();
       if (holds_ != nullptr) holds_->Expire();
       store_->EnforceQuotas();
+      store_->reencode_bell().Ring();  // what found no room tries again
     });
     logger_.Log(LogLevel::kInfo, "serving",
                 {{"version", std::string(kVersion)},
@@ -159,6 +163,7 @@ class Server::Impl {
     grpc_->Shutdown(absl::ToChronoTime(std::min(deadline, absl::Now() + kLastAnswers)));
     grpc_->Wait();
     copy_worker_.reset();
+    re_encoders_.reset();
     if (archive_worker_ != nullptr) store_->archive_queue()->AwaitDrained(deadline);
     archive_worker_.reset();
     grpc_.reset();
@@ -193,6 +198,9 @@ class Server::Impl {
     options.lease_max = absl::Milliseconds(config_.limits().lease_ms_max());
     options.leased_share_max = config_.limits().max_leased_share();
     options.pinned_share_max = config_.eviction().max_pinned_share();
+    options.store_wide = ParseStoreWide(config_.ladder().store_wide()).value_or(StoreWide::kTail);
+    options.reencode_free_share = config_.ladder().free_share();
+    options.wide_tails_share_max = config_.ladder().max_wide_tails_share();
     std::unique_ptr<PageCopies> copies;
     if (WantsGpu(config_)) {
       OSCARKV_ASSIGN_OR_RETURN(
@@ -340,6 +348,7 @@ class Server::Impl {
   std::unique_ptr<MetricsExposer> metrics_;
   std::unique_ptr<ArchiveWorker> archive_worker_;
   std::unique_ptr<CopyWorker> copy_worker_;  // null without a GPU tier
+  std::unique_ptr<ReEncodePool> re_encoders_;
   std::unique_ptr<Ticker> ticker_;
   std::vector<std::string> addresses_;
   std::string metrics_address_;

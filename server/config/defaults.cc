@@ -29,6 +29,7 @@ constexpr uint32_t kTenantsMax = 1024;
 constexpr char kOtherTenants[] = "*";
 // Of host memory: the rest is lost between pages of different sizes.
 constexpr double kProtectedShareMax = 0.9;
+constexpr double kLadderCoresMax = 256;
 constexpr uint32_t kGpuDevices = 1024;  // more than any machine has
 
 void SetDefault(std::string* field, std::string value) {
@@ -167,6 +168,27 @@ absl::Status CheckEviction(const v1::EvictionConfig& eviction) {
                    eviction.max_pinned_share()));
 }
 
+absl::Status CheckLadder(const v1::LadderConfig& ladder) {
+  if (!ParseStoreWide(ladder.store_wide()).has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("ladder.store_wide must be never, tail or until_pressure, found '",
+                     ladder.store_wide(), "'"));
+  }
+  if (!(ladder.max_cores() > 0.0 && ladder.max_cores() <= kLadderCoresMax)) {
+    return absl::InvalidArgumentError(absl::StrCat("ladder.max_cores must be above 0 and at most ",
+                                                   kLadderCoresMax, ", found ",
+                                                   ladder.max_cores()));
+  }
+  for (const auto& [name, share] :
+       {std::pair("free_share", ladder.free_share()),
+        std::pair("max_wide_tails_share", ladder.max_wide_tails_share())}) {
+    if (share > 0.0 && share <= 1.0) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("ladder.", name, " must be above 0 and at most 1, found ", share));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckLimits(const v1::LimitsConfig& limits) {
   OSCARKV_RETURN_IF_ERROR(CheckBytes("limits.max_chunk", limits.max_chunk(), 4096, 32 << 20));
   OSCARKV_RETURN_IF_ERROR(
@@ -283,6 +305,13 @@ std::string FormatBytes(uint64_t bytes) {
   return absl::StrCat(bytes);
 }
 
+std::optional<StoreWide> ParseStoreWide(std::string_view name) {
+  if (name == "never") return StoreWide::kNever;
+  if (name == "tail") return StoreWide::kTail;
+  if (name == "until_pressure") return StoreWide::kUntilPressure;
+  return std::nullopt;
+}
+
 bool WantsGpu(const v1::ServerConfig& config) { return config.gpu().capacity() != "off"; }
 bool WantsDisk(const v1::ServerConfig& config) { return config.disk().path() != "off"; }
 
@@ -326,6 +355,11 @@ v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes) {
   v1::EvictionConfig* eviction = config.mutable_eviction();
   SetDefault(eviction->mutable_policy(), "learnt");
   if (eviction->max_pinned_share() == 0.0) eviction->set_max_pinned_share(0.25);
+  v1::LadderConfig* ladder = config.mutable_ladder();
+  SetDefault(ladder->mutable_store_wide(), "tail");
+  if (ladder->max_cores() == 0.0) ladder->set_max_cores(1.0);
+  if (ladder->free_share() == 0.0) ladder->set_free_share(0.1);
+  if (ladder->max_wide_tails_share() == 0.0) ladder->set_max_wide_tails_share(0.1);
   v1::LimitsConfig* limits = config.mutable_limits();
   if (limits->max_items() == 0) limits->set_max_items(1024);
   SetDefault(limits->mutable_max_chunk(), "1MiB");
@@ -352,6 +386,7 @@ absl::Status CheckConfig(const v1::ServerConfig& config) {
   OSCARKV_RETURN_IF_ERROR(CheckPaths("paths.fetch", config.paths().fetch()));
   OSCARKV_RETURN_IF_ERROR(CheckPaths("paths.push", config.paths().push()));
   OSCARKV_RETURN_IF_ERROR(CheckEviction(config.eviction()));
+  OSCARKV_RETURN_IF_ERROR(CheckLadder(config.ladder()));
   OSCARKV_RETURN_IF_ERROR(CheckLimits(config.limits()));
   OSCARKV_RETURN_IF_ERROR(CheckTenants(config));
   if (!ParseLogLevel(config.log_level())) {

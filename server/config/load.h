@@ -4,11 +4,13 @@
 #define OSCARKV_SERVER_CONFIG_LOAD_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "absl/status/statusor.h"
 
+#include "server/core/ladder.h"
 #include "server/core/tenant.h"
 
 #include "oscarkv/v1/server_config.pb.h"
@@ -37,6 +39,9 @@ bool WantsGpu(const v1::ServerConfig& config);
 bool WantsDisk(const v1::ServerConfig& config);
 // The path of the socket where clients find shared memory; empty: nowhere.
 std::string SharedMemorySocket(const v1::ServerConfig& config);
+
+// A mode of the precision ladder by its name; nothing when there is none of it.
+std::optional<StoreWide> ParseStoreWide(std::string_view name);
 
 // "512MiB", "64GiB", "1.5TiB", "1000000". kInvalidArgument for anything else, or beyond 2^62.
 absl::StatusOr<uint64_t> ParseBytes(std::string_view text);

@@ -61,7 +61,7 @@ bool ArchiveWriter::Step(absl::Status* error) {
                       .key = record.key.view(),
                       .parent = parents[i],
                       .first_position = record.first_position,
-                      .encoding = record.encoding,
+                      .encoding = pages[i].meta().encoding,
                       .slot = pages[i].slot_});
   }
   store_.archive_->Write(writes);

@@ -44,6 +44,28 @@ void AddArchive(const StoreStats& stats, std::vector<NamedCounter>* counters) {
     counters->push_back({name.first, name.second, "", "", value});
 }
 
+void AddLadder(const LadderStats& ladder, std::vector<NamedCounter>* counters) {
+  constexpr const char* kPages = "oscarkv_reencoded_pages_total";
+  constexpr const char* kPagesHelp = "WIDE pages re-encoded PACKED, by what asked for it";
+  counters->insert(
+      counters->end(),
+      {{kPages, kPagesHelp, "cause", "outgrown", ladder.due_pages},
+       {kPages, kPagesHelp, "cause", "pressure", ladder.pressed_pages},
+       {"oscarkv_reencode_freed_bytes_total", "Bytes that re-encoded pages became smaller by", "",
+        "", ladder.freed_bytes},
+       {"oscarkv_reencode_no_room_total",
+        "Times that there was no room for the PACKED form of a page", "", "", ladder.no_room},
+       {"oscarkv_evicted_ahead_pages_total",
+        "Pages evicted while WIDE ones could have been re-encoded instead", "", "",
+        ladder.evicted_ahead}});
+  constexpr const char* kReasons[kStaysWideReasons] = {"nonfinite", "overflow", "refused"};
+  for (size_t reason = 0; reason < kStaysWideReasons; ++reason) {
+    counters->push_back({"oscarkv_reencode_failed_pages_total",
+                         "Pages that could not be re-encoded and stay WIDE, by reason", "reason",
+                         kReasons[reason], ladder.stays_wide[reason]});
+  }
+}
+
 }  // namespace
 
 std::vector<NamedCounter> NamedCounters(const StoreStats& stats) {
@@ -100,6 +122,7 @@ std::vector<NamedCounter> NamedCounters(const StoreStats& stats) {
                       copies.failed_pages}});
   }
   if (stats.archived) AddArchive(stats, &counters);
+  AddLadder(stats.ladder, &counters);
   for (size_t status = 1; status < kItemStatuses; ++status) {
     counters.push_back({"oscarkv_puts_total", "Pages put, by outcome", "outcome",
                         ItemStatusName(static_cast<ItemStatus>(status)),

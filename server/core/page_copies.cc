@@ -169,7 +169,9 @@ void PageCopies::Publish(PageRecord& page, const TierSlot& slot) {
   };
   std::shared_ptr<const TierSlot> held(std::make_unique<TierSlot>(slot).release(), release);
   absl::MutexLock lock(&mutex_);
-  if (!IsMoving(page)) return;
+  // Re-encoded since the move began, it is another's: OnRemove comes, or has come, after the
+  // change.
+  if (!IsMoving(page) || slot.bytes != page.slot_bytes()) return;
   Entry& entry = entries_.find(&page)->second;
   entry.state = State::kCopied;
   entry.slot = std::move(held);

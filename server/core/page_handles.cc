@@ -16,6 +16,7 @@ PutSlot& PutSlot::operator=(PutSlot&& other) noexcept {
   store_ = std::exchange(other.store_, nullptr);
   space_ = other.space_;
   parent_ = std::exchange(other.parent_, nullptr);
+  parent_form_ = other.parent_form_;
   key_ = std::move(other.key_);
   parent_key_ = std::move(other.parent_key_);
   first_position_ = other.first_position_;
@@ -53,7 +54,7 @@ PinnedPage& PinnedPage::operator=(PinnedPage&& other) noexcept {
 
 void PinnedPage::Reset() {
   if (record_ == nullptr) return;
-  store_->Unpin(*record_);
+  store_->Unpin(*record_, meta_.encoding);
   record_ = nullptr;
 }
 

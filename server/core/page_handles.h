@@ -92,6 +92,7 @@ class PutSlot {
   PageStore* store_ = nullptr;  // null: empty
   const Namespace* space_ = nullptr;
   PageRecord* parent_ = nullptr;  // pinned; null for the first page of a sequence
+  Encoding parent_form_ = Encoding::kWide;
   std::string key_;
   std::string parent_key_;
   uint64_t first_position_ = 0;
@@ -110,7 +111,8 @@ struct BeginPutResult {
 // --- Read ---
 
 // A page held for reading. Its memory stays, unmoved and unchanged, until destruction: eviction,
-// Delete, Clear, the end of a lease or of a session, found corruption and clocks do not touch it.
+// Delete, Clear, re-encoding, the end of a lease or of a session, found corruption and clocks do
+// not touch it.
 //
 // Move-only; used by one thread at a time, any thread. The store must outlive it.
 class PinnedPage {
@@ -142,6 +144,7 @@ class PinnedPage {
   friend class ArchiveWriter;
   friend class CopyMover;
   friend class PageStore;
+  friend class ReEncoder;
   // Verified without counting bytes as fetched: what the store itself reads.
   absl::Status Verify(BlockRange layers, BlockRange heads) const;
   absl::Status VerifyAll() const;

@@ -54,6 +54,7 @@ void RecordTable::Free(PageRecord& record) {
   record.key.Clear();
   record.space = nullptr;
   record.pinned = false;
+  record.rung = Rung::kNone;
   record.parent = record.first_child = record.previous_sibling = kNoPage;
   record.state.store(0, std::memory_order_relaxed);
   record.next_sibling = first_free_;

@@ -39,8 +39,11 @@ class RecordKey {
 
 // PageRecord::state packs who holds the page with what has happened to it, so that the last holder
 // learns both in one step:
-//   bits  0..27  pins: readers and writers of the slot's bytes. The slot may not move or change.
-//   bits 28..55  holds: leases. The page may not be dropped for room; it may move.
+//   bits  0..27  pins: readers and writers of the slot's bytes. The slot may not move or change; a
+//                page that is re-encoded gets another, and the old one stays for them.
+//   bits 28..55  holds: leases. The page may not be dropped for room, nor re-encoded; it may move.
+//   bit 59       awaited: the ladder waits for the last lease to end.
+//   bit 60       retired: somebody reads bytes that the page had before it was re-encoded.
 //   bit 61       copied: a copy lies in a faster tier. Changes under the lock of PageCopies, and
 //                while the page is in the index or pinned.
 //   bit 62       parked: the policy was told that the page may not go, because a holder was met.
@@ -54,30 +57,50 @@ inline constexpr uint64_t kPin = 1;
 inline constexpr uint64_t kHold = uint64_t{1} << 28;
 inline constexpr uint64_t kPinsMask = kHold - 1;
 inline constexpr uint64_t kHoldersMask = (uint64_t{1} << 56) - 1;
+inline constexpr uint64_t kAwaited = uint64_t{1} << 59;
+inline constexpr uint64_t kRetired = uint64_t{1} << 60;
 inline constexpr uint64_t kCopied = uint64_t{1} << 61;
 inline constexpr uint64_t kParked = uint64_t{1} << 62;
 inline constexpr uint64_t kDetached = uint64_t{1} << 63;
 
+// Whoever lets go of a page with one of these does so under the tree lock.
+inline constexpr uint64_t kTold = kAwaited | kRetired | kParked | kDetached;
+
 inline bool IsHeld(uint64_t state) { return (state & kHoldersMask) != 0; }
 inline uint64_t Pins(uint64_t state) { return state & kPinsMask; }
+inline bool IsLeased(uint64_t state) { return (state & kHoldersMask & ~kPinsMask) != 0; }
 }  // namespace page_state
+
+// Where a page stands on the ladder (ladder.h).
+enum class Rung : uint8_t {
+  kNone = 0,       // PACKED, or not to be re-encoded
+  kDue = 1,        // to be re-encoded now
+  kPast = 2,       // its sequence has outgrown it; when memory is short
+  kLooseTail = 3,  // near the end of its sequence; when memory is short
+  kTail = 4,       // the same; when memory is short and there are many
+  kStays = 5,      // could not be re-encoded
+};
+inline constexpr uint32_t kRungs = 6;
 
 struct PageRecord {
   // Constant while the page is in the index or held.
   RecordKey key;
-  Encoding encoding = Encoding::kWide;
+  // Changes once, from WIDE to PACKED, under the locks of slot_offset; who pinned the page before
+  // reads on in the slot of then.
+  std::atomic<Encoding> encoding{Encoding::kWide};
   PageId id = kNoPage;
   const Namespace* space = nullptr;
   uint64_t first_position = 0;
 
   std::atomic<uint64_t> state{0};
 
-  // Written under the tree lock and the page's shard lock, read under either, or by who pins.
+  // Written under the tree lock and the page's shard lock, read under either.
   uint64_t slot_offset = 0;
 
   // Guarded by the tree lock.
   bool in_index = false;
   bool pinned = false;  // by its client (Residency): not offered to the policy
+  Rung rung = Rung::kNone;
   PageId parent = kNoPage;
   PageId first_child = kNoPage;
   PageId next_sibling = kNoPage;  // of a free record: the next free one
@@ -86,7 +109,8 @@ struct PageRecord {
 
   uint64_t page_bytes() const { return space->page_bytes(encoding); }
   uint64_t crc_bytes() const { return uint64_t{space->spec().geometry.blocks()} * 4; }
-  uint64_t slot_bytes() const { return page_bytes() + crc_bytes(); }
+  uint64_t slot_bytes() const { return slot_bytes(encoding); }
+  uint64_t slot_bytes(Encoding form) const { return space->page_bytes(form) + crc_bytes(); }
 };
 static_assert(sizeof(PageRecord) <= 96);
 

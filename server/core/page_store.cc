@@ -44,6 +44,12 @@ absl::StatusOr<std::unique_ptr<PageStore>> PageStore::Create(const PageStoreOpti
     return absl::InvalidArgumentError(absl::StrCat(
         "store: pinned_share_max must be between 0 and 1, found ", options.pinned_share_max));
   }
+  if (!(options.reencode_free_share >= 0 && options.reencode_free_share <= 1 &&
+        options.wide_tails_share_max >= 0 && options.wide_tails_share_max <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "store: reencode_free_share and wide_tails_share_max must be between 0 and 1, found ",
+        options.reencode_free_share, " and ", options.wide_tails_share_max));
+  }
   if (options.namespaces_max == 0 || options.tenants_max == 0 ||
       options.evictions_per_put_max == 0 || options.lease_max <= absl::ZeroDuration()) {
     return absl::InvalidArgumentError(
@@ -67,6 +73,9 @@ PageStore::PageStore(const PageStoreOptions& options, std::unique_ptr<MappedTier
                          : std::make_unique<ArchiveQueue>(options.archive_queued_max)),
       index_(records_, RandomSeed()),
       eviction_(std::move(policy)),
+      ladder_(records_, options.store_wide,
+              static_cast<uint64_t>(options.wide_tails_share_max *
+                                    static_cast<double>(tier_->capacity_bytes()))),
       tenants_(options.tenants_max, options.dropped_keys_remembered),
       leases_({static_cast<uint64_t>(options.leased_share_max *
                                      static_cast<double>(tier_->capacity_bytes())),
@@ -224,7 +233,7 @@ void PageStore::GrantLease(const Namespace& space, const LookupRequest& request,
     result->lease_life = life;
     return;
   }
-  for (const LeasedPage& page : held) LetGo(records_.Get(page.page), page_state::kHold);
+  for (const LeasedPage& page : held) LetGo(records_.Get(page.page), std::nullopt);
 }
 
 // --- Pins ---
@@ -263,7 +272,10 @@ PinnedPage PageStore::PinRecordLocked(PageRecord& record) {
 }
 
 PinnedCopy PageStore::PinCopy(const PinnedPage& page) const {
-  return copies_ == nullptr ? PinnedCopy() : copies_->Pin(*page.record_);
+  if (copies_ == nullptr) return {};
+  PinnedCopy copy = copies_->Pin(*page.record_);
+  // The copy may be of the other form: the page was re-encoded since it was pinned.
+  return copy && copy.slot().bytes == page.slot_.size() ? copy : PinnedCopy();
 }
 
 PinResult PageStore::Pin(const Namespace& space, std::string_view key) {
@@ -283,25 +295,32 @@ void PageStore::CountFetch(ItemStatus status) {
                                       : counters_.fetch_evicted);
 }
 
-void PageStore::Unpin(PageRecord& record) {
+void PageStore::Unpin(PageRecord& record, Encoding form) {
   counters_.pins.fetch_sub(1, std::memory_order_relaxed);
-  LetGo(record, page_state::kPin);
+  LetGo(record, form);
 }
 
-void PageStore::LetGo(PageRecord& record, uint64_t unit) {
-  using page_state::kDetached;
-  using page_state::kParked;
+void PageStore::LetGo(PageRecord& record, std::optional<Encoding> form) {
+  const uint64_t unit = form.has_value() ? page_state::kPin : page_state::kHold;
   uint64_t state = record.state.load(std::memory_order_acquire);
-  while ((state & (kParked | kDetached)) == 0) {
+  while ((state & page_state::kTold) == 0) {
     if (record.state.compare_exchange_weak(state, state - unit, std::memory_order_acq_rel)) return;
   }
   // Somebody wants to know when the last holder is gone. This hold keeps the record until then.
   absl::MutexLock lock(&tree_mutex_);
-  LetGoLocked(record, unit);
+  LetGoLocked(record, form);
 }
 
-void PageStore::LetGoLocked(PageRecord& record, uint64_t unit) {
+void PageStore::LetGoLocked(PageRecord& record, std::optional<Encoding> form) {
+  const uint64_t unit = form.has_value() ? page_state::kPin : page_state::kHold;
+  // Before the count falls, lest it be the last and another holder of the tree lock frees it.
+  if (form.has_value() && *form != record.encoding) LeaveRetiredLocked(record);
   const uint64_t state = record.state.fetch_sub(unit, std::memory_order_acq_rel) - unit;
+  if ((state & page_state::kAwaited) != 0 && !page_state::IsLeased(state)) {
+    record.state.fetch_and(~page_state::kAwaited, std::memory_order_acq_rel);
+    ladder_.Unpark(record);
+    RingIfNeededLocked(ladder_.HasDue());
+  }
   if (page_state::IsHeld(state)) return;
   if ((state & page_state::kDetached) != 0) {
     --detached_pages_;
@@ -388,7 +407,7 @@ size_t PageStore::ExpireLeases() {
 }
 
 void PageStore::DropHolds(std::span<const PageId> pages) {
-  for (const PageId page : pages) LetGo(records_.Get(page), page_state::kHold);
+  for (const PageId page : pages) LetGo(records_.Get(page), std::nullopt);
 }
 
 // --- Statistics ---
@@ -449,24 +468,26 @@ StoreStats PageStore::Stats() const {
   const std::vector<const Namespace*> spaces = Namespaces();
   absl::MutexLock lock(&tree_mutex_);
   out.removed_by_reason = removed_;
+  FillLadderStatsLocked(&stats.ladder);
   stats.policy = eviction_.name();
   stats.policy_bytes = eviction_.memory_bytes();
   stats.pinned_bytes = pinned_bytes_;
   out.evicted_bytes = evicted_bytes_;
   stats.pages = pages_;
   stats.detached_pages = detached_pages_;
-  stats.index_bytes += records_.memory_bytes();
+  stats.index_bytes += records_.memory_bytes() + ladder_.memory_bytes();
   for (const Namespace* space : spaces) {
     const SpacePages pages =
         space->id() < space_pages_.size() ? space_pages_[space->id()] : SpacePages{};
-    stats.namespaces.push_back({.fingerprint = space->fingerprint(),
-                                .namespace_id = space->id(),
-                                .wide_pages = pages.wide,
-                                .packed_pages = pages.packed,
-                                .stored_bytes = pages.wide * space->page_bytes(Encoding::kWide) +
-                                                pages.packed * space->page_bytes(Encoding::kPacked),
-                                .wide_equivalent_bytes = (pages.wide + pages.packed) *
-                                                         space->page_bytes(Encoding::kWide)});
+    stats.namespaces.push_back(
+        {.fingerprint = space->fingerprint(),
+         .namespace_id = space->id(),
+         .wide_pages = pages.wide,
+         .packed_pages = pages.packed,
+         .stored_bytes = pages.wide * space->page_bytes(Encoding::kWide) +
+                         pages.packed * space->page_bytes(Encoding::kPacked),
+         .wide_equivalent_bytes = (pages.wide + pages.packed) * space->page_bytes(Encoding::kWide),
+         .can_pack = ladder_.CodecOf(*space) != nullptr});
   }
   return stats;
 }

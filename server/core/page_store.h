@@ -19,6 +19,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -33,9 +34,11 @@
 
 #include "proto/wire/item_status.h"
 #include "proto/wire/namespace_spec.h"
+#include "server/core/bell.h"
 #include "server/core/clock.h"
 #include "server/core/eviction_policy.h"
 #include "server/core/fair_eviction.h"
+#include "server/core/ladder.h"
 #include "server/core/lease_table.h"
 #include "server/core/namespace.h"
 #include "server/core/page_archive.h"
@@ -65,6 +68,11 @@ struct PageStoreOptions {
   ArchiveAdmission archive_admission = ArchiveAdmission::kAll;
   uint32_t archive_queued_max =
       1 << 16;  // pages that wait to be written; beyond it, none are added
+  StoreWide store_wide = StoreWide::kTail;  // of namespaces that nobody said otherwise of
+  // Memory is short when less than this share of the tier is free, 0..1: WIDE pages are re-encoded
+  // ahead of need.
+  double reencode_free_share = 0.1;
+  double wide_tails_share_max = 0.1;  // of the tier's bytes, 0..1: see Ladder
 };
 
 // Thread-safe. No call blocks on anything but short locks; none waits for a client or for time.
@@ -73,8 +81,9 @@ class PageStore {
   // kInvalidArgument when an option is out of range. `policy` null means least recently used; it is
   // of the first tenant, and each other one has a sibling of it.
   // `copies` null that pages are not copied into a faster tier; otherwise a CopyMover has to run.
-  // `archive` null that pages are in memory only; otherwise an ArchiveWriter has to run.
-  // `clock` is borrowed for the store's life.
+  // `archive` null that pages are in memory only; otherwise an ArchiveWriter has to run. A
+  // ReEncoder has to run for WIDE pages to become PACKED (SetCodec). `clock` is borrowed for the
+  // store's life.
   static absl::StatusOr<std::unique_ptr<PageStore>> Create(
       const PageStoreOptions& options, std::unique_ptr<MappedTier> tier,
       std::unique_ptr<EvictionPolicy> policy, const Clock& clock,
@@ -94,6 +103,12 @@ class PageStore {
   // Pages of `space` that nobody used for `ttl` are dropped when ExpirePages comes by. Infinite at
   // first.
   void SetPageTtl(const Namespace& space, absl::Duration ttl);
+  // For how long pages that are put WIDE stay so.
+  void SetStoreWide(const Namespace& space, StoreWide mode);
+  // From now on WIDE pages of the namespace, those that are there too, may be re-encoded with
+  // `codec` (not null), which the caller keeps for as long as a ReEncoder runs. O(pages) the first
+  // time.
+  void SetCodec(const Namespace& space, const PageCodec* codec);
   // Null when no namespace has this fingerprint (32 raw bytes).
   const Namespace* FindNamespace(std::string_view fingerprint) const;
   std::vector<const Namespace*> Namespaces() const;  // in the order of opening
@@ -204,11 +219,14 @@ class PageStore {
   PageCopies* copies() const { return copies_.get(); }
   // Null when there is no archive.
   ArchiveQueue* archive_queue() const { return archive_queue_.get(); }
+  // Rings when there is something to re-encode.
+  Bell& reencode_bell() { return reencode_bell_; }
 
  private:
   friend class ArchiveWriter;
   friend class CopyMover;
   friend class PutSlot;
+  friend class ReEncoder;
   friend class PinnedPage;
 
   // Counters that several threads raise; relaxed, for each is complete in itself.
@@ -248,12 +266,15 @@ class PageStore {
   }
   // A slot that ReserveSlot gave, back to the tier and to its tenant.
   void ReleaseSlot(const Namespace& space, const TierSlot& slot);
-  void Unpin(PageRecord& record);
+  // `form`: the page's when it was pinned.
+  void Unpin(PageRecord& record, Encoding form);
   void DropHolds(std::span<const PageId> pages);
   void CountFetch(ItemStatus status);
-  // Lets go of `unit` (page_state::kPin or kHold); the last holder of a detached page frees it.
-  void LetGo(PageRecord& record, uint64_t unit) ABSL_LOCKS_EXCLUDED(tree_mutex_);
-  void LetGoLocked(PageRecord& record, uint64_t unit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // Lets go of a pin of the page's `form`, or (null) of a hold; the last holder of a detached page
+  // frees it.
+  void LetGo(PageRecord& record, std::optional<Encoding> form) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  void LetGoLocked(PageRecord& record, std::optional<Encoding> form)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
 
   // page_store_put.cc
   ItemResult CheckItem(const Namespace& space, const PutItem& item) const;
@@ -262,7 +283,11 @@ class PageStore {
   // (a stored page that proves corrupt is dropped).
   ItemResult CompareStored(const PageProbe& probe, const Claim& claim);
   PageTraits TraitsOf(const PageProbe& probe, const PutItem& item) const;
-  ItemResult PinParent(const Namespace& space, const PutItem& item, PageRecord** parent);
+  struct PinnedParent {
+    PageRecord* record = nullptr;  // null for the first page of a sequence
+    Encoding form = Encoding::kWide;
+  };
+  ItemResult PinParent(const Namespace& space, const PutItem& item, PinnedParent* parent);
   ItemResult Commit(PutSlot& slot);
   // kOk; kSkipped when the parent is gone; kBusy when the key was stored meanwhile; kNoSpace when
   // there are as many pages as there can be.
@@ -312,6 +337,35 @@ class PageStore {
   PinnedPage EnterLoaded(const Namespace& space, const Loading& loading, const ArchiveRead& read,
                          bool wanted) ABSL_LOCKS_EXCLUDED(tree_mutex_);
 
+  // page_store_ladder.cc
+  void Replace(const Namespace& space) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  bool IsShortLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // Wakes the re-encoder when it has something to do. `due`: a page has become due.
+  void RingIfNeededLocked(bool due) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // A WIDE page to re-encode, pinned, with its codec; empty when there is nothing to do.
+  struct WidePage {
+    PinnedPage page;
+    const PageCodec* codec = nullptr;
+    bool due = false;  // not because memory is short
+  };
+  WidePage TakeWide() ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // There was no room of `bytes`.
+  void CallForReEncoding(uint64_t bytes) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // Room for the PACKED form of a page that was taken. It counts as its tenant's only when the page
+  // has it.
+  absl::StatusOr<TierSlot> ReservePacked(const PinnedPage& wide) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // The page has the bytes in `packed` from now on, whose readers keep those that they have.
+  // Returns whether it has: not when it left the store, or is leased, meanwhile; the slot is
+  // released then.
+  bool SwapForm(const PinnedPage& wide, const TierSlot& packed) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // The page that was taken stays WIDE: for good, or until there is room for its PACKED form.
+  void KeepWide(const PinnedPage& wide, std::optional<StaysWide> why)
+      ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  void ParkLeasedLocked(PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // One reader of the form that the page had before lets go of it.
+  void LeaveRetiredLocked(PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  void FillLadderStatsLocked(LadderStats* stats) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+
   // page_store_room.cc
   // Makes room for a page that is put; for one that somebody waits for, the policy is not asked
   // whether it is worth it.
@@ -337,6 +391,9 @@ class PageStore {
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Takes a slot from the tenant's quota, for which its own pages go if they have to.
   Room TakeQuota(const Eviction& eviction, uint64_t bytes, uint32_t* work_left)
+      ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // Takes it from the tier.
+  Room ReserveInTier(const Eviction& eviction, uint64_t bytes, uint32_t* work_left)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Moves pages so that a region of the tier can serve slots of `bytes`; returns whether it did.
   bool FreeRegion(uint64_t bytes) ABSL_LOCKS_EXCLUDED(tree_mutex_);
@@ -396,6 +453,17 @@ class PageStore {
   std::array<uint64_t, kRemoveReasons> removed_ ABSL_GUARDED_BY(tree_mutex_){};
   uint64_t evicted_bytes_ ABSL_GUARDED_BY(tree_mutex_) = 0;
   bool moving_ ABSL_GUARDED_BY(tree_mutex_) = false;  // an evacuation is under way
+  Ladder ladder_ ABSL_GUARDED_BY(tree_mutex_);
+  // Slots of WIDE pages that were re-encoded while somebody read them, until the last has ended.
+  struct Retired {
+    TierSlot slot;
+    uint64_t pins = 0;
+  };
+  absl::flat_hash_map<PageId, Retired> retired_ ABSL_GUARDED_BY(tree_mutex_);
+  uint64_t retired_bytes_ ABSL_GUARDED_BY(tree_mutex_) = 0;
+  uint64_t wanted_bytes_ ABSL_GUARDED_BY(tree_mutex_) = 0;  // that were not free when asked for
+  LadderStats ladder_stats_ ABSL_GUARDED_BY(tree_mutex_);   // those that count since the start
+  Bell reencode_bell_;
 
   TenantTable tenants_;
   LeaseTable leases_;

@@ -100,19 +100,19 @@ ItemResult PageStore::CompareStored(const PageProbe& probe, const Claim& claim) 
           absl::StrCat(Shown(claim.key), ": is stored with other block checksums")};
 }
 
-ItemResult PageStore::PinParent(const Namespace& space, const PutItem& item, PageRecord** parent) {
+ItemResult PageStore::PinParent(const Namespace& space, const PutItem& item, PinnedParent* parent) {
   if (item.parent.empty()) return {};
   uint64_t expected = 0;
   const bool found = index_.Read(index_.Probe(space, item.parent), [&](PageRecord& record) {
     expected = record.first_position + space.page_tokens();
     if (expected != item.first_position) return;
     record.state.fetch_add(page_state::kPin, std::memory_order_acq_rel);
-    *parent = &record;
+    *parent = {&record, record.encoding};
   });
   if (!found)
     return {ItemStatus::kSkipped,
             absl::StrCat(Shown(item.key), ": its parent, ", Shown(item.parent), ", is not stored")};
-  if (*parent == nullptr)
+  if (parent->record == nullptr)
     return Invalid(item.key, absl::StrCat("first_position must be the parent's plus page_tokens, ",
                                           expected, ", found ", item.first_position));
   counters_.pins.fetch_add(1, std::memory_order_relaxed);
@@ -151,7 +151,7 @@ BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) 
   if (stored.status != ItemStatus::kMiss) return finish(std::move(stored));
 
   PageTraits traits = TraitsOf(probe, item);
-  PageRecord* parent = nullptr;
+  PinnedParent parent;
   if (ItemResult pinned = PinParent(space, item, &parent); !pinned.ok()) {
     // Behind a page that was refused or dropped, this one is too; any other parent is unknown.
     if (pinned.status == ItemStatus::kSkipped &&
@@ -159,9 +159,9 @@ BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) 
       RefusePage(space, traits);
     return finish(std::move(pinned));
   }
-  if (parent != nullptr) traits.parent = parent->id;
+  if (parent.record != nullptr) traits.parent = parent.record->id;
   if (item.request.residency == Residency::kPinned && !MayPin(space.tenant(), traits.bytes)) {
-    if (parent != nullptr) Unpin(*parent);
+    if (parent.record != nullptr) Unpin(*parent.record, parent.form);
     return finish({ItemStatus::kQuota, PinnedFull(item.key)});
   }
   const Room room = ReserveSlot(space, traits, Admission::kByPolicy);
@@ -170,14 +170,15 @@ BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) 
       RefusePage(space, traits);
       counters_.puts_refused.fetch_add(1, std::memory_order_relaxed);
     }
-    if (parent != nullptr) Unpin(*parent);
+    if (parent.record != nullptr) Unpin(*parent.record, parent.form);
     return finish({room.result.status, absl::StrCat(Shown(item.key), ": ", room.result.message)});
   }
   counters_.open_puts.fetch_add(1, std::memory_order_relaxed);
   PutSlot& put = out.slot;
   put.store_ = this;
   put.space_ = &space;
-  put.parent_ = parent;
+  put.parent_ = parent.record;
+  put.parent_form_ = parent.form;
   put.key_ = std::string(item.key);
   put.parent_key_ = std::string(item.parent);
   put.first_position_ = item.first_position;
@@ -236,9 +237,12 @@ ItemStatus PageStore::InsertPage(PutSlot& slot, const PageProbe& probe) {
   if (archive_ != nullptr) {
     // Its bytes may be others; these are the page's now.
     archive_->Forget(*slot.space_, slot.key_);
-    if (options_.archive_admission == ArchiveAdmission::kAll) archive_queue_->Add(record);
   }
   EnterLocked(*record, slot.parent_, probe, {slot.ends_put_, slot.request_});
+  // What is about to be re-encoded is written as it is then.
+  if (archive_ != nullptr && options_.archive_admission == ArchiveAdmission::kAll &&
+      record->rung != Rung::kDue)
+    archive_queue_->Add(record);
   slot.slot_ = {};  // now the record's
   slot.memory_ = {};
   return ItemStatus::kOk;
@@ -277,6 +281,7 @@ void PageStore::EnterLocked(PageRecord& record, PageRecord* parent, const PagePr
   ++(record.encoding == Encoding::kWide ? pages.wide : pages.packed);
   ++pages_;
   index_.Insert(record);
+  RingIfNeededLocked(ladder_.OnEnter(record));
 }
 
 void PageStore::LinkLocked(PageRecord& record, PageRecord* parent) {
@@ -293,7 +298,7 @@ void PageStore::LinkLocked(PageRecord& record, PageRecord* parent) {
 // Gives back all that the slot holds, and empties it.
 void PageStore::Abandon(PutSlot& slot) {
   if (!slot.memory_.empty()) ReleaseSlot(*slot.space_, slot.slot_);
-  if (slot.parent_ != nullptr) Unpin(*slot.parent_);
+  if (slot.parent_ != nullptr) Unpin(*slot.parent_, slot.parent_form_);
   counters_.open_puts.fetch_sub(1, std::memory_order_relaxed);
   slot.store_ = nullptr;
   slot.parent_ = nullptr;

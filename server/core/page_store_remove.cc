@@ -25,6 +25,7 @@ bool PageStore::RemoveLocked(PageRecord& record, RemoveReason reason) {
   record.in_index = false;
   SetResidencyLocked(record, Residency::kNormal);
   if (copies_ != nullptr) copies_->OnRemove(record);
+  ladder_.OnLeave(record);
   // What is evicted stays in the archive; what is gone is gone everywhere.
   if (archive_ != nullptr && reason != RemoveReason::kEvicted)
     ForgetArchived(*record.space, record.key.view());

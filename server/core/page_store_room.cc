@@ -38,19 +38,26 @@ PageStore::Room PageStore::TakeQuota(const Eviction& eviction, uint64_t bytes,
 
 PageStore::Room PageStore::ReserveSlot(const Namespace& space, const PageTraits& page,
                                        Admission admission) {
-  const uint64_t bytes = page.bytes;
   const PageTraits* judged = admission == Admission::kByPolicy ? &page : nullptr;
   uint32_t work_left = options_.evictions_per_put_max;
-  Room room = TakeQuota({space.tenant(), true, judged}, bytes, &work_left);
+  Room room = TakeQuota({space.tenant(), true, judged}, page.bytes, &work_left);
   if (!room.result.ok()) return room;
+  room = ReserveInTier({space.tenant(), false, judged}, page.bytes, &work_left);
+  if (!room.result.ok()) space.tenant().GiveBackHost(page.bytes);
+  return room;
+}
+
+PageStore::Room PageStore::ReserveInTier(const Eviction& eviction, uint64_t bytes,
+                                         uint32_t* work_left) {
   absl::StatusOr<TierSlot> slot = tier_->Reserve(bytes);
-  while (absl::IsResourceExhausted(slot.status()) && work_left > 0) {
+  if (absl::IsResourceExhausted(slot.status())) CallForReEncoding(bytes);
+  while (absl::IsResourceExhausted(slot.status()) && *work_left > 0) {
     if (FreeRegion(bytes)) {
-      --work_left;
+      --*work_left;
       slot = tier_->Reserve(bytes);
       continue;
     }
-    const Evicted evicted = EvictSome({space.tenant(), false, judged}, &work_left, [&] {
+    const Evicted evicted = EvictSome(eviction, work_left, [&] {
       slot = tier_->Reserve(bytes);
       // Room in another size: perhaps enough now to free a region.
       return slot.ok() || tier_->Stats().stranded_bytes >= bytes;
@@ -63,7 +70,6 @@ PageStore::Room PageStore::ReserveSlot(const Namespace& space, const PageTraits&
     if (evicted == Evicted::kNone && ExpireLeases() == 0) break;
   }
   if (slot.ok()) return {.result = {}, .slot = *slot};
-  space.tenant().GiveBackHost(bytes);
   return {.result = {ItemStatus::kNoSpace, std::string(slot.status().message())},
           .slot = {},
           .refused = absl::IsAborted(slot.status())};
@@ -84,7 +90,9 @@ PageStore::Evicted PageStore::EvictSome(const Eviction& eviction, uint32_t* work
       return Evicted::kRefused;
     evicted = Evicted::kSome;
     PageRecord& record = records_.Get(victim->page);
+    const bool ahead = ladder_.HasWork();
     if (RemoveLocked(record, RemoveReason::kEvicted)) {
+      if (ahead) ++ladder_stats_.evicted_ahead;
       if (!enough()) continue;
       --*work_left;
       return Evicted::kEnough;
@@ -148,10 +156,12 @@ bool PageStore::FreeRegion(uint64_t bytes) {
 bool PageStore::MovePage(PageId page) {
   PageRecord& record = records_.Get(page);
   TierSlot from;
+  Encoding form{};
   {
     absl::MutexLock lock(&tree_mutex_);
     if (!record.in_index) return !page_state::IsHeld(record.state.load(std::memory_order_acquire));
     from = {record.slot_offset, record.slot_bytes()};
+    form = record.encoding;
     // A pin keeps the page while the lock is not held; readers may come meanwhile.
     index_.Write(record,
                  [&] { record.state.fetch_add(page_state::kPin, std::memory_order_acq_rel); });
@@ -161,7 +171,7 @@ bool PageStore::MovePage(PageId page) {
 
   absl::MutexLock lock(&tree_mutex_);
   bool moved = false;
-  if (to.ok() && record.in_index) {
+  if (to.ok() && record.in_index && record.encoding == form) {
     index_.Write(record, [&] {
       if (page_state::Pins(record.state.load(std::memory_order_acquire)) != 1) return;
       record.slot_offset = to->offset;
@@ -176,8 +186,9 @@ bool PageStore::MovePage(PageId page) {
   } else if (to.ok()) {
     tier_->Release(*to);
   }
-  const bool gone = !record.in_index;
-  LetGoLocked(record, page_state::kPin);
+  // Re-encoded meanwhile, its old slot goes with this pin, if nobody else reads it.
+  const bool gone = !record.in_index || record.encoding != form;
+  LetGoLocked(record, form);
   return moved || gone;
 }
 

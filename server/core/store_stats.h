@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "proto/wire/item_status.h"
+#include "server/core/error_histogram.h"
 #include "server/core/eviction_policy.h"
 #include "server/core/tier.h"
 
@@ -24,6 +25,7 @@ struct NamespaceStats {
   uint64_t packed_pages = 0;
   uint64_t stored_bytes = 0;           // of the pages' blocks
   uint64_t wide_equivalent_bytes = 0;  // what the same pages would take if all were WIDE
+  bool can_pack = false;  // its WIDE pages can be re-encoded: its transform set is there
 };
 
 // What a tenant holds and may hold (TenantQuota); limits are the greatest number where there is
@@ -78,6 +80,31 @@ struct StoreCounters {
   uint64_t leases_orphaned = 0;  // with their session
 };
 
+// Why a page was not re-encoded and stays WIDE.
+enum class StaysWide : uint8_t {
+  kNonFinite = 0,  // it holds NaN or infinity
+  kOverflow = 1,   // a scale or zero point beyond the params' dtype
+  kRefused = 2,    // the codec does not take it
+};
+inline constexpr size_t kStaysWideReasons = 3;
+
+// Of pages re-encoded WIDE -> PACKED (Ladder).
+struct LadderStats {
+  uint64_t due_pages = 0;      // re-encoded without anybody asking
+  uint64_t pressed_pages = 0;  // because memory was short
+  uint64_t freed_bytes = 0;    // that their slots became smaller by
+  uint64_t cpu_ns = 0;         // of re-encoding, failures included
+  uint64_t no_room = 0;        // there was no room for the PACKED form
+  uint64_t evicted_ahead = 0;  // pages evicted for room while others could have been re-encoded
+  uint64_t retired_slots = 0;  // now: old forms that somebody still reads
+  uint64_t retired_bytes = 0;
+  std::array<uint64_t, kStaysWideReasons> stays_wide{};
+  // Now: WIDE pages that may be re-encoded, by where they stand.
+  uint64_t waiting_due = 0, waiting_past = 0, waiting_tail = 0;
+  // ||x - x'|| / ||x|| of the K rows and of the V rows of a layer of each re-encoded page.
+  ErrorHistogram k_error, v_error;
+};
+
 // Of pages copied into a faster tier (PageCopies).
 struct CopyCounters {
   uint64_t copied_pages = 0;
@@ -110,6 +137,7 @@ struct StoreStats {
   bool archived = false;  // there is an archive, and what follows is about it
   ArchiveCounters archive;
   CopyCounters copies;
+  LadderStats ladder;
   std::vector<NamespaceStats> namespaces;  // in the order of opening
   std::vector<TenantStats> tenants;        // in the order in which they came
   std::vector<TierStats> tiers;            // fastest first

@@ -36,19 +36,24 @@ void AddCounter(MetricFamily* family, Labels labels, uint64_t value) {
   family->metric.push_back(std::move(metric));
 }
 
-void AddHistogram(MetricFamily* family, Labels labels, const LatencyHistogram::Snapshot& taken) {
+// Histograms of the parts count each bucket by itself; Prometheus wants sums.
+template <typename Bounds, typename Counts>
+void AddHistogram(MetricFamily* family, Labels labels, const Bounds& bounds, const Counts& counts,
+                  double sum) {
   ClientMetric metric;
   metric.label = std::move(labels);
-  metric.histogram.sample_count = taken.count;
-  metric.histogram.sample_sum = taken.sum_s;
-  uint64_t cumulative = 0;
-  for (size_t i = 0; i < taken.counts.size(); ++i) {
-    cumulative += taken.counts[i];
-    const bool last = i == LatencyHistogram::kBounds.size();
-    metric.histogram.bucket.push_back({cumulative, last ? std::numeric_limits<double>::infinity()
-                                                        : LatencyHistogram::kBounds[i]});
+  metric.histogram.sample_sum = sum;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    metric.histogram.sample_count += counts[i];
+    const bool last = i == bounds.size();
+    metric.histogram.bucket.push_back({metric.histogram.sample_count,
+                                       last ? std::numeric_limits<double>::infinity() : bounds[i]});
   }
   family->metric.push_back(std::move(metric));
+}
+
+void AddHistogram(MetricFamily* family, Labels labels, const LatencyHistogram::Snapshot& taken) {
+  AddHistogram(family, std::move(labels), LatencyHistogram::kBounds, taken.counts, taken.sum_s);
 }
 
 MetricFamily OneGauge(std::string name, std::string help, double value) {
@@ -77,6 +82,11 @@ void CollectNamespaces(const ServerSnapshot& snapshot, std::vector<MetricFamily>
   MetricFamily wide =
       Family("oscarkv_wide_equivalent_bytes",
              "Bytes the pages held would take in the model's dtype", MetricType::Gauge);
+  MetricFamily can_pack =
+      Family("oscarkv_namespace_can_pack",
+             "Whether WIDE pages of the namespace can be re-encoded, 0 or 1; without its transform "
+             "set they stay WIDE",
+             MetricType::Gauge);
   for (size_t i = 0; i < snapshot.store.namespaces.size() && i < snapshot.namespaces.size(); ++i) {
     const NamespaceStats& stats = snapshot.store.namespaces[i];
     const NamespaceLabels& names = snapshot.namespaces[i];
@@ -90,10 +100,42 @@ void CollectNamespaces(const ServerSnapshot& snapshot, std::vector<MetricFamily>
     }
     AddGauge(&stored, labels, static_cast<double>(stats.stored_bytes));
     AddGauge(&wide, labels, static_cast<double>(stats.wide_equivalent_bytes));
+    AddGauge(&can_pack, labels, stats.can_pack ? 1.0 : 0.0);
   }
   families->push_back(std::move(pages));
   families->push_back(std::move(stored));
   families->push_back(std::move(wide));
+  families->push_back(std::move(can_pack));
+}
+
+void CollectLadder(const LadderStats& stats, std::vector<MetricFamily>* families) {
+  MetricFamily waiting = Family("oscarkv_wide_pages_waiting",
+                                "WIDE pages that may be re-encoded, by where they stand: due, past "
+                                "their sequence's tail, or in it",
+                                MetricType::Gauge);
+  AddGauge(&waiting, {{"stage", "due"}}, static_cast<double>(stats.waiting_due));
+  AddGauge(&waiting, {{"stage", "past"}}, static_cast<double>(stats.waiting_past));
+  AddGauge(&waiting, {{"stage", "tail"}}, static_cast<double>(stats.waiting_tail));
+  families->push_back(std::move(waiting));
+  families->push_back(OneGauge("oscarkv_reencode_retired_bytes",
+                               "Bytes of pages as they were before they were re-encoded, which "
+                               "somebody still reads",
+                               static_cast<double>(stats.retired_bytes)));
+  MetricFamily cpu =
+      Family("oscarkv_reencode_cpu_seconds_total", "CPU time of re-encoding", MetricType::Counter);
+  cpu.metric.emplace_back();
+  cpu.metric.back().counter.value = static_cast<double>(stats.cpu_ns) * 1e-9;
+  families->push_back(std::move(cpu));
+  MetricFamily error = Family("oscarkv_reencode_relative_error",
+                              "What re-encoding changes the K and V rows of a page by, relative to "
+                              "their norm; of one layer of each page",
+                              MetricType::Histogram);
+  for (const auto& [side, histogram] :
+       {std::pair("k", &stats.k_error), std::pair("v", &stats.v_error)}) {
+    AddHistogram(&error, {{"side", side}}, ErrorHistogram::kBounds, histogram->counts,
+                 histogram->sum);
+  }
+  families->push_back(std::move(error));
 }
 
 struct TenantGauge {
@@ -215,6 +257,7 @@ std::vector<MetricFamily> Collector::Collect() const {
   CollectNamespaces(snapshot, &families);
   CollectTiers(store, &families);
   CollectTenants(store, &families);
+  CollectLadder(store.ladder, &families);
   CollectCalls(snapshot, &families);
   CollectTransfers(snapshot, &families);
   families.push_back(OneGauge("oscarkv_index_bytes", "Memory that describes pages",

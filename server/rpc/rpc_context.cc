@@ -103,6 +103,11 @@ absl::StatusOr<const Namespace*> RpcContext::Open(const v1::OpenNamespaceRequest
   OSCARKV_ASSIGN_OR_RETURN(const NamespaceSpec spec, FromProto(request.spec()));
   OSCARKV_RETURN_IF_ERROR(
       CheckExpectedFingerprint(request.expected_fingerprint(), Fingerprint(spec)));
+  if (!v1::StoreWide_IsValid(request.store_wide())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("store_wide must be one that this server knows, found ",
+                     static_cast<int>(request.store_wide())));
+  }
   const auto registered = transforms_.Find(spec.codec.transform_hash);
   // Before the namespace is made: one whose set is of another geometry could never be read.
   if (registered != nullptr) OSCARKV_RETURN_IF_ERROR(registered->set.CheckFits(spec.geometry));
@@ -115,6 +120,9 @@ absl::StatusOr<const Namespace*> RpcContext::Open(const v1::OpenNamespaceRequest
   OSCARKV_RETURN_IF_ERROR(space.status());
   if (request.page_ttl_ms() != 0)
     store_.SetPageTtl(**space, absl::Milliseconds(request.page_ttl_ms()));
+  if (request.store_wide() != v1::STORE_WIDE_UNSPECIFIED)
+    store_.SetStoreWide(**space, static_cast<StoreWide>(request.store_wide()));
+  OfferCodec(**space);
   return space;
 }
 
@@ -153,6 +161,12 @@ absl::StatusOr<const PageCodec*> RpcContext::CodecFor(const Namespace& space) {
       MakePageCodec(CodecBackend::kCpu, space.spec().geometry, spec, std::move(set)));
   const absl::MutexLock lock(&mutex_);
   return codecs_.try_emplace(&space, std::move(codec)).first->second.get();
+}
+
+void RpcContext::OfferCodec(const Namespace& space) {
+  if (!space.holds(Encoding::kPacked)) return;
+  const absl::StatusOr<const PageCodec*> codec = CodecFor(space);
+  if (codec.ok()) store_.SetCodec(space, *codec);
 }
 
 absl::StatusOr<RequestTraits> RpcContext::TraitsOf(const v1::RequestHints& hints) {

@@ -123,6 +123,10 @@ class RpcContext {
   // another geometry.
   absl::StatusOr<const PageCodec*> CodecFor(const Namespace& space);
 
+  // Lets the store re-encode the namespace's WIDE pages, if its transform set is there. Takes long
+  // the first time.
+  void OfferCodec(const Namespace& space);
+
   // What the store is to know of a call with these hints, completed by those of the session that
   // they name. kInvalidArgument: a value that is none.
   absl::StatusOr<RequestTraits> TraitsOf(const v1::RequestHints& hints);

@@ -78,6 +78,8 @@ class PutTransformReactor final : public grpc::ServerReadReactor<v1::PutTransfor
     if (const auto registered = context_.transforms().Find(hash_); registered != nullptr)
       context_.saved().SaveTransformSet(hash_, registered->file);
     reply_->set_existed(existed);
+    for (const Namespace* space : context_.store().Namespaces())
+      if (space->spec().codec.transform_hash == hash_) context_.OfferCodec(*space);
     return absl::OkStatus();
   }
 

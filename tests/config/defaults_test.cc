@@ -273,6 +273,26 @@ TEST(CheckConfigTest, EvictionIsLearntUnlessLruIsAskedFor) {
                 "eviction.max_pinned_share must be above 0 and at most 1", "1.5");
 }
 
+TEST(CheckConfigTest, TheLadderKeepsTailsUnlessAnotherModeIsAskedFor) {
+  v1::ServerConfig config = WithDefaults({}, 16 * kGiB);
+  EXPECT_EQ(ParseStoreWide(config.ladder().store_wide()), StoreWide::kTail);
+  EXPECT_EQ(config.ladder().max_cores(), 1.0);
+  EXPECT_EQ(config.ladder().free_share(), 0.1);
+  EXPECT_EQ(config.ladder().max_wide_tails_share(), 0.1);
+  for (const char* mode : {"never", "until_pressure"}) {
+    config.mutable_ladder()->set_store_wide(mode);
+    EXPECT_OK(CheckConfig(config));
+  }
+  ExpectRefused([](auto& wrong) { wrong.mutable_ladder()->set_store_wide("always"); },
+                "ladder.store_wide must be never, tail or until_pressure", "'always'");
+  ExpectRefused([](auto& wrong) { wrong.mutable_ladder()->set_max_cores(-1); },
+                "ladder.max_cores must be above 0", "-1");
+  ExpectRefused([](auto& wrong) { wrong.mutable_ladder()->set_free_share(1.5); },
+                "ladder.free_share must be above 0 and at most 1", "1.5");
+  ExpectRefused([](auto& wrong) { wrong.mutable_ladder()->set_max_wide_tails_share(2); },
+                "ladder.max_wide_tails_share must be above 0 and at most 1", "2");
+}
+
 TEST(CheckConfigTest, NamesWordsThatAreNone) {
   ExpectRefused([](auto& config) { config.set_log_level("loud"); },
                 "log_level must be debug, info, warning or error", "'loud'");

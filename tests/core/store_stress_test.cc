@@ -14,6 +14,7 @@
 #include "gtest/gtest.h"
 
 #include "server/core/copy_mover.h"
+#include "server/core/re_encoder.h"
 #include "server/tier/gpu_tier.h"
 #include "server/tier/host_tier.h"
 #include "tests/core/store_test.h"
@@ -45,6 +46,15 @@ class StoreStressTest : public StoreTest {
       for (const TestItem& item : chains_.back())
         pages_[item.key] = MakePage(space(), item.encoding, item.seed);
     }
+  }
+  // WIDE pages become PACKED from now on, as soon as they are there.
+  void ReEncode() {
+    codec_ = MakeCodec(space());
+    store().SetStoreWide(space(), StoreWide::kNever);
+    store().SetCodec(space(), codec_.get());
+    for (const auto& [key, page] : pages_)
+      if (page.bytes.size() == space().page_bytes(Encoding::kWide))
+        packed_forms_[key] = PackedFormOf(*codec_, page);
   }
 
   // Runs every worker on a thread of its own, each with a random source of its own, for `steps`.
@@ -86,7 +96,9 @@ class StoreStressTest : public StoreTest {
     store().Touch(space(), KeysOf(chain));
     for (size_t i = 0; i < held.size(); ++i) {
       const auto bytes = held[i].VerifiedPage();
-      const std::vector<std::byte>& expected = pages_.at(chain[i].key).bytes;
+      const std::string& key = chain[i].key;
+      const bool re_encoded = held[i].meta().encoding != chain[i].encoding;
+      const std::vector<std::byte>& expected = (re_encoded ? packed_forms_ : pages_).at(key).bytes;
       if (!bytes.ok() || !std::ranges::equal(*bytes, expected)) ++wrong_;
     }
   }
@@ -99,9 +111,11 @@ class StoreStressTest : public StoreTest {
                                    .lease_session = session,
                                    .lease_duration = absl::Seconds(1 + random() % 3)});
       if (found.lease != 0) {
-        // What is leased is there as long as the lease is.
+        // What is leased is there as long as the lease is, in the form that it had.
         const LookupResult again = store().Lookup(space(), {.keys = keys});
         if (again.prefix_pages < found.prefix_pages && !deleting_) ++wrong_;
+        for (uint32_t page = 0; page < found.prefix_pages && !deleting_; ++page)
+          if (again.pages[page].meta.encoding != found.pages[page].meta.encoding) ++wrong_;
         if (random() % 2 == 0) store().ReleaseLease(found.lease);
       }
     }
@@ -116,6 +130,7 @@ class StoreStressTest : public StoreTest {
     EXPECT_EQ(stats.leases, 0u);
     EXPECT_EQ(stats.leased_bytes, 0u);
     EXPECT_EQ(stats.detached_pages, 0u);
+    EXPECT_EQ(stats.ladder.retired_slots, 0u);
     EXPECT_EQ(stats.tiers.back().reserved_slots, stats.pages);
     store().Clear(space());
     EXPECT_EQ(store().Stats().pages, 0u);
@@ -125,6 +140,8 @@ class StoreStressTest : public StoreTest {
 
   std::vector<std::vector<TestItem>> chains_;
   std::map<std::string, TestPage> pages_;
+  std::unique_ptr<PageCodec> codec_;
+  std::map<std::string, TestPage> packed_forms_;
   std::atomic<int> wrong_{0};
   bool deleting_ = false;
 };
@@ -204,6 +221,39 @@ TEST_F(StoreStressTest, CopiesComeAndGoMeanwhile) {
     RunAll({put, read, copies}, 100);
   }
   ExpectDrained();
+}
+
+TEST_F(StoreStressTest, PagesAreReEncodedMeanwhile) {
+  for (const bool deleting : {false, true}) {
+    deleting_ = deleting;
+    const auto faults = std::make_shared<DeviceFaults>();
+    auto gpu = *GpuTier::Create(std::make_unique<FakeDeviceMemory>(6 * kGpuUnit, faults), kGpuUnit);
+    Begin(*PageCopies::Create({.window = absl::Nanoseconds(30)}, std::move(gpu)));
+    ReEncode();
+    const Worker put = [this](std::mt19937_64& random) { PutSome(random); };
+    const Worker read = [this](std::mt19937_64& random) {
+      clock_.Advance(absl::Nanoseconds(1));
+      ReadSome(random);
+    };
+    const Worker lease = [this](std::mt19937_64& random) { LeaseSome(random); };
+    const Worker care = [this, deleting](std::mt19937_64& random) {
+      const auto& chain = Some(random);
+      const std::string_view key = chain[random() % chain.size()].key;
+      if (deleting) store().Delete(space(), {&key, 1});
+      store().Stats();
+      store().Verify(0, 20'000);
+      store().SetStoreWide(space(), random() % 4 == 0 ? StoreWide::kTail : StoreWide::kNever);
+    };
+    {
+      const CopyWorker worker(store(), {.pages_max = 4}, [](const std::string&) {});
+      const ReEncodePool pool(store(), {.max_cores = 2.0});
+      RunAll({put, put, read, read, lease, care}, 300);
+      store().SetStoreWide(space(), StoreWide::kNever);
+      // However seldom the pool had its turn.
+      while (store().Stats().ladder.due_pages == 0) RunAll({put, read, read}, 10);
+    }
+    ExpectDrained();
+  }
 }
 
 TEST_F(StoreStressTest, OfManyWritersOfOneKeyOneWins) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <random>
 #include <utility>
 
@@ -12,6 +13,16 @@
 #include "kernels/base/sha256.h"
 
 namespace oscarkv::testing {
+
+namespace {
+
+// bf16 with exponents of 2^-1 and 2^0.
+void MakeOrdinary(MutableByteView block) {
+  for (size_t i = 1; i < block.size(); i += 2)
+    block[i] = (block[i] & std::byte{0x80}) | std::byte{0x3f};
+}
+
+}  // namespace
 
 NamespaceSpec SmallSpec(std::string_view model) {
   NamespaceSpec spec;
@@ -25,6 +36,7 @@ NamespaceSpec SmallSpec(std::string_view model) {
   spec.codec.bits = {{.k = 4, .v = 2}};
   spec.codec.transform_hash = std::string(32, 'T');
   spec.codec.sink_tokens = 0;
+  spec.codec.recent_tokens = 8;
   return spec;
 }
 
@@ -44,9 +56,42 @@ TestPage MakePage(const Namespace& space, Encoding encoding, uint64_t seed) {
         const uint64_t word = random();
         std::memcpy(&block[i], &word, std::min<size_t>(8, block.size() - i));
       }
+      if (encoding == Encoding::kWide) MakeOrdinary(block);
       page.crcs.push_back(Crc32c(block));
     }
   }
+  return page;
+}
+
+TestPage MakeInfinitePage(const Namespace& space, uint64_t seed) {
+  TestPage page = MakePage(space, Encoding::kWide, seed);
+  const uint16_t infinity = 0x7f80;  // as bf16
+  std::memcpy(page.bytes.data(), &infinity, sizeof(infinity));
+  page.crcs[0] = Crc32c(ByteView(page.bytes).first(space.layout(Encoding::kWide).block(0).bytes));
+  return page;
+}
+
+std::unique_ptr<PageCodec> MakeCodec(const Namespace& space) {
+  const Geometry& geometry = space.spec().geometry;
+  auto set = MakeHadamardTransformSet(geometry, 0.0f, 0.0f);
+  return *MakePageCodec(CodecBackend::kCpu, geometry, space.spec().codec,
+                        std::make_shared<const TransformSet>(*std::move(set)));
+}
+
+TestPage PackedFormOf(const PageCodec& codec, const TestPage& wide) {
+  const Geometry& geometry = codec.geometry();
+  std::vector<std::byte> source = wide.bytes;
+  std::vector<std::byte*> bases(2 * geometry.layers);
+  std::vector<int64_t> slots(geometry.page_tokens);
+  std::iota(slots.begin(), slots.end(), 0);
+  TestPage page{std::vector<std::byte>(codec.layout(Encoding::kPacked).page_bytes()),
+                std::vector<uint32_t>(geometry.blocks())};
+  const EncodeItem item{
+      .encoding = Encoding::kPacked, .slots = slots, .page = page.bytes, .block_crc32c = page.crcs};
+  EncodeReport report;
+  EXPECT_TRUE(
+      codec.Encode(WidePageView(codec.layout(Encoding::kWide), source, bases), {&item, 1}, &report)
+          .ok());
   return page;
 }
 

@@ -4,18 +4,21 @@
 #define OSCARKV_TESTS_SUPPORT_STORE_PAGES_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "kernels/base/bytes.h"
+#include "kernels/codec/page_codec.h"
 #include "kernels/codec/page_layout.h"
 #include "server/core/page_store.h"
 
 namespace oscarkv::testing {
 
-// 2 layers, 2 heads, 4 tokens a page, head dim 16, 4 bits for K, PACKED from position 0 on. A WIDE
-// block is 256 bytes without padding; a PACKED block is 128, of which 80 are content.
+// 2 layers, 2 heads, 4 tokens a page, head dim 16, 4 bits for K, PACKED from position 0 on, a tail
+// of two pages. A WIDE block is 256 bytes without padding; a PACKED block is 128, of which 80 are
+// content.
 NamespaceSpec SmallSpec(std::string_view model = "small");
 
 // 32 bytes that depend on `number`.
@@ -25,8 +28,16 @@ struct TestPage {
   std::vector<std::byte> bytes;
   std::vector<uint32_t> crcs;
 };
-// A page of random blocks made from `seed`, padding zero, checksums right.
+// A page of random blocks made from `seed`, padding zero, checksums right. The values of a WIDE
+// page are between 0.5 and 2, or their negatives.
 TestPage MakePage(const Namespace& space, Encoding encoding, uint64_t seed);
+// A page that cannot be held PACKED: a value of it is infinite.
+TestPage MakeInfinitePage(const Namespace& space, uint64_t seed);
+
+// Plain Hadamard transforms for the namespace's geometry.
+std::unique_ptr<PageCodec> MakeCodec(const Namespace& space);
+// What a WIDE page becomes when it is re-encoded.
+TestPage PackedFormOf(const PageCodec& codec, const TestPage& wide);
 
 struct TestItem {
   std::string key;

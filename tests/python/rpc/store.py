@@ -12,8 +12,8 @@ TIMEOUT_S = 30
 class Space:
     """Opens the namespace `model`; calls carry its fingerprint. `v1`: the generated messages and stubs."""
 
-    def __init__(self, v1, channel, model, shape=pages.Shape(), transform_hash=b"", sink_tokens=0, create=True,
-                 tenant=""):
+    def __init__(self, v1, channel, model, shape=pages.Shape(), transform_hash=b"", sink_tokens=0, recent_tokens=256,
+                 store_wide=0, create=True, tenant=""):
         self.v1, self.shape = v1, shape
         self.channel = channel
         self.cache, self.admin = v1.KvCache(channel), v1.Admin(channel)
@@ -21,8 +21,9 @@ class Space:
             tenant=tenant, model=model,
             geometry=v1.Geometry(layers=shape.layers, kv_heads=shape.heads, k_head_dim=shape.k_dim,
                                  v_head_dim=shape.v_dim, page_tokens=shape.tokens, dtype=v1.FP32),
-            codec=v1.CodecSpec(params=v1.PARAMS_FP32, transform_hash=transform_hash, sink_tokens=sink_tokens))
-        request = v1.OpenNamespaceRequest(spec=self.spec, create=create)
+            codec=v1.CodecSpec(params=v1.PARAMS_FP32, transform_hash=transform_hash, sink_tokens=sink_tokens,
+                               recent_tokens=recent_tokens))
+        request = v1.OpenNamespaceRequest(spec=self.spec, create=create, store_wide=store_wide)
         self.opened = self.cache.OpenNamespace(request, timeout=TIMEOUT_S)
         self.scope = v1.Scope(fingerprint=self.opened.fingerprint, server_epoch=self.opened.server_epoch)
 

@@ -2,13 +2,16 @@
 // they are deleted.
 #include "server/tier/disk/disk_archive.h"
 
+#include <algorithm>
 #include <set>
 #include <thread>
+#include <tuple>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 #include "server/core/archive_writer.h"
+#include "server/core/re_encoder.h"
 #include "server/tier/disk/posix_io.h"
 #include "tests/core/store_test.h"
 #include "tests/support/faulty_io.h"
@@ -346,6 +349,58 @@ TEST_F(DiskArchiveTest, WritersReadersAndTheWorkerBesideEachOther) {
   EXPECT_EQ(stats.detached_pages, 0u);
   EXPECT_EQ(stats.archive.corrupt_pages, 0u);
   EXPECT_GT(stats.archive.written_pages, 0u);
+}
+
+// What is on disk may be of either form, whatever is in memory: it is what the page was when it was
+// written.
+TEST_F(DiskArchiveTest, APageOnDiskHasTheFormThatItWasWrittenIn) {
+  OpenWith(16, {.store_wide = StoreWide::kTail});
+  const auto codec = MakeCodec(space());
+  store().SetCodec(space(), codec.get());
+  ReEncoder encoder(store());
+  const auto chain = Chain(space(), 0, 4);
+  ASSERT_EQ(PutChain(store(), space(), {chain.begin(), chain.begin() + 2}), ItemStatus::kOk);
+  WriteAll();
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  while (encoder.Step()) {
+  }
+  ASSERT_EQ(store().Stats().ladder.due_pages, 2u);
+  WriteAll();
+  OpenWith(16);
+  // WIDE on disk, PACKED in memory at the end.
+  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(Fetch(chain, i), ItemStatus::kOk);
+  EXPECT_EQ(store().Stats().archive.read_pages, 4u);
+}
+
+TEST_F(DiskArchiveTest, APageThatIsDueIsWrittenAsWhatItBecomes) {
+  OpenWith(16, {.store_wide = StoreWide::kNever});
+  const auto codec = MakeCodec(space());
+  store().SetCodec(space(), codec.get());
+  ReEncoder encoder(store());
+  const auto chain = Chain(space(), 0, 2);
+  ASSERT_EQ(Put(chain[0]), ItemStatus::kOk);
+  // One that cannot become PACKED is written as it is.
+  const TestPage infinite = MakeInfinitePage(space(), 7);
+  BeginPutResult put = store().BeginPut(space(), AsPutItem(chain[1], infinite));
+  ASSERT_TRUE(put.result.ok());
+  std::ranges::copy(infinite.bytes, put.slot.bytes().begin());
+  ASSERT_TRUE(put.slot.Commit().ok());
+  WriteAll();
+  EXPECT_EQ(store().Stats().archive.written_pages, 0u);
+  while (encoder.Step()) {
+  }
+  WriteAll();
+  EXPECT_EQ(store().Stats().archive.written_pages, 2u);
+  OpenWith(16);
+  const std::vector<std::string_view> keys = KeysOf(chain);
+  const TestPage packed = PackedFormOf(*codec, MakePage(space(), Encoding::kWide, chain[0].seed));
+  for (const auto& [key, encoding, expected] :
+       {std::tuple(keys[0], Encoding::kPacked, packed), {keys[1], Encoding::kWide, infinite}}) {
+    PinResult loaded = store().Load(space(), {&key, 1});
+    ASSERT_EQ(loaded.status, ItemStatus::kOk);
+    EXPECT_EQ(loaded.page.meta().encoding, encoding);
+    EXPECT_TRUE(std::ranges::equal(*loaded.page.VerifiedPage(), expected.bytes));
+  }
 }
 
 }  // namespace

@@ -1,0 +1,106 @@
+// The precision ladder: bits go before pages do. Keeps the books of pages that are held WIDE and
+// may be re-encoded PACKED, and says which of them is next; ReEncoder does the work.
+//
+//   due     to be re-encoded without anybody asking: the sequence has outgrown the page by the
+//           namespace's recent_tokens, or the namespace holds nothing WIDE
+//   past    outgrown; stays until memory is short
+//   tail    over the last recent_tokens of its sequence, which quality depends on most
+//
+// Under pressure the pages that are past go first and then tails, of each those that came first.
+// A page that covers one of the first sink_tokens positions, and every page of a namespace whose
+// transform set is not there, stays WIDE: those have no rung.
+#ifndef OSCARKV_SERVER_CORE_LADDER_H_
+#define OSCARKV_SERVER_CORE_LADDER_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/codec/page_codec.h"
+#include "server/core/namespace.h"
+#include "server/core/page_record.h"
+#include "server/core/shelves.h"
+#include "server/core/store_stats.h"
+
+namespace oscarkv {
+
+// For how long pages of a namespace that are put WIDE stay so. Numbers equal oscarkv.v1.StoreWide.
+enum class StoreWide : uint8_t {
+  kNever = 1,          // re-encoded at once, the tail of a sequence too
+  kTail = 2,           // until the sequence has outgrown them
+  kUntilPressure = 3,  // until memory is short
+};
+
+// Not thread-safe: the store calls under its tree lock. O(1) each, and O(recent_tokens /
+// page_tokens) for OnGrowth while the namespace has tails. Memory: 8 bytes for each page number up
+// to the greatest that was WIDE and could be re-encoded.
+class Ladder {
+ public:
+  // `tail_bytes_max`: tails of namespaces with kTail that stay WIDE although memory is short; those
+  // that came last. `records` is borrowed for the ladder's life.
+  Ladder(const RecordTable& records, StoreWide first_mode, uint64_t tail_bytes_max);
+
+  // Both return whether pages of the namespace, those that are there, have to be placed anew: each
+  // with Replace, and then each with OnGrowth.
+  bool SetMode(const Namespace& space, StoreWide mode);
+  // `codec` encodes the namespace's pages PACKED. It must outlive the ladder's use.
+  bool SetCodec(const Namespace& space, const PageCodec* codec);
+  const PageCodec* CodecOf(const Namespace& space) const;  // null: not yet there
+  StoreWide ModeOf(const Namespace& space) const;
+
+  // `record`, in the index and linked to its parent, is new. Returns whether a page became due.
+  bool OnEnter(PageRecord& record);
+  // The rules have changed: gives the page the rung that a new one would have.
+  void Replace(PageRecord& record);
+  // `record` ends a sequence, as far as is known: the page that it has outgrown leaves the tail.
+  // Returns whether a page became due.
+  bool OnGrowth(const PageRecord& record);
+  // The page leaves the index, or is PACKED now.
+  void OnLeave(PageRecord& record) { Leave(record, Rung::kNone); }
+  // It cannot be PACKED, and is not to be tried again.
+  void Keep(PageRecord& record) { Leave(record, Rung::kStays); }
+
+  // The page to re-encode next, null for none. It is taken off its list: OnLeave, Keep, PutBack or
+  // Park follows.
+  PageRecord* Take(bool memory_is_short);
+  // Not re-encoded after all, and next in its turn again.
+  void PutBack(PageRecord& record);
+  // Not before Unpark, or growth, makes it next in its turn again.
+  void Park(PageRecord& record);
+  void Unpark(PageRecord& record);
+
+  bool HasDue() const { return !IsEmpty(Rung::kDue); }
+  // Whether Take would return a page when memory is short, or did and has not heard of it since.
+  bool HasWork() const { return under_way_ > 0 || NextRung(true) != Rung::kNone; }
+  uint64_t pages(Rung rung) const { return pages_[static_cast<size_t>(rung)]; }  // not of kNone
+  uint64_t memory_bytes() const;
+
+ private:
+  struct Space {
+    StoreWide mode;
+    const PageCodec* codec = nullptr;
+    uint64_t tails = 0;
+  };
+
+  Space& SpaceOf(const Namespace& space);
+  bool MayPack(const PageRecord& record);
+  void Place(PageRecord& record);
+  void SetRung(PageRecord& record, Rung rung);
+  static bool IsTail(Rung rung) { return rung == Rung::kTail || rung == Rung::kLooseTail; }
+  static ShelfId ShelfOf(Rung rung) { return static_cast<ShelfId>(rung); }
+  bool IsEmpty(Rung rung) const { return shelves_.Front(ShelfOf(rung)) == kNoPage; }
+  Rung NextRung(bool memory_is_short) const;
+  void Leave(PageRecord& record, Rung rung);
+
+  const RecordTable& records_;
+  const StoreWide first_mode_;
+  const uint64_t tail_bytes_max_;
+  std::vector<Space> spaces_;  // [namespace id]
+  Shelves shelves_;            // [rung], and one for those that are parked
+  uint64_t pages_[kRungs] = {};
+  uint64_t tail_bytes_ = 0;  // of pages on kTail
+  uint64_t under_way_ = 0;   // taken
+};
+
+}  // namespace oscarkv
+
+#endif  // OSCARKV_SERVER_CORE_LADDER_H_
