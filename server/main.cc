@@ -1,4 +1,5 @@
 // oscarkvd: flags, signals, exit code.
+#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
@@ -45,6 +46,13 @@ void Override(const Flags& flags, oscarkv::v1::ServerConfig* config) {
   if (!flags.log_level.empty()) config->set_log_level(flags.log_level);
   if (!flags.log_format.empty()) config->set_log_format(flags.log_format);
   if (config->log_format().empty() && isatty(STDERR_FILENO) == 0) config->set_log_format("json");
+}
+
+// What gRPC receives into comes and goes by the megabyte. The allocator would give that back to the
+// system each time, and fault it in again.
+void KeepFreedMemory() {
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
 }
 
 int Fail(const absl::Status& status) {
@@ -95,6 +103,7 @@ int Serve(const Flags& flags, const oscarkv::v1::ServerConfig& config) {
 }  // namespace
 
 int main(int argc, char** argv) try {
+  KeepFreedMemory();
   Flags flags;
   CLI::App app("oscarkvd: a disaggregated KV-cache store that holds pages in OSCAR 2-bit form",
                "oscarkvd");

@@ -277,6 +277,9 @@ class Server::Impl {
       builder.AddListeningPort(config_.listen(i), grpc::InsecureServerCredentials(),
                                &ports[static_cast<size_t>(i)]);
     }
+    // Look-ups have threads to themselves: as many as wait for one, whatever else runs.
+    builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MIN_POLLERS, 2);
+    builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MAX_POLLERS, 4);
     builder.RegisterService(cache_.get());
     builder.RegisterService(admin_.get());
     builder.RegisterService(peer_.get());

@@ -4,8 +4,7 @@
 #include <cstddef>
 
 #if defined(__x86_64__)
-#include <nmmintrin.h>
-#include <wmmintrin.h>
+#include <immintrin.h>
 #endif
 
 namespace oscarkv {
@@ -32,15 +31,17 @@ constexpr std::array<std::array<uint32_t, 256>, 8> MakeTables() {
 constexpr auto kTables = MakeTables();
 
 #if defined(__x86_64__)
-// What advances a state over `bytes` zero bytes: x^(8 * bytes - 33) modulo the polynomial, bit 31
-// being x^0. A product of two such values has its bits in the order of a message of 64, times x;
-// the crc32 instruction divides that, times x^32: 33 powers that come by themselves.
-constexpr uint64_t AdvanceOver(size_t bytes) {
+// x^n modulo the polynomial, bit 31 being x^0.
+constexpr uint64_t PowerOfX(size_t n) {
   uint32_t power = 0x80000000u;
-  for (size_t i = 0; i < 8 * bytes - 33; ++i)
-    power = (power >> 1) ^ ((power & 1u) ? kReversedPolynomial : 0u);
+  for (size_t i = 0; i < n; ++i) power = (power >> 1) ^ ((power & 1u) ? kReversedPolynomial : 0u);
   return power;
 }
+
+// What advances a state over `bytes` zero bytes. A product of two such values has its bits in the
+// order of a message of 64, times x; the crc32 instruction divides that, times x^32: 33 powers that
+// come by themselves.
+constexpr uint64_t AdvanceOver(size_t bytes) { return PowerOfX(8 * bytes - 33); }
 
 // The state after as many runs of three lanes of kLane bytes as there are in `bytes`, which is left
 // with the rest. The instruction takes three cycles and one can begin in each: three chains of them
@@ -70,14 +71,43 @@ __attribute__((target("sse4.2,pclmul"))) uint64_t ThreeLanes(ByteView* bytes, ui
   return state;
 }
 
-__attribute__((target("sse4.2,pclmul"))) uint32_t Crc32cSse42(ByteView bytes, uint32_t crc) {
-  uint64_t state = ThreeLanes<64>(&bytes, ThreeLanes<512>(&bytes, ~crc));
+__attribute__((target("sse4.2,pclmul"))) uint64_t AdvanceSse42(ByteView bytes, uint64_t state) {
+  state = ThreeLanes<64>(&bytes, ThreeLanes<512>(&bytes, state));
   const std::byte* next = bytes.data();
   size_t left = bytes.size();
   for (; left >= 8; next += 8, left -= 8) state = _mm_crc32_u64(state, LoadLe<uint64_t>(next));
   uint32_t narrow = static_cast<uint32_t>(state);
   for (; left > 0; ++next, --left) narrow = _mm_crc32_u8(narrow, static_cast<uint8_t>(*next));
-  return ~narrow;
+  return narrow;
+}
+
+// Folds a message onto its last 256 whole bytes, and advances over those and what follows. Each 128
+// bits, bit 0 being x^127, are multiplied with x^2048 modulo the polynomial and added to the 128
+// that lie 256 bytes further on. A product of two halves is short of one power of x.
+__attribute__((target("sse4.2,pclmul,avx512f,vpclmulqdq"))) uint64_t AdvanceWide(ByteView bytes,
+                                                                                 uint64_t state) {
+  constexpr size_t kRun = 256;
+  if (bytes.size() < 2 * kRun) return AdvanceSse42(bytes, state);
+  constexpr auto kLow = static_cast<int64_t>(PowerOfX(8 * kRun + 63) << 32);
+  constexpr auto kHigh = static_cast<int64_t>(PowerOfX(8 * kRun - 1) << 32);
+  const __m512i powers = _mm512_set4_epi64(kHigh, kLow, kHigh, kLow);
+  const std::byte* next = bytes.data();
+  size_t left = bytes.size() - kRun;
+  __m512i sums[4] = {};
+  for (size_t i = 0; i < 4; ++i) sums[i] = _mm512_loadu_si512(next + 64 * i);
+  sums[0] = _mm512_xor_si512(
+      sums[0], _mm512_zextsi128_si512(_mm_cvtsi64_si128(static_cast<int64_t>(state))));
+  for (next += kRun; left >= kRun; next += kRun, left -= kRun) {
+    for (size_t i = 0; i < 4; ++i) {
+      const __m512i low = _mm512_clmulepi64_epi128(sums[i], powers, 0x00);
+      const __m512i high = _mm512_clmulepi64_epi128(sums[i], powers, 0x11);
+      const __m512i here = _mm512_loadu_si512(next + 64 * i);
+      sums[i] = _mm512_ternarylogic_epi64(low, high, here, 0x96);  // the xor of the three
+    }
+  }
+  alignas(64) std::byte folded[kRun];
+  for (size_t i = 0; i < 4; ++i) _mm512_store_si512(folded + 64 * i, sums[i]);
+  return AdvanceSse42(ByteView(next, left), AdvanceSse42(folded, 0));
 }
 #endif
 
@@ -100,9 +130,12 @@ uint32_t Crc32cPortable(ByteView bytes, uint32_t crc) {
 
 uint32_t Crc32c(ByteView bytes, uint32_t crc) {
 #if defined(__x86_64__)
-  static const bool has_instructions =
+  static const bool has_narrow =
       __builtin_cpu_supports("sse4.2") != 0 && __builtin_cpu_supports("pclmul") != 0;
-  if (has_instructions) return Crc32cSse42(bytes, crc);
+  static const bool has_wide = has_narrow && __builtin_cpu_supports("avx512f") != 0 &&
+                               __builtin_cpu_supports("vpclmulqdq") != 0;
+  if (has_wide) return ~static_cast<uint32_t>(AdvanceWide(bytes, ~crc));
+  if (has_narrow) return ~static_cast<uint32_t>(AdvanceSse42(bytes, ~crc));
 #endif
   return Crc32cPortable(bytes, crc);
 }

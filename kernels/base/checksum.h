@@ -9,8 +9,8 @@
 namespace oscarkv {
 
 // The CRC of `bytes`, or of everything before it followed by `bytes` when `crc` is the CRC of what
-// came before. Uses SSE4.2 and PCLMUL where the processor has them, a table otherwise; both give
-// the same value. Thread-safe.
+// came before. Uses what the processor has of SSE4.2, PCLMUL and AVX-512, a table otherwise; all
+// give the same value. Thread-safe.
 uint32_t Crc32c(ByteView bytes, uint32_t crc = 0);
 
 // The table form, always available; what Crc32c is tested against.

@@ -50,10 +50,9 @@ grpc::ServerUnaryReactor* CacheService::OpenNamespace(grpc::CallbackServerContex
   });
 }
 
-grpc::ServerUnaryReactor* CacheService::Lookup(grpc::CallbackServerContext* call,
-                                               const v1::LookupRequest* request,
-                                               v1::LookupReply* reply) {
-  return RunUnary(context_, call, Method::kLookup, [&]() -> absl::Status {
+grpc::Status CacheService::Lookup(grpc::ServerContext* call, const v1::LookupRequest* request,
+                                  v1::LookupReply* reply) {
+  return RunCall(context_, call, Method::kLookup, [&]() -> absl::Status {
     OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request->scope()));
     OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string_view> keys,
                              KeysOf(*request, context_.options().max_items));
@@ -66,6 +65,7 @@ grpc::ServerUnaryReactor* CacheService::Lookup(grpc::CallbackServerContext* call
     }
     const LookupResult found = context_.store().Lookup(*space, lookup);
     reply->set_prefix_pages(found.prefix_pages);
+    reply->mutable_pages()->Reserve(static_cast<int>(found.pages.size()));
     for (const FoundPage& page : found.pages) FillPage(page.status, page.meta, reply->add_pages());
     reply->set_lease_id(found.lease);
     reply->set_fetch_bytes(found.fetch_bytes);
@@ -74,10 +74,10 @@ grpc::ServerUnaryReactor* CacheService::Lookup(grpc::CallbackServerContext* call
   });
 }
 
-grpc::ServerUnaryReactor* CacheService::ReleaseLease(grpc::CallbackServerContext* call,
-                                                     const v1::ReleaseLeaseRequest* request,
-                                                     v1::ReleaseLeaseReply* reply) {
-  return RunUnary(context_, call, Method::kReleaseLease, [&] {
+grpc::Status CacheService::ReleaseLease(grpc::ServerContext* call,
+                                        const v1::ReleaseLeaseRequest* request,
+                                        v1::ReleaseLeaseReply* reply) {
+  return RunCall(context_, call, Method::kReleaseLease, [&] {
     reply->set_status(ToProto(context_.store().ReleaseLease(request->lease_id())));
     return absl::OkStatus();
   });

@@ -1,5 +1,6 @@
-// The KvCache service over gRPC's callback API: each method decodes its message, calls the store
-// and encodes the answer. Streams have a reactor each, in a file of their own.
+// The KvCache service: each method decodes its message, calls the store and encodes the answer.
+// Over gRPC's callback API, streams with a reactor each in a file of their own; look-ups over its
+// synchronous one.
 #ifndef OSCARKV_SERVER_RPC_CACHE_SERVICE_H_
 #define OSCARKV_SERVER_RPC_CACHE_SERVICE_H_
 
@@ -11,11 +12,20 @@
 
 namespace oscarkv {
 
-// Thread-safe. Get and Put work on raw bytes, so that pages leave without a copy and arrive with
-// one; their messages are the proto's all the same.
-class CacheService final
-    : public v1::KvCache::WithRawCallbackMethod_Get<
-          v1::KvCache::WithRawCallbackMethod_Put<v1::KvCache::CallbackService>> {
+// How the methods are served. Get and Put work on raw bytes, so that pages leave without a copy and
+// arrive with one; their messages are the proto's all the same. All that runs on gRPC's own few
+// threads may wait while they move pages. Look-ups do not wait behind pages: they have threads to
+// themselves, which is what methods that are none of these have.
+template <typename Base>
+using WithCallbacks = v1::KvCache::WithRawCallbackMethod_Get<v1::KvCache::WithRawCallbackMethod_Put<
+    v1::KvCache::WithCallbackMethod_OpenNamespace<v1::KvCache::WithCallbackMethod_PutTransformSet<
+        v1::KvCache::WithCallbackMethod_GetTransformSet<
+            v1::KvCache::WithCallbackMethod_Session<v1::KvCache::WithCallbackMethod_Touch<
+                v1::KvCache::WithCallbackMethod_Delete<v1::KvCache::WithCallbackMethod_List<
+                    v1::KvCache::WithCallbackMethod_Clear<Base>>>>>>>>>>;
+
+// Thread-safe.
+class CacheService final : public WithCallbacks<v1::KvCache::Service> {
  public:
   // `context` is borrowed for the service's life.
   explicit CacheService(RpcContext& context) : context_(context) {}
@@ -23,12 +33,10 @@ class CacheService final
   grpc::ServerUnaryReactor* OpenNamespace(grpc::CallbackServerContext* call,
                                           const v1::OpenNamespaceRequest* request,
                                           v1::OpenNamespaceReply* reply) override;
-  grpc::ServerUnaryReactor* Lookup(grpc::CallbackServerContext* call,
-                                   const v1::LookupRequest* request,
-                                   v1::LookupReply* reply) override;
-  grpc::ServerUnaryReactor* ReleaseLease(grpc::CallbackServerContext* call,
-                                         const v1::ReleaseLeaseRequest* request,
-                                         v1::ReleaseLeaseReply* reply) override;
+  grpc::Status Lookup(grpc::ServerContext* call, const v1::LookupRequest* request,
+                      v1::LookupReply* reply) override;
+  grpc::Status ReleaseLease(grpc::ServerContext* call, const v1::ReleaseLeaseRequest* request,
+                            v1::ReleaseLeaseReply* reply) override;
   grpc::ServerUnaryReactor* Touch(grpc::CallbackServerContext* call, const v1::KeysRequest* request,
                                   v1::KeysReply* reply) override;
   grpc::ServerUnaryReactor* Delete(grpc::CallbackServerContext* call,

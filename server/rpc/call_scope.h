@@ -22,7 +22,7 @@ namespace oscarkv {
 // One call from its start to its end. Used by one reactor, from any thread, one at a time.
 class CallScope {
  public:
-  CallScope(RpcContext& context, grpc::CallbackServerContext* call, Method method)
+  CallScope(RpcContext& context, grpc::ServerContextBase* call, Method method)
       : context_(context), call_(call), method_(method), start_(absl::Now()) {}
   ~CallScope() {
     if (admitted_) context_.CallEnds();
@@ -67,20 +67,27 @@ class CallScope {
   }
 
   RpcContext& context_;
-  grpc::CallbackServerContext* call_;
+  grpc::ServerContextBase* call_;
   const Method method_;
   const absl::Time start_;
   bool admitted_ = false;
 };
 
-// A unary call: runs `work` unless the server drains, and finishes with its status.
-inline grpc::ServerUnaryReactor* RunUnary(RpcContext& context, grpc::CallbackServerContext* call,
-                                          Method method, absl::FunctionRef<absl::Status()> work) {
+// A call that a thread of its own handles: runs `work` unless the server drains.
+inline grpc::Status RunCall(RpcContext& context, grpc::ServerContextBase* call, Method method,
+                            absl::FunctionRef<absl::Status()> work) {
   CallScope scope(context, call, method);
   absl::Status status = scope.Admit();
   if (status.ok()) status = work();
+  return scope.End(status);
+}
+
+// A unary call: runs `work` unless the server drains, and finishes with its status.
+inline grpc::ServerUnaryReactor* RunUnary(RpcContext& context, grpc::CallbackServerContext* call,
+                                          Method method, absl::FunctionRef<absl::Status()> work) {
+  const grpc::Status status = RunCall(context, call, method, work);
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  reactor->Finish(scope.End(status));
+  reactor->Finish(status);
   return reactor;
 }
 
