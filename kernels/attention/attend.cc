@@ -154,6 +154,13 @@ class PagedAttention final : public Attention {
             .item_rows = AttendItemRows(dim_, ratio_ * new_tokens),
             .fp32_params = fp32_params_};
   }
+  // Of a page in a thread block: where its tokens are no whole number of tiles, the last tile's loads
+  // reach beyond the block, and not into the next page, which may be on its way there.
+  uint32_t StageBytes() const {
+    const auto block_bytes = static_cast<uint32_t>(packed_.block(0).stride);
+    if (packed_.geometry().page_tokens % kTileTokens == 0) return block_bytes;
+    return block_bytes + kTileTokens * (dim_ / 4 + (fp32_params_ ? 8 : 4));
+  }
   AttendArguments Plan(uint32_t requests, uint32_t new_tokens) const;
   size_t Carve(AttendArguments& arguments, std::byte* workspace) const;
 
@@ -179,7 +186,7 @@ absl::Status PagedAttention::Prepare(const TransformSet& transforms) {
     AttendPlaces& places = places_[tokens - 1];
     OSCARKV_ASSIGN_OR_RETURN(
         places, ForDim(dim_, [&]<uint32_t D>(std::integral_constant<uint32_t, D>) {
-          return PrepareAttend<D>(ShapeFor(tokens), static_cast<uint32_t>(packed_.block(0).stride));
+          return PrepareAttend<D>(ShapeFor(tokens), StageBytes());
         }));
     if (places.blocks > 0) continue;
     return absl::InvalidArgumentError(
@@ -201,6 +208,7 @@ AttendArguments PagedAttention::Plan(uint32_t requests, uint32_t new_tokens) con
   arguments.groups = (arguments.rows + item_rows - 1) / item_rows;
   arguments.places = places_[new_tokens - 1].blocks;
   arguments.stages = places_[new_tokens - 1].stages;
+  arguments.stage_bytes = StageBytes();
   const uint32_t splits = arguments.places / (kv_heads_ * arguments.groups);
   arguments.splits_of_one = splits >= 4 ? splits : 0;
   arguments.bf16 = packed_.geometry().dtype == DType::kBf16 ? 1 : 0;

@@ -103,7 +103,7 @@ __device__ __forceinline__ void BringPages(const AttendArguments& arguments, Chu
       filling.Fill(to_load, lane, arguments.stages, shared, [&](uint32_t stage) {
         shared.pages[stage] = make_uint2(tokens, page.position);
         shared.loaded[stage].ArriveExpecting(arguments.packed.stride);
-        BulkCopy(ring + stage * arguments.packed.stride, page.bytes + packed,
+        BulkCopy(ring + stage * arguments.stage_bytes, page.bytes + packed,
                  arguments.packed.stride, &shared.loaded[stage]);
       });
       const bool is_wide = tokens > 0 && page.encoding == Encoding::kWide;
@@ -136,7 +136,7 @@ __device__ __forceinline__ uint32_t TakePackedPages(const AttendArguments& argum
           min(page.x, sight.seen_by_all > page.y ? sight.seen_by_all - page.y : 0u);
       uint32_t token = first;
       LanePlace place = LanePlace::Of<S>(
-          arguments, SharedAddress(ring) + at.stage * arguments.packed.stride, token, lane);
+          arguments, SharedAddress(ring) + at.stage * arguments.stage_bytes, token, lane);
 #pragma unroll 1
       for (; token < page.x; token += apart) {
         TakePacked<S>(arguments, sight, queries, place, token, plain, page.x, page.y, lane,
@@ -329,10 +329,8 @@ __global__ void __launch_bounds__(S::kBlockThreads, 1)
 }
 
 template <typename S>
-constexpr size_t SharedBytes(uint32_t stages, uint32_t block_bytes) {
-  // The last tile of a page may reach beyond the last block.
-  constexpr size_t kBeyond = kTileTokens * (S::kRowBytes + 8);
-  return sizeof(Shared<S>) + size_t{stages} * block_bytes + kBeyond;
+constexpr size_t SharedBytes(uint32_t stages, uint32_t stage_bytes) {
+  return sizeof(Shared<S>) + size_t{stages} * stage_bytes;
 }
 
 template <uint32_t D, typename F>
@@ -348,7 +346,7 @@ auto ForShape(const AttendShape& shape, F&& call) {
 }
 
 template <uint32_t D>
-absl::StatusOr<AttendPlaces> PrepareAttend(const AttendShape& shape, uint32_t packed_block_bytes) {
+absl::StatusOr<AttendPlaces> PrepareAttend(const AttendShape& shape, uint32_t stage_bytes) {
   return ForShape<D>(shape, [&]<typename S>(S) -> absl::StatusOr<AttendPlaces> {
     int device = 0;
     int most = 0;
@@ -357,12 +355,12 @@ absl::StatusOr<AttendPlaces> PrepareAttend(const AttendShape& shape, uint32_t pa
         cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
         "preparing attention"));
     const size_t ring = static_cast<size_t>(most) - std::min(SharedBytes<S>(0, 0), size_t(most));
-    const size_t stages = std::min<size_t>(ring / packed_block_bytes, kStagesMax);
+    const size_t stages = std::min<size_t>(ring / stage_bytes, kStagesMax);
     if (stages == 0) return AttendPlaces{};
     OSCARKV_ASSIGN_OR_RETURN(
         const device::Places there,
         device::PrepareKernel(reinterpret_cast<const void*>(&AttendKernel<S>), S::kBlockThreads,
-                              SharedBytes<S>(static_cast<uint32_t>(stages), packed_block_bytes),
+                              SharedBytes<S>(static_cast<uint32_t>(stages), stage_bytes),
                               "preparing attention"));
     return AttendPlaces{.blocks = there.all(), .stages = static_cast<uint32_t>(stages)};
   });
@@ -378,7 +376,7 @@ absl::Status LaunchAttend(const AttendArguments& arguments, const AttendShape& s
     const cudaLaunchConfig_t config = {
         .gridDim = arguments.places,
         .blockDim = S::kBlockThreads,
-        .dynamicSmemBytes = SharedBytes<S>(arguments.stages, arguments.packed.stride),
+        .dynamicSmemBytes = SharedBytes<S>(arguments.stages, arguments.stage_bytes),
         .stream = stream,
         .attrs = &early,
         .numAttrs = 1};

@@ -3,7 +3,7 @@
 namespace oscarkv::cuda {
 
 template absl::StatusOr<AttendPlaces> PrepareAttend<256>(const AttendShape& shape,
-                                                         uint32_t packed_block_bytes);
+                                                         uint32_t stage_bytes);
 template absl::Status LaunchAttend<256>(const AttendArguments& arguments, const AttendShape& shape,
                                         cudaStream_t stream);
 

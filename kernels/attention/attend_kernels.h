@@ -60,6 +60,7 @@ struct AttendArguments {
   uint32_t groups;  // work items of a (request, KV head)
   uint32_t places;  // thread blocks of the kernel
   uint32_t stages;  // pages that a thread block holds
+  uint32_t stage_bytes;
   // Of a request that is alone: as many as there are places for its items, 0 when that is few.
   uint32_t splits_of_one;
   uint32_t bf16;  // 1: queries, outputs and WIDE pages are bf16; 0: fp16
@@ -85,7 +86,7 @@ struct AttendPlaces {
 };
 // Of one head dim, the shape's: 64, 128 or 256, each a translation unit of its own.
 template <uint32_t D>
-absl::StatusOr<AttendPlaces> PrepareAttend(const AttendShape& shape, uint32_t packed_block_bytes);
+absl::StatusOr<AttendPlaces> PrepareAttend(const AttendShape& shape, uint32_t stage_bytes);
 template <uint32_t D>
 absl::Status LaunchAttend(const AttendArguments& arguments, const AttendShape& shape,
                           cudaStream_t stream);
