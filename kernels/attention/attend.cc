@@ -154,8 +154,8 @@ class PagedAttention final : public Attention {
             .item_rows = AttendItemRows(dim_, ratio_ * new_tokens),
             .fp32_params = fp32_params_};
   }
-  // Of a page in a thread block: where its tokens are no whole number of tiles, the last tile's loads
-  // reach beyond the block, and not into the next page, which may be on its way there.
+  // Of a page in a thread block: where its tokens are no whole number of tiles, the last tile's
+  // loads reach beyond the block, and not into the next page, which may be on its way there.
   uint32_t StageBytes() const {
     const auto block_bytes = static_cast<uint32_t>(packed_.block(0).stride);
     if (packed_.geometry().page_tokens % kTileTokens == 0) return block_bytes;
@@ -184,10 +184,10 @@ absl::Status PagedAttention::Prepare(const TransformSet& transforms) {
   }
   for (uint32_t tokens = 1; tokens <= kAttendNewTokensMax; ++tokens) {
     AttendPlaces& places = places_[tokens - 1];
-    OSCARKV_ASSIGN_OR_RETURN(
-        places, ForDim(dim_, [&]<uint32_t D>(std::integral_constant<uint32_t, D>) {
-          return PrepareAttend<D>(ShapeFor(tokens), StageBytes());
-        }));
+    OSCARKV_ASSIGN_OR_RETURN(places,
+                             ForDim(dim_, [&]<uint32_t D>(std::integral_constant<uint32_t, D>) {
+                               return PrepareAttend<D>(ShapeFor(tokens), StageBytes());
+                             }));
     if (places.blocks > 0) continue;
     return absl::InvalidArgumentError(
         absl::StrCat("pages of ", packed_.geometry().page_tokens, " tokens of ", dim_,

@@ -103,8 +103,8 @@ __device__ __forceinline__ void BringPages(const AttendArguments& arguments, Chu
       filling.Fill(to_load, lane, arguments.stages, shared, [&](uint32_t stage) {
         shared.pages[stage] = make_uint2(tokens, page.position);
         shared.loaded[stage].ArriveExpecting(arguments.packed.stride);
-        BulkCopy(ring + stage * arguments.stage_bytes, page.bytes + packed,
-                 arguments.packed.stride, &shared.loaded[stage]);
+        BulkCopy(ring + stage * arguments.stage_bytes, page.bytes + packed, arguments.packed.stride,
+                 &shared.loaded[stage]);
       });
       const bool is_wide = tokens > 0 && page.encoding == Encoding::kWide;
       if (is_wide) PrefetchBulk(page.bytes + wide, arguments.wide.stride);

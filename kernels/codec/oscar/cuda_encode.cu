@@ -98,12 +98,16 @@ __device__ __forceinline__ void QuantiseTiles(const EncodeArguments& arguments, 
   BeginRows<S>(rows.Row(slot), 0, lane, source);
   if (arguments.transform) shared.matrix.Wait(0);
   for (uint32_t turn = 0; turn < work.turns; ++turn) {
+    uint32_t state = kRowAbsent;
     const auto begin_next = [&](uint32_t chunk) {
       if (chunk + 1 < S::kChunks) {
         BeginRows<S>(rows.Row(slot), chunk + 1, lane, source);
-      } else {
-        BeginRows<S>(rows.Row(next), 0, lane, source);
+        return;
       }
+      BeginRows<S>(rows.Row(next), 0, lane, source);
+      state = __shfl_sync(kAllLanes, slot.State(arguments.slots), lane / 4 + 8 * (lane & 1));
+      slot = next;
+      next = slot_of(turn + 2);
     };
     float y[S::kTiles][4];
     if (!arguments.transform) {
@@ -120,10 +124,6 @@ __device__ __forceinline__ void QuantiseTiles(const EncodeArguments& arguments, 
     } else {
       Transform<S, false>(source, matrix, head, lane, y, begin_next);
     }
-    const uint32_t state =
-        __shfl_sync(kAllLanes, slot.State(arguments.slots), lane / 4 + 8 * (lane & 1));
-    slot = next;
-    next = slot_of(turn + 2);
     const uint32_t staging = turn % S::kStagings;
     if (turn >= S::kStagings) Sync(StoredBarrier<S>(warp_group, staging));
     std::byte* staged = staged_group + staging * work.StagedBytes<S>();

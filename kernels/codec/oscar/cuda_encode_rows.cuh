@@ -217,7 +217,8 @@ __device__ __forceinline__ void BeginChunk(const std::byte* matrix, uint32_t chu
   }
 }
 
-// y of a warp's rows, x T - m T, and what `next(chunk)` does when a chunk has been read.
+// y of a warp's rows, x T - m T, and what `next(chunk)` does when a chunk has been read, while it
+// is multiplied.
 template <typename S, bool kBf16, typename Next>
 __device__ __forceinline__ void Transform(const std::byte* source, const std::byte* matrix,
                                           const ForwardHead& head, uint32_t lane,
@@ -230,14 +231,13 @@ __device__ __forceinline__ void Transform(const std::byte* source, const std::by
     __syncwarp();
     TakeOperands<S>(source, lane, operands);
     __syncwarp();
-    if (chunk + 1 < S::kChunks) next(chunk);
     FenceProducts();
     if (chunk == 0) BeginOffset<S, kBf16>(matrix, head, lane, y);
     BeginChunk<S, kBf16>(matrix, chunk, operands, y);
     CommitProducts();
+    next(chunk);
     WaitForProducts();
     HoldSums(y);
-    if (chunk + 1 == S::kChunks) next(chunk);
   }
   if constexpr (!kBf16) {
 #pragma unroll

@@ -43,11 +43,11 @@ struct Numbers {
   }
 };
 
-// This lane's codes, packed, to its rows' staged bytes. Returns whether they are right: slow ones
-// always are.
+// This lane's codes, packed, to its rows' staged bytes. Returns whether they are right; they always
+// are when `kQuick` is not set: then pairs of which some lane's is not certain are made again.
 template <typename S, bool kQuick>
 __device__ __forceinline__ bool StageCodes(const float (&y)[S::kTiles][4], Numbers<S> numbers,
-                                           const float (&threshold)[2], uint32_t lane,
+                                           const float (&threshold)[2], bool exact, uint32_t lane,
                                            std::byte* staged, const Staged& at) {
   using Quick = QuickCodes<S::kBits>;
   const uint32_t quad = lane & 3;
@@ -64,15 +64,14 @@ __device__ __forceinline__ bool StageCodes(const float (&y)[S::kTiles][4], Numbe
                        (field * S::kRowBytes + quad * S::kLaneBytes) / S::kRun + s / S::kRunTiles);
         }
         const float* pair = &y[field * S::kFieldTiles + s][2 * r];
-        uint32_t codes;
+        const uint32_t first = Quick::Fixed(pair[0], numbers.quick[r].scale, numbers.quick[r].zero);
+        const uint32_t second =
+            Quick::Fixed(pair[1], numbers.quick[r].scale, numbers.quick[r].zero);
+        uint32_t codes = __byte_perm(first, second, 0x7632);
         if constexpr (kQuick) {
-          const uint32_t first =
-              Quick::Fixed(pair[0], numbers.quick[r].scale, numbers.quick[r].zero);
-          const uint32_t second =
-              Quick::Fixed(pair[1], numbers.quick[r].scale, numbers.quick[r].zero);
           least = __vimin3_u16x2(least, first, second);  // of fractions, in the lower half
-          codes = __byte_perm(first, second, 0x7632);
-        } else {
+        } else if (__any_sync(kAllLanes,
+                              !exact || min(first & 0xffffu, second & 0xffffu) < Quick::kMargins)) {
           codes = SlowCode<S::kBits>(pair[0], numbers.scale[r], numbers.zero[r], threshold[r]) |
                   SlowCode<S::kBits>(pair[1], numbers.scale[r], numbers.zero[r], threshold[r])
                       << 16;
@@ -242,9 +241,10 @@ __device__ __forceinline__ bool QuantiseRows(const float (&y)[S::kTiles][4],
   }
   float threshold[2];
   OfBothRows(my_threshold, odd, threshold);
-  quick = __all_sync(kAllLanes, quick) &&
-          __all_sync(kAllLanes, StageCodes<S, true>(y, numbers, threshold, lane, staged, at));
-  if (!quick) StageCodes<S, false>(y, numbers, threshold, lane, staged, at);
+  const bool exact = __all_sync(kAllLanes, quick);
+  if (!exact ||
+      !__all_sync(kAllLanes, StageCodes<S, true>(y, numbers, threshold, exact, lane, staged, at)))
+    StageCodes<S, false>(y, numbers, threshold, exact, lane, staged, at);
   const bool first = quad < 2 && counted;
   counts.constant += first && finite && least == most ? 1 : 0;
   counts.nonfinite += first && !finite ? 1 : 0;

@@ -98,13 +98,14 @@ __device__ __forceinline__ float NumberOfKey(float key) {
 // Counts magnitudes that pass a threshold, narrowing it down until one parts the row beside the
 // wanted one; then that is the least that passes, or the greatest that does not. Thresholds are
 // those that fp16 holds: magnitudes as fp16, rounded down, compare with them as they do themselves,
-// two an instruction, and the tensor cores add the verdicts up. Rows that a few rounds do not part
-// there, because of ties in fp16 or for their shape, are looked through one after the other.
+// two an instruction, and the tensor cores add the verdicts up. Rows that so many rounds do not
+// part there, because of ties in fp16 or for their shape, are looked through one after the other.
 template <uint32_t kTiles>
 __device__ __forceinline__ float OrderStatistic(const float (&y)[kTiles][4], float most,
                                                 bool finite, const ForwardHead& head, uint32_t lane,
                                                 float4* memory) {
-  constexpr uint32_t kRounds = 4;
+  constexpr uint32_t kRoundsLeast = 4;  // seldom are fewer enough for a warp's rows
+  constexpr uint32_t kRoundsMost = 6;
   constexpr float kDim = static_cast<float>(kTiles * 8);
   const bool odd = (lane & 1) != 0;
   const float wanted = static_cast<float>(head.above + 1);
@@ -131,8 +132,11 @@ __device__ __forceinline__ float OrderStatistic(const float (&y)[kTiles][4], flo
     float guess = fmaxf(fminf(KeyOf(mean * head.clip_guess), high - 1.0f), low + 1.0f);
     count_low = fmaf(guess - low, head.clip_density, wanted);
     count_high = fmaf(guess - high, head.clip_density, wanted);
-#pragma unroll
-    for (uint32_t round = 0; round < kRounds; ++round) {
+#pragma unroll 1
+    for (uint32_t round = 0; round < kRoundsMost; ++round) {
+      if (round >= kRoundsLeast &&
+          __all_sync(kAllLanes, count_low == wanted || count_high == wanted - 1.0f))
+        break;
       const uint32_t my_threshold = __byte_perm(__float_as_uint(guess), 0, 0x1010);
       uint32_t threshold[2];
       OfBothRows(my_threshold, odd, threshold);
