@@ -38,7 +38,8 @@ struct ServerStats {
   uint64_t sessions = 0;
   uint64_t leases = 0;
   uint64_t inflight_bytes = 0;
-  std::map<std::string, uint64_t> counters;  // by their Prometheus names; those without labels
+  std::map<std::string, uint64_t>
+      counters;  // by their Prometheus names: name, or name{label="value"}
 };
 
 }  // namespace oscarkv::client

@@ -44,6 +44,20 @@ void AddArchive(const StoreStats& stats, std::vector<NamedCounter>* counters) {
     counters->push_back({name.first, name.second, "", "", value});
 }
 
+// Of the tiers that there are.
+void AddHits(const StoreStats& stats, std::vector<NamedCounter>* counters) {
+  for (const TierStats& tier : stats.tiers) {
+    const auto& hits = stats.counters.hits_by_tier[static_cast<size_t>(tier.kind) - 1];
+    for (size_t depth = 0; depth < hits.size(); ++depth) {
+      counters->push_back({"oscarkv_hit_pages_total",
+                           "Pages fetched, by the fastest tier that had them and by their place in "
+                           "the sequence: before that position",
+                           "tier", TierKindName(tier.kind), hits[depth], "depth",
+                           kHitDepthNames[depth]});
+    }
+  }
+}
+
 void AddLadder(const LadderStats& ladder, std::vector<NamedCounter>* counters) {
   constexpr const char* kPages = "oscarkv_reencoded_pages_total";
   constexpr const char* kPagesHelp = "WIDE pages re-encoded PACKED, by what asked for it";
@@ -122,6 +136,7 @@ std::vector<NamedCounter> NamedCounters(const StoreStats& stats) {
                       copies.failed_pages}});
   }
   if (stats.archived) AddArchive(stats, &counters);
+  AddHits(stats, &counters);
   AddLadder(stats.ladder, &counters);
   for (size_t status = 1; status < kItemStatuses; ++status) {
     counters.push_back({"oscarkv_puts_total", "Pages put, by outcome", "outcome",

@@ -16,6 +16,8 @@ struct NamedCounter {
   std::string_view label;  // label name, empty for none
   std::string_view value_of_label;
   uint64_t value = 0;
+  std::string_view second_label = {};
+  std::string_view value_of_second = {};
 };
 
 std::vector<NamedCounter> NamedCounters(const StoreStats& stats);

@@ -1,5 +1,6 @@
 #include "server/core/lease_table.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace oscarkv {
@@ -24,7 +25,7 @@ bool LeaseTable::HasSession(SessionId session) const {
 }
 
 LeaseTable::Grant LeaseTable::Add(SessionId session, std::span<const LeasedPage> pages,
-                                  absl::Duration end, const LeaseOwner& lease_owner) {
+                                  const Time& time, const LeaseOwner& lease_owner) {
   absl::MutexLock lock(&mutex_);
   const auto owner = sessions_.find(session);
   if (owner == sessions_.end()) return {ItemStatus::kFenced, 0};
@@ -40,8 +41,8 @@ LeaseTable::Grant LeaseTable::Add(SessionId session, std::span<const LeasedPage>
     of_tenant += page.bytes;
   }
   const LeaseId id = NewId();
-  leases_[id] = Lease{session, lease_owner.tenant, end, {pages.begin(), pages.end()}};
-  by_end_.insert({end, id});
+  leases_[id] = Lease{session, lease_owner.tenant, time, {pages.begin(), pages.end()}};
+  by_end_.insert({time.begin + time.life, id});
   stats_.holds += pages.size();
   if (stats_.leased_bytes > limits_.leased_bytes_max || of_tenant > lease_owner.leased_bytes_max ||
       leases_.size() > limits_.leases_max) {
@@ -60,6 +61,13 @@ bool LeaseTable::Has(LeaseId lease) const {
   return leases_.contains(lease);
 }
 
+void LeaseTable::CountAge(LeaseId lease, absl::Duration now) {
+  const double age_s = absl::ToDoubleSeconds(now - leases_[lease].time.begin);
+  ++stats_.ages.counts[static_cast<size_t>(
+      std::lower_bound(kLeaseAges.begin(), kLeaseAges.end(), age_s) - kLeaseAges.begin())];
+  stats_.ages.sum_s += age_s;
+}
+
 void LeaseTable::Drop(LeaseId lease, std::vector<PageId>* dropped) {
   const auto found = leases_.find(lease);
   for (const LeasedPage& page : found->second.pages) {
@@ -72,25 +80,27 @@ void LeaseTable::Drop(LeaseId lease, std::vector<PageId>* dropped) {
     }
   }
   stats_.holds -= found->second.pages.size();
-  by_end_.erase({found->second.end, lease});
+  by_end_.erase({found->second.time.begin + found->second.time.life, lease});
   leases_.erase(found);
 }
 
-bool LeaseTable::Release(LeaseId lease, std::vector<PageId>* dropped) {
+bool LeaseTable::Release(LeaseId lease, absl::Duration now, std::vector<PageId>* dropped) {
   absl::MutexLock lock(&mutex_);
   const auto found = leases_.find(lease);
   if (found == leases_.end()) return false;
   sessions_[found->second.session].leases.erase(lease);
+  CountAge(lease, now);
   Drop(lease, dropped);
   ++stats_.released;
   return true;
 }
 
-bool LeaseTable::CloseSession(SessionId session, std::vector<PageId>* dropped) {
+bool LeaseTable::CloseSession(SessionId session, absl::Duration now, std::vector<PageId>* dropped) {
   absl::MutexLock lock(&mutex_);
   const auto found = sessions_.find(session);
   if (found == sessions_.end()) return false;
   for (const LeaseId lease : found->second.leases) {
+    CountAge(lease, now);
     Drop(lease, dropped);
     ++stats_.orphaned;
   }
@@ -104,16 +114,19 @@ size_t LeaseTable::Expire(absl::Duration now, std::vector<PageId>* dropped) {
   for (; !by_end_.empty() && by_end_.begin()->first <= now; ++count) {
     const LeaseId lease = by_end_.begin()->second;
     sessions_[leases_[lease].session].leases.erase(lease);
+    CountAge(lease, now);
     Drop(lease, dropped);
   }
   stats_.expired += count;
   return count;
 }
 
-LeaseStats LeaseTable::Stats() const {
+LeaseStats LeaseTable::Stats(absl::Duration now) const {
   absl::ReaderMutexLock lock(&mutex_);
   LeaseStats stats = stats_;
   stats.sessions = sessions_.size();
+  for (const auto& [id, lease] : leases_)
+    stats.oldest_s = std::max(stats.oldest_s, absl::ToDoubleSeconds(now - lease.time.begin));
   stats.leases = leases_.size();
   stats.leasable_bytes = limits_.leased_bytes_max;
   return stats;

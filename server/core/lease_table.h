@@ -20,6 +20,7 @@
 #include "proto/wire/item_status.h"
 #include "server/core/eviction_policy.h"
 #include "server/core/page_handles.h"
+#include "server/core/store_stats.h"
 
 namespace oscarkv {
 
@@ -44,6 +45,8 @@ struct LeaseStats {
   uint64_t released = 0;
   uint64_t expired = 0;
   uint64_t orphaned = 0;
+  LeaseAges ages;         // of those that have ended
+  double oldest_s = 0.0;  // the age of the oldest there is
 };
 
 // Thread-safe. Its lock is the last in the order: it calls nobody.
@@ -59,24 +62,29 @@ class LeaseTable {
   SessionId OpenSession(std::string_view client_name);
   bool HasSession(SessionId session) const;
 
-  // A lease of `pages`, all of one tenant, on each of which the caller has put a hold, ending at
-  // `end`. kOk with the lease; kFenced when there is no such session; kNoSpace when a limit is met:
-  // the table's, or the tenant's. Unless kOk the caller keeps its holds.
+  // A lease of `pages`, all of one tenant, on each of which the caller has put a hold, of that
+  // `time`. kOk with the lease; kFenced when there is no such session; kNoSpace when a limit is
+  // met: the table's, or the tenant's. Unless kOk the caller keeps its holds.
   struct Grant {
     ItemStatus status = ItemStatus::kOk;
     LeaseId lease = 0;
   };
-  Grant Add(SessionId session, std::span<const LeasedPage> pages, absl::Duration end,
+  struct Time {
+    absl::Duration begin;
+    absl::Duration life;
+  };
+  Grant Add(SessionId session, std::span<const LeasedPage> pages, const Time& time,
             const LeaseOwner& owner = {});
 
   bool Has(LeaseId lease) const;
 
   // The next three append the pages whose holds the caller has now to drop, one entry a hold.
-  bool Release(LeaseId lease, std::vector<PageId>* dropped);
-  bool CloseSession(SessionId session, std::vector<PageId>* dropped);
+  bool Release(LeaseId lease, absl::Duration now, std::vector<PageId>* dropped);
+  bool CloseSession(SessionId session, absl::Duration now, std::vector<PageId>* dropped);
   size_t Expire(absl::Duration now, std::vector<PageId>* dropped);
 
-  LeaseStats Stats() const;
+  // O(leases).
+  LeaseStats Stats(absl::Duration now) const;
 
  private:
   struct Session {
@@ -86,7 +94,7 @@ class LeaseTable {
   struct Lease {
     SessionId session = 0;
     uint32_t tenant = 0;
-    absl::Duration end;
+    Time time;
     std::vector<LeasedPage> pages;
   };
   struct Held {
@@ -95,6 +103,8 @@ class LeaseTable {
   };
 
   uint64_t NewId() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // It was granted, and ends.
+  void CountAge(LeaseId lease, absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Removes the lease from every table but its session's.
   void Drop(LeaseId lease, std::vector<PageId>* dropped) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

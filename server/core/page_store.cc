@@ -225,7 +225,7 @@ void PageStore::GrantLease(const Namespace& space, const LookupRequest& request,
   const Tenant& tenant = space.tenant();
   const auto own = static_cast<double>(std::min(tier_->capacity_bytes(), tenant.host_bytes_max()));
   const LeaseTable::Grant grant =
-      leases_.Add(request.lease_session, held, clock_.Now() + life,
+      leases_.Add(request.lease_session, held, {clock_.Now(), life},
                   {tenant.id(), static_cast<uint64_t>(options_.leased_share_max * own)});
   result->lease_status = grant.status;
   result->lease = grant.lease;
@@ -285,11 +285,17 @@ PinResult PageStore::Pin(const Namespace& space, std::string_view key) {
       index_.Read(probe, [&](PageRecord& record) { result.page = MakePinned(record); });
   result.status = found ? ItemStatus::kOk : AbsentStatus(probe);
   result.archived = !found && IsArchived(space, key);
-  if (!result.archived) CountFetch(result.status);
+  if (!result.archived) CountFetch(result.status, result.page.meta());
   return result;
 }
 
-void PageStore::CountFetch(ItemStatus status) {
+void PageStore::CountFetch(ItemStatus status, const PageMeta& page) {
+  if (status == ItemStatus::kOk) {
+    const auto depth = static_cast<size_t>(
+        std::upper_bound(kHitDepths.begin(), kHitDepths.end(), page.first_position) -
+        kHitDepths.begin());
+    Raise(counters_.hits_by_tier[static_cast<size_t>(page.tier) - 1][depth]);
+  }
   Raise(status == ItemStatus::kOk     ? counters_.fetch_hits
         : status == ItemStatus::kMiss ? counters_.fetch_misses
                                       : counters_.fetch_evicted);
@@ -385,14 +391,14 @@ SessionId PageStore::OpenSession(std::string_view client_name) {
 
 bool PageStore::CloseSession(SessionId session) {
   std::vector<PageId> dropped;
-  const bool was_open = leases_.CloseSession(session, &dropped);
+  const bool was_open = leases_.CloseSession(session, clock_.Now(), &dropped);
   DropHolds(dropped);
   return was_open;
 }
 
 ItemStatus PageStore::ReleaseLease(LeaseId lease) {
   std::vector<PageId> dropped;
-  const bool was_there = leases_.Release(lease, &dropped);
+  const bool was_there = leases_.Release(lease, clock_.Now(), &dropped);
   DropHolds(dropped);
   return was_there ? ItemStatus::kOk : ItemStatus::kFenced;
 }
@@ -421,6 +427,11 @@ StoreStats PageStore::Stats() const {
   out.lookup_misses = read(counters_.lookup_misses);
   out.lookup_evicted = read(counters_.lookup_evicted);
   out.fetch_hits = read(counters_.fetch_hits);
+  for (size_t tier = 0; tier < kTierKinds; ++tier)
+    for (size_t depth = 0; depth < kHitDepthNames.size(); ++depth)
+      out.hits_by_tier[tier][depth] = read(counters_.hits_by_tier[tier][depth]);
+  stats.scrubbed_pages = read(counters_.scrubbed_pages);
+  stats.scrub_pages = read(counters_.scrub_pages);
   out.fetch_misses = read(counters_.fetch_misses);
   out.loaded_pages = read(counters_.loaded_pages);
   out.fetch_evicted = read(counters_.fetch_evicted);
@@ -436,7 +447,9 @@ StoreStats PageStore::Stats() const {
   out.moved_bytes = read(counters_.moved_bytes);
   stats.open_puts = read(counters_.open_puts);
 
-  const LeaseStats leases = leases_.Stats();
+  const LeaseStats leases = leases_.Stats(clock_.Now());
+  stats.lease_ages = leases.ages;
+  stats.oldest_lease_s = leases.oldest_s;
   out.leases_granted = leases.granted;
   out.leases_refused = leases.refused;
   out.leases_released = leases.released;

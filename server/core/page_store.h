@@ -233,6 +233,8 @@ class PageStore {
   using Counter = std::atomic<uint64_t>;
   struct Counters {
     Counter lookups{0}, lookup_hits{0}, lookup_misses{0}, lookup_evicted{0};
+    std::array<std::array<Counter, kHitDepthNames.size()>, kTierKinds> hits_by_tier{};
+    Counter scrubbed_pages{0}, scrub_pages{0};
     Counter fetch_hits{0}, fetch_misses{0}, fetch_evicted{0}, fetch_bytes{0};
     std::array<Counter, kItemStatuses> puts_by_outcome{};
     Counter puts_abandoned{0}, puts_refused{0}, put_bytes{0}, open_puts{0};
@@ -269,7 +271,8 @@ class PageStore {
   // `form`: the page's when it was pinned.
   void Unpin(PageRecord& record, Encoding form);
   void DropHolds(std::span<const PageId> pages);
-  void CountFetch(ItemStatus status);
+  // `page`: what was found, when kOk.
+  void CountFetch(ItemStatus status, const PageMeta& page);
   // Lets go of a pin of the page's `form`, or (null) of a hold; the last holder of a detached page
   // frees it.
   void LetGo(PageRecord& record, std::optional<Encoding> form) ABSL_LOCKS_EXCLUDED(tree_mutex_);
@@ -317,6 +320,7 @@ class PageStore {
   void CountPut(ItemStatus status);
 
   // page_store_scan.cc
+  VerifyProgress VerifySome(uint64_t cursor, uint64_t bytes_max);
   ListResult ListArchive(const Namespace& space, uint32_t pages_max, uint64_t cursor) const;
 
   // page_store_archive.cc

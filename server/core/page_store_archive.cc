@@ -112,7 +112,9 @@ PinResult PageStore::Load(const Namespace& space, std::span<const std::string_vi
       result = {.status = ItemStatus::kOk, .page = MakePinned(record)};
     });
   }
-  CountFetch(result.status);
+  PageMeta found = result.page.meta();
+  found.tier = TierKind::kDisk;
+  CountFetch(result.status, found);
   return result;
 }
 

@@ -48,10 +48,23 @@ ListResult PageStore::ListArchive(const Namespace& space, uint32_t pages_max,
 }
 
 VerifyProgress PageStore::Verify(uint64_t cursor, uint64_t bytes_max) {
+  if (cursor == 0) {
+    // A slot of the archive is a page of it.
+    const uint64_t archived = archive_ == nullptr ? 0 : archive_->Stats().reserved_slots;
+    absl::MutexLock lock(&tree_mutex_);
+    counters_.scrubbed_pages.store(0, std::memory_order_relaxed);
+    counters_.scrub_pages.store(pages_ + archived, std::memory_order_relaxed);
+  }
+  const VerifyProgress progress = VerifySome(cursor, bytes_max);
+  counters_.verified_pages.fetch_add(progress.pages_checked, std::memory_order_relaxed);
+  counters_.scrubbed_pages.fetch_add(progress.pages_checked, std::memory_order_relaxed);
+  return progress;
+}
+
+VerifyProgress PageStore::VerifySome(uint64_t cursor, uint64_t bytes_max) {
   if ((cursor & kInArchive) != 0) {
     if (archive_ == nullptr) return {};
     VerifyProgress archived = archive_->Verify(cursor & ~kInArchive, bytes_max);
-    counters_.verified_pages.fetch_add(archived.pages_checked, std::memory_order_relaxed);
     if (archived.cursor != 0) archived.cursor |= kInArchive;
     return archived;
   }
@@ -72,7 +85,6 @@ VerifyProgress PageStore::Verify(uint64_t cursor, uint64_t bytes_max) {
       ++progress.pages_checked;
       progress.bytes_checked += page.meta().bytes;
       if (!page.VerifyAll().ok()) ++progress.pages_corrupt;
-      counters_.verified_pages.fetch_add(1, std::memory_order_relaxed);
     }
     if (progress.cursor == 0 || progress.bytes_checked >= bytes_max) break;
   }

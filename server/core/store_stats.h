@@ -18,6 +18,19 @@ namespace oscarkv {
 // Arrays of puts by outcome are indexed by ItemStatus, whose greatest value this holds.
 inline constexpr size_t kItemStatuses = 13;
 
+// Hits are counted by where in its sequence a page is: before each of these positions, and beyond.
+inline constexpr std::array<uint64_t, 4> kHitDepths = {1024, 4096, 16384, 65536};
+inline constexpr std::array<std::string_view, kHitDepths.size() + 1> kHitDepthNames = {
+    "1024", "4096", "16384", "65536", "more"};
+inline constexpr size_t kTierKinds = 3;  // TierKind from 1 on
+
+// How old leases are when they end: upper bounds in seconds; one more bucket has none.
+inline constexpr std::array<double, 8> kLeaseAges = {0.01, 0.1, 1, 10, 60, 300, 600, 3600};
+struct LeaseAges {
+  std::array<uint64_t, kLeaseAges.size() + 1> counts{};  // of each bucket by itself
+  double sum_s = 0.0;
+};
+
 struct NamespaceStats {
   std::string fingerprint;  // 32 raw bytes
   uint32_t namespace_id = 0;
@@ -57,6 +70,8 @@ struct StoreCounters {
   uint64_t fetch_misses = 0;
   uint64_t fetch_evicted = 0;
   uint64_t fetch_bytes = 0;  // of the blocks verified for readers
+  // Of fetch_hits: [tier - 1][depth].
+  std::array<std::array<uint64_t, kHitDepthNames.size()>, kTierKinds> hits_by_tier{};
 
   // BeginPut and Commit: the final outcome of each put; kOk is a page stored. A put that was begun
   // and dropped without Commit counts as abandoned.
@@ -151,9 +166,14 @@ struct StoreStats {
   uint64_t leases = 0;
   uint64_t leased_bytes = 0;    // of distinct pages
   uint64_t leasable_bytes = 0;  // the most that leased_bytes may be
-  uint64_t pins = 0;            // PinnedPages, and parents held by PutSlots
-  uint64_t holds = 0;           // of leases on pages
-  uint64_t open_puts = 0;       // PutSlots
+  LeaseAges lease_ages;         // of those that have ended
+  double oldest_lease_s = 0.0;  // the age of the oldest there is
+  // Of the pass of Verify that began last: what was looked at, of what there was then.
+  uint64_t scrubbed_pages = 0;
+  uint64_t scrub_pages = 0;
+  uint64_t pins = 0;       // PinnedPages, and parents held by PutSlots
+  uint64_t holds = 0;      // of leases on pages
+  uint64_t open_puts = 0;  // PutSlots
 };
 
 }  // namespace oscarkv

@@ -71,6 +71,8 @@ void CollectCounters(const StoreStats& stats, std::vector<MetricFamily>* familie
     Labels labels;
     if (!counter.label.empty())
       labels.push_back({std::string(counter.label), std::string(counter.value_of_label)});
+    if (!counter.second_label.empty())
+      labels.push_back({std::string(counter.second_label), std::string(counter.value_of_second)});
     AddCounter(&families->back(), std::move(labels), counter.value);
   }
 }
@@ -273,6 +275,26 @@ std::vector<MetricFamily> Collector::Collect() const {
   families.push_back(
       OneGauge("oscarkv_sessions", "Sessions open", static_cast<double>(store.sessions)));
   families.push_back(OneGauge("oscarkv_leases", "Leases held", static_cast<double>(store.leases)));
+  families.push_back(OneGauge("oscarkv_oldest_lease_seconds",
+                              "The age of the oldest lease held; 0 when there is none",
+                              store.oldest_lease_s));
+  MetricFamily ages = Family("oscarkv_lease_age_seconds", "How old leases were when they ended",
+                             MetricType::Histogram);
+  AddHistogram(&ages, {}, kLeaseAges, store.lease_ages.counts, store.lease_ages.sum_s);
+  families.push_back(std::move(ages));
+  families.push_back(OneGauge("oscarkv_scrubbed_pages",
+                              "Pages that the scrub that began last has looked at",
+                              static_cast<double>(store.scrubbed_pages)));
+  families.push_back(OneGauge("oscarkv_scrub_pages", "Pages that there were when it began",
+                              static_cast<double>(store.scrub_pages)));
+  if (store.archived) {
+    const ArchiveCounters& disk = store.archive;
+    const double written = static_cast<double>(disk.written_bytes);
+    families.push_back(OneGauge(
+        "oscarkv_disk_write_amplification_ratio",
+        "Bytes written to the disk's files for each byte of the pages written; 0 before the first",
+        written == 0.0 ? 0.0 : static_cast<double>(disk.device_written_bytes) / written));
+  }
   families.push_back(OneGauge("oscarkv_leased_bytes", "Bytes of leased pages",
                               static_cast<double>(store.leased_bytes)));
   families.push_back(OneGauge("oscarkv_inflight_bytes", "Bytes of puts and gets under way",

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include <grpcpp/alarm.h>
@@ -92,6 +93,19 @@ class VerifyReactor final : public grpc::ServerWriteReactor<v1::VerifyReply>, pu
   grpc::Alarm alarm_ ABSL_GUARDED_BY(mutex_);
 };
 
+// As in /metrics: name{label="value"}.
+std::string NameOf(const NamedCounter& counter) {
+  std::string name(counter.name);
+  if (counter.label.empty()) return name;
+  absl::StrAppend(&name, "{", std::string(counter.label), "=\"",
+                  std::string(counter.value_of_label), "\"");
+  if (!counter.second_label.empty()) {
+    absl::StrAppend(&name, ",", std::string(counter.second_label), "=\"",
+                    std::string(counter.value_of_second), "\"");
+  }
+  return name + "}";
+}
+
 void FillNamespace(const NamespaceStats& stats, const NamespaceSpec& spec,
                    v1::NamespaceStats* out) {
   out->set_fingerprint(stats.fingerprint);
@@ -129,8 +143,7 @@ grpc::ServerUnaryReactor* AdminService::Stats(grpc::CallbackServerContext* call,
     reply->set_leases(stats.leases);
     reply->set_inflight_bytes(context_.inflight_bytes());
     for (const NamedCounter& counter : NamedCounters(stats)) {
-      if (counter.label.empty())
-        (*reply->mutable_counters())[std::string(counter.name)] = counter.value;
+      (*reply->mutable_counters())[NameOf(counter)] = counter.value;
     }
     return absl::OkStatus();
   });

@@ -116,7 +116,8 @@ def test_stats_tell_what_is_held(packing):
     assert {name: count for name, count in grown.items() if count} == {
         "oscarkv_put_bytes_total": mine.stored_bytes, "oscarkv_fetch_bytes_total": mine.stored_bytes,
         "oscarkv_fetch_hits_total": 2, "oscarkv_fetch_misses_total": 1, "oscarkv_lookup_keys_total": 2,
-        "oscarkv_lookup_hits_total": 1, "oscarkv_lookup_misses_total": 1}
+        "oscarkv_lookup_hits_total": 1, "oscarkv_lookup_misses_total": 1, 'oscarkv_puts_total{outcome="OK"}': 2,
+        'oscarkv_hit_pages_total{tier="host",depth="1024"}': 2}
 
 
 def test_verify_checks_every_page(space, tree):
