@@ -10,6 +10,7 @@
 #define OSCARKV_CLIENT_CPP_CLIENT_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -59,9 +60,30 @@ class Lease {
   uint64_t id_ = 0;
 };
 
+// Milliseconds that an engine would take to compute a sequence's first `tokens` tokens itself.
+using RecomputeCost = std::function<double(uint64_t tokens)>;
+// At one speed, whatever the length.
+RecomputeCost TokensPerSecond(double tokens_per_s);
+
 struct LookupOptions {
   bool lease = false;
   TailPolicy tail = TailPolicy::kTake;
+  RecomputeCost recompute = {};  // for advice; null: none is asked for
+};
+
+// What the server said of a fetch that may follow. Handed to that fetch, it lets the client tell
+// what its path takes from what others took of it.
+struct FetchForecast {
+  double server_ms = 0.0;    // the server's own estimate, by gRPC
+  double loading_ms = 0.0;   // until what is on disk is in memory
+  uint64_t bytes_ahead = 0;  // that others fetch meanwhile
+};
+
+// Whether to fetch what was found.
+enum class Advice {
+  kNone,       // not asked for, or nothing was found
+  kLoad,       // a fetch should be at least as fast as computing the same tokens
+  kRecompute,  // it should not; let go of the lease
 };
 
 struct Hit {
@@ -70,9 +92,16 @@ struct Hit {
   uint64_t usable_tokens = 0;       // of them, after the tail policy
   std::vector<Encoding> encodings;  // [pages]
   uint64_t bytes = 0;               // of those pages, as stored
-  double expected_ms = 0.0;         // what fetching should take: load or recompute
+  // Milliseconds that a fetch of them into a cache seldom takes longer than: what this client has
+  // measured of its path, with what the server says of its tiers and its queue (fetch_times.h).
+  double expected_ms = 0.0;
+  Advice advice = Advice::kNone;
+  FetchForecast forecast;  // for FetchRequest
   Lease lease;
 };
+
+// By what computing the hit's usable tokens would take.
+Advice Advise(const Hit& hit, double recompute_ms);
 
 struct PushRequest {
   std::span<const std::string> keys = {};  // consecutive pages of one sequence
@@ -102,6 +131,7 @@ struct FetchRequest {
   std::span<const std::string> keys = {};
   std::span<const int64_t> slots = {};  // [keys * page_tokens]; -1 leaves a token out
   uint64_t lease_id = 0;
+  FetchForecast forecast = {};  // of the hit, if there was a look-up
   RequestHints hints = {};
   BlockRange layers = {};  // count 0: all
   BlockRange heads = {};   // count 0: all

@@ -21,6 +21,7 @@
 #include "client/cpp/call_group.h"
 #include "client/cpp/circuit_breaker.h"
 #include "client/cpp/client.h"
+#include "client/cpp/fetch_times.h"
 #include "client/cpp/wire.h"
 #include "kernels/base/task_queue.h"
 
@@ -69,6 +70,7 @@ class Connection {
   std::optional<v1::SessionReply> AwaitSession(absl::Time deadline);
 
   Paths& paths() { return *paths_; }
+  FetchTimes& fetch_times() { return fetch_times_; }
 
   // Runs a task on the client's threads.
   void RunAsync(absl::AnyInvocable<void() &&> task) { tasks_.Add(std::move(task)); }
@@ -100,6 +102,7 @@ class Connection {
   std::atomic<uint64_t> refused_ = 0;
   std::atomic<uint64_t> corrupt_pages_ = 0;
   std::atomic<bool> closed_ = false;
+  FetchTimes fetch_times_;
   const std::unique_ptr<Paths> paths_;
   TaskQueue tasks_;  // last: its threads use what is above
 };

@@ -22,7 +22,8 @@ class Fetcher {
       : space_(space),
         sink_(sink),
         request_(request),
-        deadline_(absl::Now() + space.connection()->options().fetch_timeout),
+        start_(absl::Now()),
+        deadline_(start_ + space.connection()->options().fetch_timeout),
         limit_(static_cast<uint32_t>(request.keys.size())) {
     const Geometry& geometry = space.codec().geometry();
     all_layers_ = request.layers.count == 0 ? BlockRange{0, geometry.layers} : request.layers;
@@ -45,6 +46,10 @@ class Fetcher {
     std::fill_n(report_.statuses.begin(), limit_, ItemStatus::kOk);
     report_.pages = limit_;
     report_.tokens = uint64_t{limit_} * space_.page_tokens();
+    if (report_.store.ok() && limit_ == request_.keys.size()) {
+      space_.connection()->fetch_times().Record(report_.path, report_.bytes_wire,
+                                                absl::Now() - start_, request_.forecast);
+    }
     return std::move(report_);
   }
 
@@ -142,6 +147,7 @@ class Fetcher {
   Namespace::Impl& space_;
   PageSink& sink_;
   const FetchRequest& request_;
+  const absl::Time start_;
   const absl::Time deadline_;
   BlockRange all_layers_;
   BlockRange heads_;

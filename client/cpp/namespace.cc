@@ -7,6 +7,7 @@
 
 #include "client/cpp/client.h"
 #include "client/cpp/namespace_impl.h"
+#include "client/cpp/paths.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
 #include "proto/wire/page_key.h"
@@ -71,6 +72,9 @@ uint64_t UsableTokens(const Hit& hit, const NamespaceSpec& spec, TailPolicy tail
   return tokens - std::min<uint64_t>(tokens, spec.codec.recent_tokens);
 }
 
+// A server may say anything.
+double SaneMs(double ms) { return std::isfinite(ms) ? std::max(ms, 0.0) : 0.0; }
+
 // The leading pages that the reply says are there, as far as it makes sense.
 void FillPages(const v1::LookupRequest& request, const v1::LookupReply& reply,
                const Namespace::Impl& space, Hit* hit) {
@@ -109,16 +113,34 @@ absl::StatusOr<Hit> Namespace::Impl::Lookup(std::span<const std::string> keys,
       const uint64_t session = options.lease ? connection_->Session(now + (deadline - now) / 2) : 0;
       request.set_lease(session != 0);
       request.set_session_id(session);
-      return connection_->stubs().cache->Lookup(context, request, &reply);
+      const absl::Time asked = absl::Now();
+      const grpc::Status status = connection_->stubs().cache->Lookup(context, request, &reply);
+      if (status.ok()) connection_->fetch_times().RecordRoundTrip(absl::Now() - asked);
+      return status;
     });
   });
   if (!hit.store.ok()) return hit;
   FillPages(request, reply, *this, &hit);
   hit.usable_tokens = UsableTokens(hit, spec_, options.tail);
-  if (std::isfinite(reply.expected_fetch_ms()))
-    hit.expected_ms = std::max(reply.expected_fetch_ms(), 0.0);
+  hit.forecast = {.server_ms = SaneMs(reply.expected_fetch_ms()),
+                  .loading_ms = SaneMs(reply.loading_ms()),
+                  .bytes_ahead = reply.bytes_ahead()};
+  const DataPath path = connection_->paths().Use(Direction::kFetch).path.value_or(DataPath::kGrpc);
+  if (hit.pages > 0)
+    hit.expected_ms = connection_->fetch_times().ExpectedMs(path, hit.bytes, hit.forecast);
+  if (options.recompute) hit.advice = Advise(hit, options.recompute(hit.usable_tokens));
   if (reply.lease_id() != 0) hit.lease = Lease(connection_, fingerprint_, reply.lease_id());
   return hit;
+}
+
+RecomputeCost TokensPerSecond(double tokens_per_s) {
+  return
+      [tokens_per_s](uint64_t tokens) { return 1e3 * static_cast<double>(tokens) / tokens_per_s; };
+}
+
+Advice Advise(const Hit& hit, double recompute_ms) {
+  if (hit.usable_tokens == 0) return Advice::kNone;
+  return hit.expected_ms <= recompute_ms ? Advice::kLoad : Advice::kRecompute;
 }
 
 Lease::Lease(std::shared_ptr<Connection> connection, std::string fingerprint, uint64_t id)

@@ -156,6 +156,8 @@ class PageStore {
   // parent is in memory is back in the store from here on; the first is served in any case. Waits
   // for the device, so it is for threads that may.
   PinResult Load(const Namespace& space, std::span<const std::string_view> keys);
+  // Read at once by Load: enough to keep a device busy, and little of anybody's memory.
+  static constexpr size_t kPagesPerLoad = 16;
 
   // One use of `keys`, given in the order of the sequence: refreshes recency, the last key first,
   // so that of equal pages the deepest goes first. Keys that are not stored are skipped: kMiss,

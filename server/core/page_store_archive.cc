@@ -7,8 +7,6 @@
 namespace oscarkv {
 namespace {
 
-// Read at once by Load: enough to keep a device busy, and little of anybody's memory.
-constexpr size_t kPagesPerLoad = 16;
 constexpr uint32_t kPagesPerList = 1024;
 
 }  // namespace

@@ -66,10 +66,17 @@ grpc::Status CacheService::Lookup(grpc::ServerContext* call, const v1::LookupReq
     const LookupResult found = context_.store().Lookup(*space, lookup);
     reply->set_prefix_pages(found.prefix_pages);
     reply->mutable_pages()->Reserve(static_cast<int>(found.pages.size()));
-    for (const FoundPage& page : found.pages) FillPage(page.status, page.meta, reply->add_pages());
+    uint64_t bytes_on_disk = 0;
+    for (const FoundPage& page : found.pages) {
+      FillPage(page.status, page.meta, reply->add_pages());
+      if (page.meta.tier == TierKind::kDisk) bytes_on_disk += page.meta.bytes;
+    }
     reply->set_lease_id(found.lease);
     reply->set_fetch_bytes(found.fetch_bytes);
-    reply->set_expected_fetch_ms(context_.ExpectedFetchMs(found.fetch_bytes));
+    const auto expected = context_.fetches().Expect(found.fetch_bytes, bytes_on_disk);
+    reply->set_expected_fetch_ms(expected.ms);
+    reply->set_loading_ms(expected.loading_ms);
+    reply->set_bytes_ahead(expected.bytes_ahead);
     return absl::OkStatus();
   });
 }

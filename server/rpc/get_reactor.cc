@@ -35,6 +35,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     absl::Status status = scope_.Admit();
     if (status.ok()) status = Parse(*request);
     if (status.ok()) {
+      sending_ = SharedRate::Use(context_.fetches().sending(), BytesWanted(), absl::Now());
       Advance();
     } else {
       End(status);
@@ -115,11 +116,26 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     StartItem(std::move(pinned));
   }
 
+  // Of all that is asked for, as if all of it were there.
+  uint64_t BytesWanted() const {
+    const bool packed = codec_ == nullptr && space_->holds(Encoding::kPacked);
+    const PageLayout& layout = space_->layout(packed ? Encoding::kPacked : Encoding::kWide);
+    return layout.range_bytes(layers_, heads_) * static_cast<uint64_t>(request_.keys_size());
+  }
+
   // Brings the item's page into memory, and those of the keys that follow. On a worker thread.
   void LoadItem() {
     const std::vector<std::string_view> keys(request_.keys().begin() + static_cast<int>(item_),
                                              request_.keys().end());
-    StartItem(context_.store().Load(*space_, keys));
+    uint64_t bytes = 0;
+    for (const std::string_view key :
+         std::span(keys).first(std::min(keys.size(), PageStore::kPagesPerLoad)))
+      bytes += context_.store().Holds(*space_, key) ? 0 : BytesWanted() / keys.size();
+    SharedRate::Use loading(context_.fetches().loading(), bytes, absl::Now());
+    PinResult pinned = context_.store().Load(*space_, keys);
+    loading.Moved(bytes);
+    loading.End(absl::Now());
+    StartItem(std::move(pinned));
   }
 
   void StartItem(PinResult pinned) {
@@ -263,6 +279,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     uint64_t left = std::min<uint64_t>(chunk_bytes_, part_bytes_ - sent_);
     uint64_t skip = sent_;
     sent_ += left;
+    sending_.Moved(left);
     std::vector<HeldBytes> held;
     for (const ByteView part : parts_) {
       if (left == 0) break;
@@ -285,7 +302,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     v1::GetReply reply;
     reply.mutable_end()->set_items_delivered(delivered_);
     reply.mutable_end()->set_bytes(bytes_);
-    context_.RecordFetch(bytes_, scope_.elapsed());
+    sending_.End(absl::Now());
     context_.transfers().Record(DataPath::kGrpc, Direction::kFetch, bytes_, scope_.elapsed());
     buffer_ = FrameMessage(reply);
     StartWriteAndFinish(&buffer_, grpc::WriteOptions(), scope_.End(absl::OkStatus()));
@@ -310,7 +327,8 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   int next_key_ = 0;
   uint32_t item_ = 0;  // the one under way
   std::shared_ptr<SentPage> page_;
-  InflightBytes inflight_;       // of page_
+  InflightBytes inflight_;  // of page_
+  SharedRate::Use sending_;
   std::vector<ByteView> parts_;  // of page_, to be sent
   uint64_t part_bytes_ = 0;
   uint64_t sent_ = 0;

@@ -21,10 +21,6 @@ uint64_t NewEpoch() {
   return absl::Uniform<uint64_t>(absl::IntervalClosed, random, 1, ~uint64_t{0});
 }
 
-constexpr double kFetchSmoothing = 0.1;        // weight of the newest fetch
-constexpr double kFetchFixedMs = 0.2;          // a call that fetches nothing
-constexpr uint64_t kFetchBytesMin = 64 << 10;  // smaller ones measure latency, not throughput
-
 // The open namespace of the same tenant that looks most like `spec`, for an error that names both
 // sides. Of other tenants' nothing is said.
 std::string NearestNamespace(const PageStore& store, const NamespaceSpec& spec) {
@@ -222,18 +218,6 @@ InflightBytes RpcContext::TakeInflight(const Namespace& space, uint64_t bytes,
   tenant.inflight().GiveBack(bytes);
   *why_not = {ItemStatus::kBusy, "too many bytes are in flight: try again a little later"};
   return {};
-}
-
-void RpcContext::RecordFetch(uint64_t bytes, absl::Duration duration) {
-  if (bytes < kFetchBytesMin || duration <= absl::ZeroDuration()) return;
-  const double rate = static_cast<double>(bytes) / absl::ToDoubleSeconds(duration);
-  const absl::MutexLock lock(&mutex_);
-  fetch_bytes_per_s_ += kFetchSmoothing * (rate - fetch_bytes_per_s_);
-}
-
-double RpcContext::ExpectedFetchMs(uint64_t bytes) const {
-  const absl::MutexLock lock(&mutex_);
-  return kFetchFixedMs + 1e3 * static_cast<double>(bytes) / fetch_bytes_per_s_;
 }
 
 void RpcContext::StartDrain() {

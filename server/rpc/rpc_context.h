@@ -24,6 +24,7 @@
 #include "server/core/page_store.h"
 #include "server/peer/device_holds.h"
 #include "server/rpc/call_stats.h"
+#include "server/rpc/fetch_meter.h"
 #include "server/rpc/path_negotiation.h"
 #include "server/rpc/saved_state.h"
 #include "server/rpc/transfer_stats.h"
@@ -140,8 +141,7 @@ class RpcContext {
   uint64_t inflight_bytes() const { return inflight_.taken(); }
 
   // What fetching takes, from what it took lately.
-  void RecordFetch(uint64_t bytes, absl::Duration duration);
-  double ExpectedFetchMs(uint64_t bytes) const;
+  FetchMeter& fetches() { return fetches_; }
 
   // Runs work that takes long, off gRPC's threads.
   void RunAsync(absl::AnyInvocable<void() &&> task) { workers_.Add(std::move(task)); }
@@ -172,6 +172,7 @@ class RpcContext {
   const absl::Time start_;
   CallStats calls_;
   TransferStats transfers_;
+  FetchMeter fetches_;
   PathNegotiation paths_;
   TransformRegistry transforms_;
   SavedState saved_;
@@ -182,7 +183,6 @@ class RpcContext {
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<const Namespace*, std::unique_ptr<PageCodec>> codecs_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<SessionId, v1::RequestHints> session_hints_ ABSL_GUARDED_BY(mutex_);
-  double fetch_bytes_per_s_ ABSL_GUARDED_BY(mutex_) = 1e9;  // until something was fetched
   absl::Mutex calls_mutex_;  // notifies WaitForCalls; calls take it only while the server drains
   absl::Mutex streams_mutex_;
   absl::flat_hash_set<Drainable*> streams_ ABSL_GUARDED_BY(streams_mutex_);

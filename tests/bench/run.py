@@ -1,6 +1,6 @@
 """Runs the benchmarks and prints their tables: what was measured, what it is compared with in the same run, the floor.
 
-    run.py --build-dir build/release [codec policy store service disk index ...]     (default: all)
+    run.py --build-dir build/release [codec policy store service disk index advice ...]     (default: all)
     run.py --build-dir build/release trace FILE ...     (trace_report.py)
 
 Writes BUILD_DIR/bench/NAME.json for every program that ran: Google Benchmark's own form; for the service, what
@@ -20,12 +20,14 @@ import tables
 import trace_report
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import advice  # noqa: E402
 from support.server_process import ServerProcess  # noqa: E402
 
 PROGRAMS = {"codec": "codec_bench", "policy": "policy_bench", "store": "store_bench", "service": "oscarkv",
-            "disk": "disk_bench", "index": "index_bench"}
+            "disk": "disk_bench", "index": "index_bench",
+            "advice": "advice_bench"}
 TABLES = {"codec": tables.codec, "policy": tables.policy, "store": tables.store, "service": tables.service,
-          "disk": tables.disk, "index": index.table}
+          "disk": tables.disk, "index": index.table, "advice": advice.table}
 
 
 def machine():
@@ -75,7 +77,7 @@ def main():
         return
     parser = argparse.ArgumentParser(prog="run bench", description="Runs the benchmarks and prints their tables.")
     parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], metavar="NAME",
-                        help="codec, policy, store, service, disk, index; all of them by default")
+                        help="codec, policy, store, service, disk, index, advice; all of them by default")
     parser.add_argument("--build-dir", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--repetitions", type=int, default=5, help="of each benchmark; medians are shown (%(default)s)")
     parser.add_argument("--min-time", type=float, default=0.2, help="seconds of each repetition (%(default)s)")
@@ -86,7 +88,7 @@ def main():
     print(f"machine: {machine()}")
     for name in arguments.names or PROGRAMS:
         print(f"run bench: {name} ...", file=sys.stderr, flush=True)
-        run = {"service": run_service, "disk": disk.run, "index": index.run}.get(name, run_program)
+        run = {"service": run_service, "disk": disk.run, "index": index.run, "advice": advice.run}.get(name, run_program)
         figures = run(PROGRAMS[name], arguments.build_dir, folder / f"{name}.json", arguments)
         print(f"\n{TABLES[name](figures)}\n", flush=True)
     print(f"figures: {folder}/*.json")

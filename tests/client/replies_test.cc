@@ -80,8 +80,33 @@ TEST(LookupReply, TimesThatAreNoTimesAreLeftOut) {
   for (const double time :
        {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(), -1.0}) {
     f.store.edit_lookup = [=](v1::LookupReply* r) { r->set_expected_fetch_ms(time); };
-    EXPECT_EQ(f.space->Lookup(f.keys)->expected_ms, 0.0);
+    const auto hit = f.space->Lookup(f.keys);
+    EXPECT_EQ(hit->forecast.server_ms, 0.0);
+    EXPECT_GE(hit->expected_ms, 0.0);
+    EXPECT_TRUE(std::isfinite(hit->expected_ms));
   }
+}
+
+TEST(LookupReply, AdviceComparesAFetchWithComputing) {
+  Fixture f;
+  ASSERT_OK(f.Push());
+  f.store.edit_lookup = [](v1::LookupReply* r) { r->set_expected_fetch_ms(1000.0); };
+  EXPECT_EQ(f.space->Lookup(f.keys)->advice, Advice::kNone);
+  // 12 tokens: in 12 ms, or in 12,000 s.
+  const auto quick = f.space->Lookup(f.keys, {.recompute = TokensPerSecond(1000)});
+  EXPECT_EQ(quick->usable_tokens, 12u);
+  EXPECT_GT(quick->expected_ms, 12.0);
+  EXPECT_EQ(quick->advice, Advice::kRecompute);
+  EXPECT_EQ(f.space->Lookup(f.keys, {.recompute = TokensPerSecond(0.001)})->advice, Advice::kLoad);
+  uint64_t asked = 0;
+  const auto cost = [&](uint64_t tokens) {
+    asked = tokens;
+    return 1e9;
+  };
+  EXPECT_EQ(f.space->Lookup(f.keys, {.recompute = cost})->advice, Advice::kLoad);
+  EXPECT_EQ(asked, 12u);
+  f.store.edit_lookup = [](v1::LookupReply* r) { r->set_prefix_pages(0); };
+  EXPECT_EQ(f.space->Lookup(f.keys, {.recompute = cost})->advice, Advice::kNone);
 }
 
 TEST(LookupReply, TailPolicyLeavesTheRecentWindowOfAPackedHitToTheEngine) {

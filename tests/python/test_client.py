@@ -354,3 +354,34 @@ def test_hints_go_with_pushes_fetches_and_touches(space):
 def test_hints_that_are_none_are_refused(wrong):
     with pytest.raises(ValueError, match="must be"):
         oscarkv.RequestHints(**wrong)
+
+
+def test_advice_weighs_a_fetch_against_computing(space):
+    cache = Cache(seed=1)
+    space.push(cache.kv, SLOTS, KEYS)
+    assert space.lookup(KEYS).advice == ""
+    tokens = PAGES * PAGE_TOKENS
+    assert space.lookup(KEYS, recompute=1e-3).advice == "load"
+    assert space.lookup(KEYS, recompute=1e12).advice == "recompute"
+    asked = []
+
+    def slow(count):
+        asked.append(count)
+        return 1e9
+    hit = space.lookup(KEYS, recompute=slow)
+    assert hit.advice == "load" and asked[-1] == tokens
+    assert hit.expected_ms > 0
+    assert space.lookup(KEYS, recompute=lambda count: 0.0).advice == "recompute"
+    assert space.fetch(Cache().kv, SLOTS, KEYS, hit=hit).pages == PAGES
+    unknown = [bytes(32)]
+    assert space.lookup(unknown, recompute=1.0).advice == ""
+    for wrong in (0, -5.0, float("nan"), "fast"):
+        with pytest.raises((ValueError, TypeError)):
+            space.lookup(KEYS, recompute=wrong)
+
+
+def test_what_the_cost_of_computing_raises_is_raised(space):
+    def fails(_):
+        raise KeyError("no model")
+    with pytest.raises(KeyError, match="no model"):
+        space.lookup(KEYS, recompute=fails)

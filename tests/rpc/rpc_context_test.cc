@@ -117,18 +117,6 @@ TEST_F(RpcContextTest, CodecWaitsForTheTransformSet) {
   EXPECT_EQ(context.CodecFor(*wide_only).value(), *codec);  // made once
 }
 
-TEST_F(RpcContextTest, ExpectedFetchTimeFollowsWhatFetchesTook) {
-  RpcContext context({}, store(), logger_);
-  const double before = context.ExpectedFetchMs(1 << 20);
-  for (int i = 0; i < 200; ++i) context.RecordFetch(1 << 20, absl::Milliseconds(50));
-  EXPECT_GT(context.ExpectedFetchMs(1 << 20), before);
-  EXPECT_NEAR(context.ExpectedFetchMs(1 << 20), 50.0, 5.0);
-  EXPECT_NEAR(context.ExpectedFetchMs(2 << 20), 100.0, 10.0);
-  context.RecordFetch(16, absl::Seconds(10));  // too small to tell a rate
-  context.RecordFetch(1 << 20, absl::ZeroDuration());
-  EXPECT_NEAR(context.ExpectedFetchMs(1 << 20), 50.0, 5.0);
-}
-
 struct ToldStream final : Drainable {
   void OnDrain() override { ++told; }
   int told = 0;

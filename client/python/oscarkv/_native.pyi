@@ -1,7 +1,7 @@
 """What the extension module holds. Misuse raises ValueError naming what was expected and what was found."""
 
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -133,6 +133,8 @@ class Hit:
     @property
     def expected_ms(self) -> float: ...
     @property
+    def advice(self) -> Literal["load", "recompute", ""]: ...
+    @property
     def lease(self) -> int: ...
     @property
     def error(self) -> str: ...
@@ -175,7 +177,8 @@ class Namespace:
     @property
     def spec(self) -> NamespaceSpec: ...
     def lookup(self, keys: Sequence[bytes], lease: bool = False,
-               tail: Literal["take", "recompute"] = "take") -> Hit: ...
+               tail: Literal["take", "recompute"] = "take",
+               recompute: float | Callable[[int], float] | None = None) -> Hit: ...
     def push(self, kv: PagedKv, slots: _Slots, keys: Sequence[bytes], parent: bytes = b"", first_position: int = 0,
              end_position: int | None = None, hints: RequestHints | None = None) -> PushReport: ...
     def fetch(self, kv: PagedKv, slots: _Slots, keys: Sequence[bytes], hit: Hit | None = None,

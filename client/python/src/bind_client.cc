@@ -89,10 +89,40 @@ BlockRange RangeOf(const std::optional<std::pair<uint32_t, uint32_t>>& range, co
   return {range->first, range->second - range->first};
 }
 
+// `recompute`: None, tokens a second, or a function of a number of tokens.
+double RecomputeMs(const py::object& recompute, uint64_t tokens) {
+  if (PyCallable_Check(recompute.ptr()) != 0) return recompute(tokens).cast<double>();
+  const auto tokens_per_s = recompute.cast<double>();
+  if (tokens_per_s > 0) return client::TokensPerSecond(tokens_per_s)(tokens);
+  throw py::value_error(absl::StrCat(
+      "recompute must be tokens a second, above 0, or a function of tokens to milliseconds, found ",
+      tokens_per_s));
+}
+
 Hit Lookup(const Namespace& self, const std::vector<std::string>& keys, bool lease,
-           const std::string& tail) {
+           const std::string& tail, const py::object& recompute) {
+  if (!recompute.is_none()) RecomputeMs(recompute, 0);  // before the store is asked
   const client::LookupOptions options{.lease = lease, .tail = TailOf(tail)};
-  return ValueOrThrow(WithoutGil([&] { return self.Lookup(keys, options); }));
+  Hit hit = ValueOrThrow(WithoutGil([&] { return self.Lookup(keys, options); }));
+  if (!recompute.is_none())
+    hit.advice = client::Advise(hit, RecomputeMs(recompute, hit.usable_tokens));
+  return hit;
+}
+
+std::string AdviceName(client::Advice advice) {
+  switch (advice) {
+    case client::Advice::kLoad:
+      return "load";
+    case client::Advice::kRecompute:
+      return "recompute";
+    case client::Advice::kNone:
+      break;
+  }
+  return "";
+}
+
+client::FetchForecast ForecastOf(const Hit* hit) {
+  return hit == nullptr ? client::FetchForecast{} : hit->forecast;
 }
 
 PushReport Push(const Namespace& self, const PagedKv& kv, const py::object& slots,
@@ -123,6 +153,7 @@ FetchReport Fetch(const Namespace& self, const PagedKv& kv, const py::object& sl
   const client::FetchRequest request{.keys = keys,
                                      .slots = SlotSpan(places),
                                      .lease_id = hit == nullptr ? 0 : hit->lease.id(),
+                                     .forecast = ForecastOf(hit),
                                      .hints = HintsOr(hints),
                                      .layers = RangeOf(layers, "layers"),
                                      .heads = RangeOf(heads, "heads"),
@@ -153,6 +184,7 @@ FetchReport FetchTo(const Namespace& self, client::PageSink& sink,
                     const std::optional<std::pair<uint32_t, uint32_t>>& heads) {
   const client::FetchRequest request{.keys = keys,
                                      .lease_id = hit == nullptr ? 0 : hit->lease.id(),
+                                     .forecast = ForecastOf(hit),
                                      .layers = RangeOf(layers, "layers"),
                                      .heads = RangeOf(heads, "heads")};
   return ValueOrThrow(WithoutGil([&] { return self.FetchTo(sink, request); }));
@@ -187,6 +219,9 @@ void BindReports(py::module_& module) {
                              })
       .def_property_readonly("bytes", [](const Hit& h) { return h.bytes; })
       .def_property_readonly("expected_ms", [](const Hit& h) { return h.expected_ms; })
+      .def_property_readonly(
+          "advice", [](const Hit& h) { return AdviceName(h.advice); },
+          "'load' or 'recompute', where it was asked for and something was found; else empty.")
       .def_property_readonly("lease", [](const Hit& h) { return h.lease.id(); })
       .def_property_readonly(
           "error", [](const Hit& h) { return ErrorText(h.store); },
@@ -216,9 +251,11 @@ void BindNamespace(py::module_& module) {
                         py::release_gil_before_calling_cpp_dtor())
       .def_property_readonly("spec", [](const Namespace& n) { return n.spec(); })
       .def("lookup", &Lookup, arg("keys"), arg("lease") = false, arg("tail") = "take",
+           arg("recompute") = py::none(),
            "Leading keys that are stored. `lease` holds them; tail='recompute' leaves the recent "
-           "window of a hit that ends in "
-           "packed pages to the engine.")
+           "window of a hit that ends in packed pages to the engine. recompute: what computing "
+           "costs, as tokens a second or as a function of tokens to milliseconds, for the hit's "
+           "advice.")
       .def("push", &Push, arg("kv"), arg("slots"), arg("keys"), arg("parent") = py::bytes(),
            arg("first_position") = 0, arg("end_position") = py::none(), arg("hints") = py::none(),
            "Encodes and stores the pages at `slots`, [len(keys) * page_tokens].")

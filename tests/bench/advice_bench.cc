@@ -1,0 +1,178 @@
+// How long fetches take against what their look-ups said, under several loads: clients of their own
+// in one process, closed loops over a server that runs beside. Prints JSON.
+//
+//   advice_bench ENDPOINT SECONDS
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "client/cpp/client.h"
+
+namespace oscarkv::bench {
+namespace {
+
+using client::Client;
+using client::Hit;
+
+constexpr uint32_t kPagesMax = 128;
+constexpr uint64_t kSequences = 8;
+constexpr size_t kWarmUp = 30;  // fetches of each client that do not count
+
+// Pages of 128 KiB.
+NamespaceSpec Spec() {
+  NamespaceSpec spec;
+  spec.model = "advice";
+  spec.geometry = {
+      .layers = 8, .kv_heads = 4, .k_head_dim = 64, .v_head_dim = 64, .page_tokens = 16};
+  return spec;
+}
+
+std::vector<std::string> KeysOf(uint64_t sequence) {
+  std::vector<std::string> keys;
+  for (uint64_t page = 0; page < kPagesMax; ++page) {
+    std::string key = std::to_string(sequence * 1000 + page);
+    keys.push_back(key + std::string(32 - key.size(), 'k'));
+  }
+  return keys;
+}
+
+// A worker with a paged cache of its own.
+class Worker {
+ public:
+  explicit Worker(const std::string& endpoint) {
+    client_ = *Client::Create({.endpoint = endpoint,
+                               .lookup_timeout = absl::Seconds(20),
+                               .fetch_timeout = absl::Seconds(20),
+                               .push_timeout = absl::Seconds(60)});
+    space_ = *client_->OpenNamespace(Spec(), "");
+    const Geometry& geometry = space_->spec().geometry;
+    const int64_t tokens = int64_t{kPagesMax} * geometry.page_tokens;
+    const int64_t row = int64_t{geometry.kv_heads} * geometry.k_head_dim;
+    memory_.resize(static_cast<size_t>(2 * geometry.layers * tokens * row) * sizeof(uint16_t));
+    for (uint32_t i = 0; i < 2 * geometry.layers; ++i)
+      bases_.push_back(memory_.data() + int64_t{i} * tokens * row * 2);
+    const std::span<std::byte* const> bases(bases_);
+    // Token-major, as SGLang has it.
+    const EngineSide side = {.layer_base = bases.first(geometry.layers),
+                             .block_stride = row * 2,
+                             .token_stride = row * 2,
+                             .head_stride = int64_t{geometry.k_head_dim} * 2,
+                             .dtype = geometry.dtype};
+    view_ = {.k = side, .v = side, .block_tokens = 1, .slots = tokens};
+    view_.v.layer_base = bases.subspan(geometry.layers);
+    for (int64_t slot = 0; slot < tokens; ++slot) slots_.push_back(slot);
+  }
+
+  void Push(uint64_t sequence) {
+    const std::vector<std::string> keys = KeysOf(sequence);
+    const auto report = space_->Push(view_, {.keys = keys, .slots = slots_});
+    if (!report.ok() || !report->store.ok()) std::abort();
+  }
+
+  // The time that a fetch of a random prefix took, against what its look-up said.
+  double FetchOne(std::mt19937_64& random) {
+    const std::vector<std::string> keys = KeysOf(random() % kSequences);
+    const size_t pages = 8 + random() % (kPagesMax - 7);
+    const std::span<const std::string> wanted = std::span(keys).first(pages);
+    const auto hit = space_->Lookup(wanted);
+    if (!hit.ok() || hit->pages != pages) std::abort();
+    const auto start = std::chrono::steady_clock::now();
+    const auto report = space_->Fetch(
+        view_, {.keys = wanted,
+                .slots = std::span(slots_).first(pages * space_->spec().geometry.page_tokens),
+                .forecast = hit->forecast});
+    if (!report.ok() || report->pages != pages) std::abort();
+    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
+    return took.count() / hit->expected_ms;
+  }
+
+ private:
+  std::unique_ptr<Client> client_;
+  std::unique_ptr<client::Namespace> space_;
+  std::vector<std::byte> memory_;
+  std::vector<std::byte*> bases_;
+  EngineView view_;
+  std::vector<int64_t> slots_;
+};
+
+struct Load {
+  const char* name;
+  size_t clients;
+  int pause_ms;  // between fetches, at most
+  bool pushes;   // one more client stores pages all the time
+};
+constexpr Load kLoads[] = {{"1 client", 1, 0, false},
+                           {"2 clients", 2, 0, false},
+                           {"4 clients", 4, 0, false},
+                           {"8 clients", 8, 0, false},
+                           {"4 clients, pauses of 0..40 ms", 4, 40, false},
+                           {"4 clients, and one that stores", 4, 0, true}};
+
+nlohmann::json Run(const Load& load, const std::string& endpoint, double seconds) {
+  std::vector<std::vector<double>> ratios(load.clients);
+  std::atomic<bool> over = false;
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < load.clients; ++i) {
+    threads.emplace_back([&, i] {
+      Worker worker(endpoint);
+      std::mt19937_64 random(i);
+      while (!over) {
+        ratios[i].push_back(worker.FetchOne(random));
+        if (load.pause_ms > 0)
+          std::this_thread::sleep_for(
+              std::chrono::milliseconds(random() % static_cast<uint64_t>(load.pause_ms)));
+      }
+    });
+  }
+  if (load.pushes) {
+    threads.emplace_back([&] {
+      Worker worker(endpoint);
+      for (uint64_t sequence = 100; !over; ++sequence) worker.Push(sequence);
+    });
+  }
+  std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+  over = true;
+  for (std::thread& thread : threads) thread.join();
+  std::vector<double> all;
+  double first = 0.0;
+  for (const std::vector<double>& one : ratios) {
+    first = std::max(first, one.front());
+    if (one.size() > kWarmUp) all.insert(all.end(), one.begin() + kWarmUp, one.end());
+  }
+  if (all.size() < 100) std::abort();
+  std::sort(all.begin(), all.end());
+  const auto at = [&](double share) {
+    return all[static_cast<size_t>(share * static_cast<double>(all.size() - 1))];
+  };
+  return {{"load", load.name}, {"fetches", all.size()}, {"first", first},  {"p10", at(0.1)},
+          {"p50", at(0.5)},    {"p90", at(0.9)},        {"p99", at(0.99)}, {"max", all.back()}};
+}
+
+}  // namespace
+}  // namespace oscarkv::bench
+
+int main(int argc, char** argv) {
+  using namespace oscarkv::bench;  // NOLINT(google-build-using-namespace)
+  if (argc != 3) {
+    std::fprintf(stderr, "usage: advice_bench ENDPOINT SECONDS\n");
+    return 2;
+  }
+  const std::string endpoint = argv[1];
+  {
+    Worker worker(endpoint);
+    for (uint64_t sequence = 0; sequence < kSequences; ++sequence) worker.Push(sequence);
+  }
+  nlohmann::json rows = nlohmann::json::array();
+  for (const Load& load : kLoads) rows.push_back(Run(load, endpoint, std::atof(argv[2])));
+  std::printf("%s\n", rows.dump(1).c_str());
+  return 0;
+}
