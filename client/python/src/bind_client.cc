@@ -92,11 +92,12 @@ BlockRange RangeOf(const std::optional<std::pair<uint32_t, uint32_t>>& range, co
 // `recompute`: None, tokens a second, or a function of a number of tokens.
 double RecomputeMs(const py::object& recompute, uint64_t tokens) {
   if (PyCallable_Check(recompute.ptr()) != 0) return recompute(tokens).cast<double>();
-  const auto tokens_per_s = recompute.cast<double>();
+  const bool number = PyNumber_Check(recompute.ptr()) != 0;
+  const double tokens_per_s = number ? recompute.cast<double>() : 0.0;
   if (tokens_per_s > 0) return client::TokensPerSecond(tokens_per_s)(tokens);
   throw py::value_error(absl::StrCat(
       "recompute must be tokens a second, above 0, or a function of tokens to milliseconds, found ",
-      tokens_per_s));
+      py::repr(recompute).cast<std::string>()));
 }
 
 Hit Lookup(const Namespace& self, const std::vector<std::string>& keys, bool lease,
