@@ -14,9 +14,22 @@ CallGroup::Member::~Member() {
   group_.contexts_.erase(context_);
 }
 
+CallGroup::CallGroup(CallGroup& parent) : parent_(&parent) {
+  const absl::MutexLock lock(&parent.mutex_);
+  parent.groups_.insert(this);
+  cancelled_ = parent.cancelled_;
+}
+
+CallGroup::~CallGroup() {
+  if (parent_ == nullptr) return;
+  const absl::MutexLock lock(&parent_->mutex_);
+  parent_->groups_.erase(this);
+}
+
 void CallGroup::Cancel() {
   const absl::MutexLock lock(&mutex_);
   cancelled_ = true;
+  for (CallGroup* group : groups_) group->Cancel();
   for (grpc::ClientContext* context : contexts_) context->TryCancel();
 }
 

@@ -1,4 +1,5 @@
-// Calls that end together: those of a namespace, when it is destroyed.
+// Calls that end together: those of a namespace, when it is destroyed; those of one fetch, when it
+// is cancelled.
 #ifndef OSCARKV_CLIENT_CPP_CALL_GROUP_H_
 #define OSCARKV_CLIENT_CPP_CALL_GROUP_H_
 
@@ -26,6 +27,13 @@ class CallGroup {
     grpc::ClientContext* context_;
   };
 
+  CallGroup() = default;
+  // A group within `parent`, which outlives it, and cancelled with it.
+  explicit CallGroup(CallGroup& parent) ABSL_LOCKS_EXCLUDED(mutex_);
+  ~CallGroup();
+  CallGroup(const CallGroup&) = delete;
+  CallGroup& operator=(const CallGroup&) = delete;
+
   // Cancels the calls under way and every later one.
   void Cancel();
   bool cancelled() const;
@@ -33,9 +41,11 @@ class CallGroup {
   bool WaitCancelled(absl::Duration wait) const;
 
  private:
+  CallGroup* const parent_ = nullptr;  // its lock is taken before this one's
   mutable absl::Mutex mutex_;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   absl::flat_hash_set<grpc::ClientContext*> contexts_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<CallGroup*> groups_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace oscarkv::client

@@ -50,12 +50,12 @@ absl::Status CheckOptions(const ClientOptions& options) {
     }
   }
   if (options.attempts < 1 || options.async_threads < 1 || options.breaker.failures < 1 ||
-      options.push_batch_bytes < 1) {
+      options.push_batch_bytes < 1 || options.push_queue_bytes < 1) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "client: attempts, async_threads, breaker.failures and push_batch_bytes must be at least "
-        "1, found ",
-        options.attempts, ", ", options.async_threads, ", ", options.breaker.failures, " and ",
-        options.push_batch_bytes));
+        "client: attempts, async_threads, breaker.failures, push_batch_bytes and push_queue_bytes "
+        "must be at least 1, found ",
+        options.attempts, ", ", options.async_threads, ", ", options.breaker.failures, ", ",
+        options.push_batch_bytes, " and ", options.push_queue_bytes));
   }
   if (options.bulk_channels < 1 || options.bulk_channels > kBulkChannelsMax) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -190,6 +190,8 @@ absl::Status Client::Verify(uint64_t bytes_per_second,
 void Client::Close() { connection_->Close(); }
 
 PathUse Client::path(Direction direction) const { return connection_->paths().Use(direction); }
+bool Client::AwaitPushes(absl::Duration timeout) const { return connection_->AwaitPushes(timeout); }
+
 ClientCounters Client::counters() const { return connection_->counters(); }
 
 }  // namespace oscarkv::client

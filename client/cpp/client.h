@@ -33,6 +33,7 @@
 namespace oscarkv::client {
 
 class Connection;
+class PendingFetch;
 
 // What to do with a hit that ends in PACKED pages: quality depends on the most recent tokens more
 // than on any others.
@@ -150,6 +151,17 @@ struct FetchReport {
   uint64_t bytes_wire = 0;
 };
 
+// How a fetch that is on its way tells what has come. The functions are called on a thread of the
+// client's; a lock that the caller holds while it waits for them would stop it for good.
+struct StartFetchOptions {
+  // Of the fetch's layers, how many come together, all pages of them before the next: with fewer
+  // the first are there sooner, for more calls. 0: all.
+  uint32_t layers_at_once = 0;
+  // These layers have come: their pages 0..pages-1 are whole in the cache.
+  absl::AnyInvocable<void(BlockRange layers, uint32_t pages)> on_layers = nullptr;
+  absl::AnyInvocable<void(const absl::StatusOr<FetchReport>& report)> done = nullptr;
+};
+
 struct ListedKey {
   std::string key;
   std::string parent;
@@ -174,6 +186,10 @@ struct ClientCounters {
   uint64_t reopens = 0;  // after the server restarted
   uint64_t refused_by_breaker = 0;
   uint64_t corrupt_pages = 0;  // a checksum did not hold on this side
+  // Of pushes that found no room in the queue; bytes are of K and V in the model's dtype.
+  uint64_t pushes_dropped = 0;
+  uint64_t pages_dropped = 0;
+  uint64_t bytes_dropped = 0;
 };
 
 // Pages of one namespace. Outlives the Client that opened it if need be.
@@ -195,6 +211,8 @@ class Namespace {
                              const LookupOptions& options = {}) const;
   // Encodes and stores pages. kInvalidArgument: slots or view do not fit.
   absl::StatusOr<PushReport> Push(const EngineView& cache, const PushRequest& request) const;
+  // What Push would refuse the arguments with.
+  absl::Status CheckPush(const EngineView& cache, const PushRequest& request) const;
   // Fetches pages and decodes them into the cache; stops at the first page that is not there.
   // Nothing of a page that fails is written.
   absl::StatusOr<FetchReport> Fetch(const EngineView& cache, const FetchRequest& request) const;
@@ -205,9 +223,19 @@ class Namespace {
   absl::StatusOr<PushReport> PushFrom(PageSource& source, const PushRequest& request) const;
   absl::StatusOr<FetchReport> FetchTo(PageSink& sink, const FetchRequest& request) const;
 
-  // The asynchronous forms run on the client's own threads; `done` runs exactly once. What the
-  // request and the view point to must stay until then.
-  void PushAsync(const EngineView& cache, const PushRequest& request,
+  // Starts a fetch that can be followed layer by layer and cancelled (client/cpp/pending_fetch.h).
+  // What the view points to must stay until it has ended. Unlike Fetch's, layers of a page of which
+  // a later layer fails have been written.
+  std::unique_ptr<PendingFetch> StartFetch(const EngineView& cache, const FetchRequest& request,
+                                           StartFetchOptions options = {}) const;
+
+  // The asynchronous forms run on the client's own threads; `done` runs exactly once, on one of
+  // them. What the request and the view point to must stay until then.
+  //
+  // A push waits behind those before it, on a thread for pushes. False: ClientOptions::
+  // push_queue_bytes of K and V wait already; it is dropped and counted, and `done` (which may be
+  // null) is told RESOURCE_EXHAUSTED.
+  bool PushAsync(const EngineView& cache, const PushRequest& request,
                  absl::AnyInvocable<void(absl::StatusOr<PushReport>) &&> done) const;
   void FetchAsync(const EngineView& cache, const FetchRequest& request,
                   absl::AnyInvocable<void(absl::StatusOr<FetchReport>) &&> done) const;
@@ -257,6 +285,8 @@ class Client {
   absl::Status Verify(uint64_t bytes_per_second,
                       absl::AnyInvocable<void(uint64_t, uint64_t, uint64_t)> progress);
   ClientCounters counters() const;
+  // Waits until no push is queued or under way: whether that came in time.
+  bool AwaitPushes(absl::Duration timeout) const;
   // By which path pages travel now; agreed on when the first fetch or push opens a session.
   PathUse path(Direction direction) const;
   // Ends the session, and with it the leases. Calls from now on are misses, those of its namespaces

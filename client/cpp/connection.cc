@@ -207,16 +207,48 @@ std::optional<v1::SessionReply> Connection::AwaitSession(absl::Time deadline) {
   return stream->Await(deadline);
 }
 
+bool Connection::RunPush(uint64_t pages, uint64_t bytes, absl::AnyInvocable<void() &&> task) {
+  {
+    const absl::MutexLock lock(&push_mutex_);
+    const uint64_t room = options_.push_queue_bytes;
+    if (queued_pushes_ > 0 && (bytes > room || queued_push_bytes_ > room - bytes)) {
+      ++pushes_dropped_;
+      pages_dropped_ += pages;
+      bytes_dropped_ += bytes;
+      return false;
+    }
+    ++queued_pushes_;
+    queued_push_bytes_ += bytes;
+  }
+  push_tasks_.Add([this, bytes, task = std::move(task)]() mutable {
+    std::move(task)();
+    task = nullptr;
+    const absl::MutexLock lock(&push_mutex_);
+    --queued_pushes_;
+    queued_push_bytes_ -= bytes;
+  });
+  return true;
+}
+
+bool Connection::AwaitPushes(absl::Duration timeout) const {
+  const absl::MutexLock lock(&push_mutex_);
+  return push_mutex_.AwaitWithTimeout(absl::Condition(this, &Connection::NoPush), timeout);
+}
+
 ClientCounters Connection::counters() const {
   const auto load = [](const std::atomic<uint64_t>& counter) {
     return counter.load(std::memory_order_relaxed);
   };
+  const absl::MutexLock lock(&push_mutex_);
   return {.calls = load(calls_),
           .failures = load(failures_),
           .retries = load(retries_),
           .reopens = load(reopens_),
           .refused_by_breaker = load(refused_),
-          .corrupt_pages = load(corrupt_pages_)};
+          .corrupt_pages = load(corrupt_pages_),
+          .pushes_dropped = pushes_dropped_,
+          .pages_dropped = pages_dropped_,
+          .bytes_dropped = bytes_dropped_};
 }
 
 }  // namespace oscarkv::client

@@ -72,6 +72,13 @@ class Connection {
   Paths& paths() { return *paths_; }
   FetchTimes& fetch_times() { return fetch_times_; }
 
+  // Runs a push of `pages` pages behind those that wait, unless `bytes` more are too many: then it
+  // counts as dropped, and false.
+  bool RunPush(uint64_t pages, uint64_t bytes, absl::AnyInvocable<void() &&> task)
+      ABSL_LOCKS_EXCLUDED(push_mutex_);
+  // Until no push waits or is under way.
+  bool AwaitPushes(absl::Duration timeout) const ABSL_LOCKS_EXCLUDED(push_mutex_);
+
   // Runs a task on the client's threads.
   void RunAsync(absl::AnyInvocable<void() &&> task) { tasks_.Add(std::move(task)); }
 
@@ -84,6 +91,7 @@ class Connection {
   absl::Status Repeat(CallGroup& group, absl::Time deadline, grpc::Channel& channel,
                       absl::FunctionRef<grpc::Status()> attempt);
   std::shared_ptr<grpc::Channel> NextBulkChannel();
+  bool NoPush() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(push_mutex_) { return queued_pushes_ == 0; }
 
   const ClientOptions options_;
   CircuitBreaker breaker_;
@@ -104,7 +112,15 @@ class Connection {
   std::atomic<bool> closed_ = false;
   FetchTimes fetch_times_;
   const std::unique_ptr<Paths> paths_;
-  TaskQueue tasks_;  // last: its threads use what is above
+  mutable absl::Mutex push_mutex_;
+  uint64_t queued_pushes_ ABSL_GUARDED_BY(push_mutex_) = 0;
+  uint64_t queued_push_bytes_ ABSL_GUARDED_BY(push_mutex_) = 0;
+  uint64_t pushes_dropped_ ABSL_GUARDED_BY(push_mutex_) = 0;
+  uint64_t pages_dropped_ ABSL_GUARDED_BY(push_mutex_) = 0;
+  uint64_t bytes_dropped_ ABSL_GUARDED_BY(push_mutex_) = 0;
+  // Last: their threads use what is above. Fetches do not wait behind pushes.
+  TaskQueue push_tasks_{1};
+  TaskQueue tasks_;
 };
 
 }  // namespace oscarkv::client

@@ -13,7 +13,7 @@ namespace oscarkv::client {
 
 // Verifies and decodes each page as it comes: nothing of a page that fails is written. Borrows all
 // that it is made of.
-class CpuPageSink final : public PageSink {
+class CpuPageSink : public PageSink {
  public:
   CpuPageSink(const PageCodec& codec, const EngineView& cache, std::span<const int64_t> slots)
       : codec_(codec), cache_(cache), slots_(slots) {}

@@ -11,6 +11,7 @@
 #include "client/cpp/namespace_impl.h"
 #include "client/cpp/page_path.h"
 #include "client/cpp/paths.h"
+#include "client/cpp/pending_fetch_state.h"
 #include "kernels/base/status_macros.h"
 
 namespace oscarkv::client {
@@ -18,8 +19,10 @@ namespace {
 
 class Fetcher {
  public:
-  Fetcher(Namespace::Impl& space, PageSink& sink, const FetchRequest& request)
+  // `calls`: what is cancelled to end the fetch.
+  Fetcher(Namespace::Impl& space, PageSink& sink, const FetchRequest& request, CallGroup& calls)
       : space_(space),
+        calls_(calls),
         sink_(sink),
         request_(request),
         start_(absl::Now()),
@@ -123,8 +126,8 @@ class Fetcher {
         OSCARKV_ASSIGN_OR_RETURN(path, space_.connection()->paths().ForFetch(deadline_));
       }
       PagesTaken taken;
-      const absl::Status status =
-          path->Fetch(space_, {request_, done_, end, layers_, heads_, deadline_}, sink_, &taken);
+      const absl::Status status = path->Fetch(
+          space_, {request_, done_, end, layers_, heads_, deadline_, calls_}, sink_, &taken);
       report_.path = path->kind();
       report_.bytes_wire += taken.bytes;
       done_ += taken.pages;
@@ -145,6 +148,7 @@ class Fetcher {
   }
 
   Namespace::Impl& space_;
+  CallGroup& calls_;
   PageSink& sink_;
   const FetchRequest& request_;
   const absl::Time start_;
@@ -170,14 +174,32 @@ absl::StatusOr<FetchReport> Namespace::Impl::Fetch(const EngineView& cache,
   OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
   OSCARKV_RETURN_IF_ERROR(CheckSlots(cache, request.keys, request.slots, /*least=*/-1));
   CpuPageSink sink(*codec_, cache, request.slots);
-  return Fetcher(*this, sink, request).Run();
+  return Fetcher(*this, sink, request, group_).Run();
+}
+
+absl::StatusOr<FetchReport> Namespace::Impl::FetchLayers(const EngineView& cache,
+                                                         const FetchRequest& request,
+                                                         PendingFetch::State& state) {
+  OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
+  OSCARKV_RETURN_IF_ERROR(CheckSlots(cache, request.keys, request.slots, /*least=*/-1));
+  CallGroup calls(group_);
+  if (!state.Begin(&calls)) {
+    FetchReport report;
+    report.store = absl::CancelledError("the fetch was cancelled");
+    report.statuses.assign(request.keys.size(), ItemStatus::kSkipped);
+    return report;
+  }
+  LayerSink sink(*codec_, cache, state);
+  absl::StatusOr<FetchReport> report = Fetcher(*this, sink, request, calls).Run();
+  state.LetGoOfCalls();
+  return report;
 }
 
 absl::StatusOr<FetchReport> Namespace::Impl::FetchTo(PageSink& sink, const FetchRequest& request) {
   const auto fetch = [&]() -> absl::StatusOr<FetchReport> {
     OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
     OSCARKV_RETURN_IF_ERROR(CheckPages(request.keys, sink.pages()));
-    return Fetcher(*this, sink, request).Run();
+    return Fetcher(*this, sink, request, group_).Run();
   };
   absl::StatusOr<FetchReport> report = fetch();
   if (!report.ok()) sink.Abandon(report.status());

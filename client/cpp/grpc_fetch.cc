@@ -30,14 +30,14 @@ class GrpcFetch {
   // One Get of the keys that are still missing, as many as the server takes.
   absl::Status Run() {
     const size_t end = std::min<size_t>(wanted_.end, size_t{wanted_.first} + space_.max_items());
-    return space_.Transfer(wanted_.deadline, [&](const std::shared_ptr<grpc::Channel>& channel) {
+    const auto attempt = [&](const std::shared_ptr<grpc::Channel>& channel) {
       // A repeated attempt goes on where the last one stopped: whole pages are with the sink
       // already.
       base_ = next();
       end_ = end;
       item_open_ = false;
       if (base_ == end) return grpc::Status::OK;
-      BulkCall call(channel, BulkCall::Method::kGet, space_.group(), wanted_.deadline);
+      BulkCall call(channel, BulkCall::Method::kGet, wanted_.group, wanted_.deadline);
       grpc::ByteBuffer message;
       absl::Status torn;
       bool going = call.WriteLast(FrameMessage(MakeRequest(end - base_)));
@@ -49,7 +49,8 @@ class GrpcFetch {
       const grpc::Status ended = call.Finish();
       if (!ended.ok()) return ended;
       return ToGrpcStatus(item_open_ ? EndedInPage() : absl::OkStatus());
-    });
+    };
+    return space_.connection()->Transfer(wanted_.group, wanted_.deadline, attempt);
   }
 
  private:

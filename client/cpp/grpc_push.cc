@@ -26,20 +26,21 @@ class GrpcPush final : public PushCall {
   absl::Status Push(Namespace::Impl& space, const PagesOffered& offered, PushReport* report,
                     absl::Status*) override {
     v1::PutReply reply;
-    absl::Status status =
-        space.Transfer(offered.deadline, [&](const std::shared_ptr<grpc::Channel>& channel) {
-          reply.Clear();
-          BulkCall call(channel, BulkCall::Method::kPut, space.group(), offered.deadline);
-          v1::PutRequest header;
-          FillPutHeader(space, offered, header.mutable_header());
-          if (call.Write(FrameMessage(header)))
-            SendChunks(space.max_chunk_bytes(), offered, call, report);
-          grpc::ByteBuffer message;
-          const bool answered = call.Read(&message);
-          const grpc::Status ended = call.Finish();
-          if (!ended.ok() || (answered && ParseMessage(message, &reply))) return ended;
-          return ToGrpcStatus(absl::DataLossError("the server's answer is no PutReply"));
-        });
+    const auto attempt = [&](const std::shared_ptr<grpc::Channel>& channel) {
+      reply.Clear();
+      BulkCall call(channel, BulkCall::Method::kPut, space.group(), offered.deadline);
+      v1::PutRequest header;
+      FillPutHeader(space, offered, header.mutable_header());
+      if (call.Write(FrameMessage(header)))
+        SendChunks(space.max_chunk_bytes(), offered, call, report);
+      grpc::ByteBuffer message;
+      const bool answered = call.Read(&message);
+      const grpc::Status ended = call.Finish();
+      if (!ended.ok() || (answered && ParseMessage(message, &reply))) return ended;
+      return ToGrpcStatus(absl::DataLossError("the server's answer is no PutReply"));
+    };
+    const absl::Status status =
+        space.connection()->Transfer(space.group(), offered.deadline, attempt);
     TakePutResults(offered, reply, report);
     return status;
   }

@@ -8,6 +8,7 @@
 #include "client/cpp/client.h"
 #include "client/cpp/namespace_impl.h"
 #include "client/cpp/paths.h"
+#include "client/cpp/pending_fetch_state.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
 #include "proto/wire/page_key.h"
@@ -201,11 +202,42 @@ absl::StatusOr<FetchReport> Namespace::FetchTo(PageSink& sink, const FetchReques
   return impl_->FetchTo(sink, request);
 }
 
-void Namespace::PushAsync(const EngineView& cache, const PushRequest& request,
+absl::Status Namespace::CheckPush(const EngineView& cache, const PushRequest& request) const {
+  return impl_->CheckPush(cache, request);
+}
+
+bool Namespace::PushAsync(const EngineView& cache, const PushRequest& request,
                           absl::AnyInvocable<void(absl::StatusOr<PushReport>) &&> done) const {
-  impl_->RunAsync([impl = impl_.get(), cache, request, done = std::move(done)]() mutable {
-    std::move(done)(impl->Push(cache, request));
+  // Shared, as a task that is dropped does not give back what was moved into it.
+  const auto shared = std::make_shared<decltype(done)>(std::move(done));
+  const auto tell = [shared](absl::StatusOr<PushReport> report) {
+    if (*shared) std::exchange(*shared, nullptr)(std::move(report));
+  };
+  const uint64_t pages = request.keys.size();
+  const uint64_t bytes = pages * impl_->codec().layout(Encoding::kWide).page_bytes();
+  const bool queued = impl_->RunPush(pages, bytes, [impl = impl_.get(), cache, request, tell] {
+    tell(impl->Push(cache, request));
   });
+  if (queued) return true;
+  impl_->RunAsync([pages, tell] {
+    PushReport report;
+    report.store = absl::ResourceExhaustedError("the queue of pushes is full");
+    report.statuses.assign(pages, ItemStatus::kSkipped);
+    report.messages.resize(pages);
+    tell(std::move(report));
+  });
+  return false;
+}
+
+std::unique_ptr<PendingFetch> Namespace::StartFetch(const EngineView& cache,
+                                                    const FetchRequest& request,
+                                                    StartFetchOptions options) const {
+  const auto state = std::make_shared<PendingFetch::State>(
+      request, impl_->codec().geometry().layers, std::move(options));
+  impl_->RunAsync([impl = impl_.get(), cache, state] {
+    state->End(impl->FetchLayers(cache, state->request(), *state));
+  });
+  return std::make_unique<PendingFetch>(state);
 }
 
 void Namespace::FetchAsync(const EngineView& cache, const FetchRequest& request,

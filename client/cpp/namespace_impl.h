@@ -17,6 +17,7 @@
 #include "client/cpp/call_group.h"
 #include "client/cpp/client.h"
 #include "client/cpp/connection.h"
+#include "client/cpp/pending_fetch.h"
 #include "client/cpp/stored_pages.h"
 #include "kernels/codec/page_codec.h"
 
@@ -53,18 +54,16 @@ class Namespace::Impl {
                     absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt) {
     return connection_->Call(group_, deadline, attempt);
   }
-  // One call that moves pages. It is to be a member of group().
-  absl::Status Transfer(
-      absl::Time deadline,
-      absl::FunctionRef<grpc::Status(const std::shared_ptr<grpc::Channel>&)> attempt) {
-    return connection_->Transfer(group_, deadline, attempt);
-  }
   CallGroup& group() { return group_; }
   // Whether a call would go: asked before work that only a call is done for.
   absl::Status CheckCallable() const;
 
   // Runs `task` on the client's threads; this object waits for it when destroyed.
   void RunAsync(absl::AnyInvocable<void() &&> task) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The same behind the pushes that wait already, unless there is no room for `bytes` more: then
+  // false, and the push of `pages` pages counts as dropped.
+  bool RunPush(uint64_t pages, uint64_t bytes, absl::AnyInvocable<void() &&> task)
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   absl::Status CheckKeys(std::span<const std::string> keys) const;
   // `least`: 0, or -1 where tokens may be left out.
@@ -73,6 +72,7 @@ class Namespace::Impl {
   // Whether a sink or source was made for as many pages as there are keys.
   static absl::Status CheckPages(std::span<const std::string> keys, uint64_t pages);
   absl::Status CheckPushable() const;
+  absl::Status CheckPush(const EngineView& cache, const PushRequest& request) const;
   // Whether the namespace has pages of this form at all.
   bool MayHold(Encoding encoding) const {
     return encoding == Encoding::kWide || !spec_.codec.transform_hash.empty();
@@ -85,6 +85,9 @@ class Namespace::Impl {
   absl::StatusOr<Hit> Lookup(std::span<const std::string> keys, const LookupOptions& options);
   absl::StatusOr<PushReport> Push(const EngineView& cache, const PushRequest& request);
   absl::StatusOr<FetchReport> Fetch(const EngineView& cache, const FetchRequest& request);
+  // A fetch that tells `state` of its layers, and ends when the state's group is cancelled.
+  absl::StatusOr<FetchReport> FetchLayers(const EngineView& cache, const FetchRequest& request,
+                                          PendingFetch::State& state);
   absl::StatusOr<PushReport> PushFrom(PageSource& source, const PushRequest& request);
   absl::StatusOr<FetchReport> FetchTo(PageSink& sink, const FetchRequest& request);
 
@@ -96,6 +99,9 @@ class Namespace::Impl {
  private:
   enum class Transforms { kUnknown, kMissing, kUploading, kThere };
   absl::Status Prepare(Needs needs, absl::Time deadline);
+  // The task, counted until it has run: this object waits for it when destroyed.
+  absl::AnyInvocable<void() &&> Counted(absl::AnyInvocable<void() &&> task)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return tasks_ == 0; }
   bool UploadEnded() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return transforms_ != Transforms::kUploading;

@@ -144,17 +144,28 @@ absl::Status Namespace::Impl::CheckCallable() const {
   return connection_->CheckCallable();
 }
 
-void Namespace::Impl::RunAsync(absl::AnyInvocable<void() &&> task) {
+absl::AnyInvocable<void() &&> Namespace::Impl::Counted(absl::AnyInvocable<void() &&> task) {
   {
     const absl::MutexLock lock(&mutex_);
     ++tasks_;
   }
-  connection_->RunAsync([this, task = std::move(task)]() mutable {
+  return [this, task = std::move(task)]() mutable {
     std::move(task)();
     task = nullptr;  // what it holds may be the caller's: gone before the destructor goes on
     const absl::MutexLock lock(&mutex_);
     --tasks_;
-  });
+  };
+}
+
+void Namespace::Impl::RunAsync(absl::AnyInvocable<void() &&> task) {
+  connection_->RunAsync(Counted(std::move(task)));
+}
+
+bool Namespace::Impl::RunPush(uint64_t pages, uint64_t bytes, absl::AnyInvocable<void() &&> task) {
+  if (connection_->RunPush(pages, bytes, Counted(std::move(task)))) return true;
+  const absl::MutexLock lock(&mutex_);
+  --tasks_;
+  return false;
 }
 
 }  // namespace oscarkv::client

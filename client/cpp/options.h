@@ -37,6 +37,9 @@ struct ClientOptions {
   // Connections for pages, beside the one for look-ups and control. Fetches and pushes that run at
   // once spread over them: more than one where one core is not enough for all of them.
   int bulk_channels = 1;
+  // K and V, in the model's dtype, that may wait to be pushed by the asynchronous form; what comes
+  // beyond is dropped. One push may always wait.
+  uint64_t push_queue_bytes = 1ull << 30;
   uint64_t push_batch_bytes = 32ull << 20;  // encoded bytes held at once while pushing
   // The paths that pages may travel by: of those that both ends have, the best. Empty: all. Without
   // kGrpc there is nothing to fall back to: what another path cannot bring is a miss.

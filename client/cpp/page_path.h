@@ -28,6 +28,7 @@ struct PagesWanted {
   BlockRange layers;
   BlockRange heads;
   absl::Time deadline;
+  CallGroup& group;  // when it is cancelled, the fetch ends
 };
 
 struct PagesTaken {
@@ -51,8 +52,8 @@ class FetchPath {
   virtual DataPath kind() const = 0;
   // Brings pages to the sink, in order: as many as one call of this path may ask for, at least one
   // unless `taken` says why not. Returns when the sink has taken them or the deadline has come, at
-  // once when `space` is destroyed. Nothing that is not whole reaches the sink's Take; what it has
-  // taken is counted even if the call fails.
+  // once when the group is cancelled: by its caller, or because `space` is destroyed. Nothing that
+  // is not whole reaches the sink's Take; what it has taken is counted even if the call fails.
   //   kAborted, kFailedPrecondition  the namespace has to be opened again
   //   kDataLoss                      the answer makes no sense
   //   others                         nobody answered

@@ -141,11 +141,15 @@ absl::Status Namespace::Impl::CheckPushable() const {
       "the namespace was opened without its transform set: pages can not be pushed");
 }
 
-absl::StatusOr<PushReport> Namespace::Impl::Push(const EngineView& cache,
-                                                 const PushRequest& request) {
+absl::Status Namespace::Impl::CheckPush(const EngineView& cache, const PushRequest& request) const {
   OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
   OSCARKV_RETURN_IF_ERROR(CheckSlots(cache, request.keys, request.slots, /*least=*/0));
-  OSCARKV_RETURN_IF_ERROR(CheckPushable());
+  return CheckPushable();
+}
+
+absl::StatusOr<PushReport> Namespace::Impl::Push(const EngineView& cache,
+                                                 const PushRequest& request) {
+  OSCARKV_RETURN_IF_ERROR(CheckPush(cache, request));
   CpuPageSource source(*codec_, cache, request.slots, connection_->options().push_batch_bytes);
   return Pusher(*this, source, request).Run();
 }

@@ -152,5 +152,84 @@ TEST(Async, ManyCallsFromManyThreadsAtOnce) {
   EXPECT_EQ(found, 2 * calls * 3);
 }
 
+TEST(PushQueue, WhatFindsNoRoomIsDroppedAndCounted) {
+  const uint64_t kPushBytes = 3 * 2 * 2 * 4 * 2 * 16 * 2;  // pages, layers, heads, tokens, K and V
+  Fixture f({.push_timeout = absl::Hours(1), .push_queue_bytes = 2 * kPushBytes});
+  absl::Notification over;
+  f.store.enter = [&](const std::string& method) {
+    if (method == "Put") over.WaitForNotification();
+  };
+  const EngineView view = f.source.view();
+  std::atomic<int> stored = 0;
+  const auto count = [&](const absl::StatusOr<PushReport>& report) {
+    stored += report->store.ok();
+  };
+  EXPECT_TRUE(f.space->PushAsync(view, PushOf(f), count));
+  EXPECT_TRUE(f.space->PushAsync(view, PushOf(f), count));
+  absl::Notification told;
+  EXPECT_FALSE(f.space->PushAsync(view, PushOf(f), [&](const absl::StatusOr<PushReport>& report) {
+    EXPECT_THAT(report->store, StatusIs(absl::StatusCode::kResourceExhausted));
+    EXPECT_THAT(report->statuses, Each(ItemStatus::kSkipped));
+    told.Notify();
+  }));
+  told.WaitForNotification();
+  EXPECT_FALSE(f.space->PushAsync(view, PushOf(f), nullptr));
+  ClientCounters counters = f.client->counters();
+  EXPECT_EQ(counters.pushes_dropped, 2u);
+  EXPECT_EQ(counters.pages_dropped, 6u);
+  EXPECT_EQ(counters.bytes_dropped, 2 * kPushBytes);
+  EXPECT_FALSE(f.client->AwaitPushes(absl::ZeroDuration()));
+  over.Notify();
+  EXPECT_TRUE(f.client->AwaitPushes(absl::Seconds(60)));
+  EXPECT_EQ(stored, 2);
+  EXPECT_TRUE(f.space->PushAsync(view, PushOf(f), nullptr)) << "there is room again";
+  EXPECT_TRUE(f.client->AwaitPushes(absl::Seconds(60)));
+  EXPECT_EQ(f.client->counters().pushes_dropped, 2u);
+}
+
+TEST(PushQueue, OnePushGoesHoweverSmallTheQueue) {
+  Fixture f({.push_queue_bytes = 1});
+  EXPECT_TRUE(f.space->PushAsync(f.source.view(), PushOf(f), nullptr));
+  EXPECT_TRUE(f.client->AwaitPushes(absl::Seconds(60)));
+  EXPECT_EQ(f.Fetch()->pages, 3u);
+}
+
+TEST(PushQueue, FetchesDoNotWaitBehindPushes) {
+  Fixture f({.push_timeout = absl::Hours(1), .async_threads = 1});
+  ASSERT_OK(f.Push());
+  absl::Notification over;
+  f.store.enter = [&](const std::string& method) {
+    if (method == "Put") over.WaitForNotification();
+  };
+  for (int i = 0; i < 4; ++i) f.space->PushAsync(f.source.view(), PushOf(f), nullptr);
+  absl::Notification fetched;
+  f.space->FetchAsync(f.destination.view(), FetchOf(f),
+                      [&](const absl::StatusOr<FetchReport>& report) {
+                        EXPECT_EQ(report->pages, 3u);
+                        fetched.Notify();
+                      });
+  fetched.WaitForNotification();
+  over.Notify();
+}
+
+TEST(PushQueue, TheEndOfANamespaceEndsItsPushes) {
+  Fixture f({.push_timeout = absl::Hours(1)});
+  absl::Notification over;
+  f.store.enter = [&](const std::string& method) {
+    if (method == "Put") over.WaitForNotification();
+  };
+  std::atomic<int> cancelled = 0;
+  for (int i = 0; i < 3; ++i) {
+    f.space->PushAsync(f.source.view(), PushOf(f), [&](const absl::StatusOr<PushReport>& report) {
+      cancelled += absl::IsCancelled(report->store);
+    });
+  }
+  f.store.AwaitCalls("Put", 1);
+  f.space.reset();
+  EXPECT_EQ(cancelled, 3);
+  EXPECT_EQ(f.store.calls("Put"), 1);
+  over.Notify();
+}
+
 }  // namespace
 }  // namespace oscarkv::client

@@ -1,4 +1,4 @@
-"""A line between a client and a server that can be cut short, after so many bytes, or that turns a bit over."""
+"""A line between a client and a server that can be cut short, after so many bytes, that turns a bit over, or that stalls."""
 
 import socket
 import threading
@@ -14,6 +14,10 @@ class SlowProxy:
         self._lock = threading.Lock()
         self._left = {"to_server": None, "to_client": None}  # bytes that still pass; None: all
         self._until_flip = None  # bytes to the client until one is changed
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._until_stall = None  # bytes, of both directions, until nothing passes any more
+        self.passed = 0  # bytes, of both directions
         self._sockets = [self._listener]
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
@@ -32,6 +36,27 @@ class SlowProxy:
         """Of the bytes that the client is sent from now on, the one after `count` others arrives changed."""
         with self._lock:
             self._until_flip = count
+
+    def stall(self, after=0):
+        """From now on `after` bytes more get through, of both directions; then nothing moves, and nobody is told."""
+        with self._lock:
+            self._until_stall = after
+
+    def resume(self):
+        with self._lock:
+            self._until_stall = None
+            self._flowing.set()
+
+    def _wait_while_stalled(self, count):
+        with self._lock:
+            if self._until_stall is not None:
+                if self._until_stall < count:
+                    self._flowing.clear()
+                else:
+                    self._until_stall -= count
+        self._flowing.wait()
+        with self._lock:
+            self.passed += count
 
     def _flip(self, data):
         at, self._until_flip = self._until_flip, self._until_flip - len(data)
@@ -54,7 +79,11 @@ class SlowProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return  # closed
-            server = self._connect()
+            try:
+                server = self._connect()
+            except OSError:
+                client.close()  # nobody is there
+                continue
             self._sockets += [client, server]
             for pair in ((client, server, "to_server"), (server, client, "to_client")):
                 self._threads.append(threading.Thread(target=self._pass, args=pair))
@@ -63,6 +92,7 @@ class SlowProxy:
     def _pass(self, source, sink, direction):
         try:
             while data := source.recv(65536):
+                self._wait_while_stalled(len(data))
                 with self._lock:
                     if direction == "to_client" and self._until_flip is not None:
                         data = self._flip(data)
@@ -80,6 +110,7 @@ class SlowProxy:
                 pass
 
     def close(self):
+        self.resume()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._threads[0].join()
         for end in self._sockets[1:]:

@@ -19,6 +19,7 @@ from oscarkv._native import (
     NamespaceSpec,
     PageCodec,
     PagedKv,
+    PendingFetch,
     PushReport,
     RequestHints,
     TransformSet,
@@ -28,5 +29,5 @@ from oscarkv._native import (
 
 __all__ = [
     "Client", "CodecSpec", "FetchReport", "Geometry", "Hit", "Namespace", "NamespaceSpec", "PageCodec", "PagedKv",
-    "PushReport", "RequestHints", "TransformSet", "__version__", "chain_keys",
+    "PendingFetch", "PushReport", "RequestHints", "TransformSet", "__version__", "chain_keys",
 ]

@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 
 #include "client/cpp/client.h"
+#include "client/cpp/pending_fetch.h"
 #include "client/python/src/numpy_views.h"
 #include "client/python/src/transform_handle.h"
 #include "proto/wire/item_status.h"
@@ -163,6 +164,94 @@ FetchReport Fetch(const Namespace& self, const PagedKv& kv, const py::object& sl
   return ValueOrThrow(WithoutGil([&] { return self.Fetch(view, request); }));
 }
 
+// Keeps a Python object alive on threads that have not the interpreter's lock.
+std::shared_ptr<py::object> Shared(py::object object) {
+  return {new py::object(std::move(object)), [](py::object* held) {
+            const py::gil_scoped_acquire acquire;
+            delete held;
+          }};
+}
+
+bool PushLater(const Namespace& self, py::object kv, const py::object& slots,
+               std::vector<std::string> keys, std::string parent, uint64_t first_position,
+               std::optional<uint64_t> end_position, const client::RequestHints* hints) {
+  const EngineView view = kv.cast<const PagedKv&>().view(self.spec().geometry);
+  const SlotArray places = SlotsOf(slots);
+  const std::span<const int64_t> found = SlotSpan(places);
+  struct Kept {
+    std::shared_ptr<py::object> kv;
+    std::vector<std::string> keys;
+    std::vector<int64_t> slots;
+  };
+  const auto kept = std::make_shared<Kept>(
+      Kept{Shared(std::move(kv)), std::move(keys), {found.begin(), found.end()}});
+  const client::PushRequest request{.keys = kept->keys,
+                                    .parent = std::move(parent),
+                                    .first_position = first_position,
+                                    .end_position = end_position.value_or(0),
+                                    .hints = HintsOr(hints),
+                                    .slots = kept->slots};
+  ThrowIfError(self.CheckPush(view, request));
+  return WithoutGil(
+      [&] { return self.PushAsync(view, request, [kept](const absl::StatusOr<PushReport>&) {}); });
+}
+
+// NOLINTNEXTLINE(readability-function-size): Python's keyword arguments, one by one
+std::unique_ptr<client::PendingFetch> StartFetch(
+    const Namespace& self, const PagedKv& kv, const py::object& slots,
+    const std::vector<std::string>& keys, const Hit* hit,
+    const std::optional<std::pair<uint32_t, uint32_t>>& layers,
+    const std::optional<std::pair<uint32_t, uint32_t>>& heads, uint32_t layers_at_once,
+    const client::RequestHints* hints) {
+  const SlotArray places = SlotsOf(slots);
+  const client::FetchRequest request{.keys = keys,
+                                     .slots = SlotSpan(places),
+                                     .lease_id = hit == nullptr ? 0 : hit->lease.id(),
+                                     .hints = HintsOr(hints),
+                                     .layers = RangeOf(layers, "layers"),
+                                     .heads = RangeOf(heads, "heads")};
+  return self.StartFetch(kv.view(self.spec().geometry), request,
+                         {.layers_at_once = layers_at_once});
+}
+
+// What `call` returns; TimeoutError where it says that it is too early.
+template <typename Call>
+auto InTime(Call&& call) {
+  auto result = WithoutGil(call);
+  if (absl::IsDeadlineExceeded(result.status())) {
+    PyErr_SetString(PyExc_TimeoutError, std::string(result.status().message()).c_str());
+    throw py::error_already_set();
+  }
+  return ValueOrThrow(std::move(result));
+}
+
+void BindPendingFetch(py::module_& module) {
+  using client::PendingFetch;
+  py::class_<PendingFetch>(module, "PendingFetch",
+                           "A fetch on its way. Collecting it cancels it. With select or asyncio: "
+                           "fileno() is readable when layers have come and when it has ended.",
+                           py::release_gil_before_calling_cpp_dtor())
+      .def(
+          "wait_layer",
+          [](const PendingFetch& f, uint32_t layer, int timeout_ms) {
+            return InTime([&] { return f.AwaitLayer(layer, absl::Milliseconds(timeout_ms)); });
+          },
+          arg("layer"), arg("timeout_ms") = 2000,
+          "How many pages, from the first on, are whole in `layer`, waiting for it; TimeoutError "
+          "when that is not known in time.")
+      .def(
+          "result",
+          [](const PendingFetch& f, int timeout_ms) {
+            return InTime([&] { return f.Await(absl::Milliseconds(timeout_ms)); });
+          },
+          arg("timeout_ms") = 2000, "What fetch() returns, waiting for it; TimeoutError as above.")
+      .def_property_readonly("done", &PendingFetch::done)
+      .def("cancel", &PendingFetch::Cancel,
+           "Ends it soon, whatever the store does: the page that is being decoded is the last that "
+           "is written.")
+      .def("fileno", &PendingFetch::event_fd);
+}
+
 // What is made elsewhere (oscarkv._gpu) and handed through.
 void BindStoredPages(py::module_& module) {
   const py::class_<client::PageSink> sink(module, "_PageSink", "Takes the pages of a fetch.");
@@ -265,6 +354,16 @@ void BindNamespace(py::module_& module) {
            arg("hints") = py::none(),
            "Fetches pages into the cache, up to the first that is not there. layers and heads are "
            "(first, end).")
+      .def(
+          "push_later", &PushLater, arg("kv"), arg("slots"), arg("keys"),
+          arg("parent") = py::bytes(), arg("first_position") = 0, arg("end_position") = py::none(),
+          arg("hints") = py::none(),
+          "Queues a push, and returns at once: False when the queue is full, and it is dropped and "
+          "counted (Client.counters). What lies at `slots` must stay until it has been pushed.")
+      .def("start_fetch", &StartFetch, py::keep_alive<0, 2>(), arg("kv"), arg("slots"), arg("keys"),
+           arg("hit") = nullptr, arg("layers") = Range(), arg("heads") = Range(),
+           arg("layers_at_once") = 1, arg("hints") = py::none(),
+           "Starts a fetch that comes layer by layer, `layers_at_once` of them at a time (0: all).")
       .def("_push_from", &PushFrom, arg("source"), arg("keys"), arg("parent"),
            arg("first_position"), arg("end_position"))
       .def("_fetch_to", &FetchTo, arg("sink"), arg("keys"), arg("hit"), arg("layers"), arg("heads"))
@@ -298,7 +397,8 @@ void BindNamespace(py::module_& module) {
 
 std::unique_ptr<Client> MakeClient(const std::string& endpoint, int timeout_ms,
                                    const std::string& name, int control_timeout_ms, int attempts,
-                                   int breaker_failures, int breaker_pause_ms) {
+                                   int breaker_failures, int breaker_pause_ms, int bulk_channels,
+                                   uint64_t push_queue_bytes) {
   client::ClientOptions options;
   options.endpoint = endpoint;
   if (!name.empty()) options.name = name;
@@ -306,6 +406,8 @@ std::unique_ptr<Client> MakeClient(const std::string& endpoint, int timeout_ms,
       absl::Milliseconds(timeout_ms);
   options.control_timeout = absl::Milliseconds(control_timeout_ms);
   options.attempts = attempts;
+  options.bulk_channels = bulk_channels;
+  options.push_queue_bytes = push_queue_bytes;
   options.breaker.failures = breaker_failures;
   options.breaker.pause = absl::Milliseconds(breaker_pause_ms);
   options.breaker.pause_max = std::max(options.breaker.pause_max, options.breaker.pause);
@@ -318,6 +420,7 @@ void BindClient(py::module_& module) {
   BindStoredPages(module);
   BindHints(module);
   BindReports(module);
+  BindPendingFetch(module);
   BindNamespace(module);
   py::class_<Client>(module, "Client",
                      "A store. A dead or slow one is a miss, never an exception; misuse raises "
@@ -326,7 +429,8 @@ void BindClient(py::module_& module) {
                      py::release_gil_before_calling_cpp_dtor())
       .def(py::init(&MakeClient), arg("endpoint") = "127.0.0.1:7411", arg("timeout_ms") = 2000,
            arg("name") = "", py::kw_only(), arg("control_timeout_ms") = 5000, arg("attempts") = 3,
-           arg("breaker_failures") = 5, arg("breaker_pause_ms") = 2000)
+           arg("breaker_failures") = 5, arg("breaker_pause_ms") = 2000, arg("bulk_channels") = 1,
+           arg("push_queue_bytes") = client::ClientOptions().push_queue_bytes)
       .def(
           "open",
           [](Client& c, const NamespaceSpec& spec, bool create, const TransformHandle* transforms) {
@@ -363,8 +467,18 @@ void BindClient(py::module_& module) {
                                result["reopens"] = counters.reopens;
                                result["refused_by_breaker"] = counters.refused_by_breaker;
                                result["corrupt_pages"] = counters.corrupt_pages;
+                               result["pushes_dropped"] = counters.pushes_dropped;
+                               result["pages_dropped"] = counters.pages_dropped;
+                               result["bytes_dropped"] = counters.bytes_dropped;
                                return result;
                              })
+      .def(
+          "wait_pushes",
+          [](const Client& c, int timeout_ms) {
+            return WithoutGil([&] { return c.AwaitPushes(absl::Milliseconds(timeout_ms)); });
+          },
+          arg("timeout_ms") = 5000,
+          "Waits until no push is queued or under way: whether that came in time.")
       .def(
           "close", [](Client& c) { WithoutGil([&] { c.Close(); }); },
           "Ends the session, and with it the leases; calls from now on are misses.")
