@@ -53,8 +53,8 @@ void PendingFetch::State::EndLayers(BlockRange layers, uint32_t pages) {
   {
     const absl::MutexLock lock(&mutex_);
     for (uint32_t i = 0; i < layers.count; ++i) layer_pages_[layers.first + i] = pages;
+    Signal();  // whoever sees the layers finds the descriptor readable
   }
-  Signal();
   if (options_.on_layers) options_.on_layers(layers, pages);
 }
 
