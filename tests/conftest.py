@@ -10,6 +10,20 @@ def pytest_addoption(parser):
     parser.addoption("--build-dir", default="build/dev", help="the build folder whose programs are run")
 
 
+_SUMMARIES = pytest.StashKey()
+
+
+@pytest.fixture(scope="session")
+def summaries(request):
+    """Lines for the end of the run's output."""
+    return request.config.stash.setdefault(_SUMMARIES, [])
+
+
+def pytest_terminal_summary(terminalreporter):
+    for line in terminalreporter.config.stash.get(_SUMMARIES, []):
+        terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def build_dir(request):
     path = pathlib.Path(request.config.getoption("--build-dir")).resolve()

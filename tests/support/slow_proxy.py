@@ -42,6 +42,10 @@ class SlowProxy:
         with self._lock:
             self._until_stall = after
 
+    @property
+    def stalled(self):
+        return not self._flowing.is_set()
+
     def resume(self):
         with self._lock:
             self._until_stall = None
