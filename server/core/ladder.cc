@@ -6,8 +6,6 @@
 namespace oscarkv {
 namespace {
 
-constexpr ShelfId kParked = kRungs;
-
 // Pages that a sequence grows by until a page at its end is outgrown.
 uint64_t TailPages(const Namespace& space) {
   const uint64_t tokens = space.page_tokens();
@@ -16,11 +14,31 @@ uint64_t TailPages(const Namespace& space) {
 
 }  // namespace
 
-Ladder::Ladder(const RecordTable& records, StoreWide first_mode, uint64_t tail_bytes_max)
-    : records_(records), first_mode_(first_mode), tail_bytes_max_(tail_bytes_max) {
-  shelves_.Add(kParked + 1);
-  const std::array<double, kParked + 1> same{};
+Ladder::Ladder(const RecordTable& records, StoreWide first_mode, double tail_share_max,
+               uint64_t capacity_bytes)
+    : records_(records),
+      first_mode_(first_mode),
+      tail_share_max_(tail_share_max),
+      capacity_bytes_(capacity_bytes) {
+  shelves_.Add(kParkedShelf + 1);
+  const std::array<double, kParkedShelf + 1> same{};
   shelves_.Rank(same);
+}
+
+Ladder::Holder& Ladder::HolderOf(const Tenant& tenant) {
+  if (tenant.id() >= holders_.size()) {
+    holders_.resize(tenant.id() + size_t{1});
+    shelves_.Add(ShelfOf(static_cast<uint32_t>(holders_.size()), Rung::kPast) - shelves_.size());
+    const std::vector<double> same(shelves_.size());
+    shelves_.Rank(same);
+  }
+  Holder& holder = holders_[tenant.id()];
+  holder.tenant = &tenant;
+  return holder;
+}
+
+ShelfId Ladder::ShelfOf(const PageRecord& record) {
+  return record.rung == Rung::kDue ? kDueShelf : ShelfOf(record.space->tenant().id(), record.rung);
 }
 
 Ladder::Space& Ladder::SpaceOf(const Namespace& space) {
@@ -66,7 +84,10 @@ void Ladder::SetRung(PageRecord& record, Rung rung) {
     if (which == Rung::kNone) return;
     change(pages_[static_cast<size_t>(which)], 1);
     if (IsTail(which)) change(SpaceOf(*record.space).tails, 1);
-    if (which == Rung::kTail) change(tail_bytes_, record.slot_bytes(Encoding::kWide));
+    if (which != Rung::kTail) return;
+    const uint64_t bytes = record.slot_bytes(Encoding::kWide);
+    change(tail_bytes_, bytes);
+    change(HolderOf(record.space->tenant()).tail_bytes, bytes);
   };
   count(record.rung, [](uint64_t& sum, uint64_t by) { sum -= by; });
   count(rung, [](uint64_t& sum, uint64_t by) { sum += by; });
@@ -80,8 +101,9 @@ void Ladder::Place(PageRecord& record) {
   const bool waits = mode == StoreWide::kUntilPressure;
   SetRung(record,
           tail ? (waits ? Rung::kLooseTail : Rung::kTail) : (waits ? Rung::kPast : Rung::kDue));
+  HolderOf(record.space->tenant());
   shelves_.GrowTo(record.id + 1);
-  shelves_.Put(record.id, ShelfOf(record.rung));
+  shelves_.Put(record.id, ShelfOf(record));
 }
 
 bool Ladder::OnEnter(PageRecord& record) {
@@ -113,7 +135,7 @@ bool Ladder::OnGrowth(const PageRecord& record) {
   SetRung(outgrown, due ? Rung::kDue : Rung::kPast);
   if (!shelves_.Holds(outgrown.id)) return false;  // under way
   shelves_.Take(outgrown.id);
-  shelves_.Put(outgrown.id, ShelfOf(outgrown.rung));
+  shelves_.Put(outgrown.id, ShelfOf(outgrown));
   return due;
 }
 
@@ -129,18 +151,49 @@ void Ladder::Leave(PageRecord& record, Rung rung) {
 
 // --- Order ---
 
-Rung Ladder::NextRung(bool memory_is_short) const {
-  if (!IsEmpty(Rung::kDue)) return Rung::kDue;
-  if (!memory_is_short) return Rung::kNone;
-  for (const Rung rung : {Rung::kPast, Rung::kLooseTail})
-    if (!IsEmpty(rung)) return rung;
-  return tail_bytes_ > tail_bytes_max_ && !IsEmpty(Rung::kTail) ? Rung::kTail : Rung::kNone;
+bool Ladder::HasTooMuchTail(const Holder& holder) const {
+  const auto most = [&](uint64_t of) { return tail_share_max_ * static_cast<double>(of); };
+  const uint64_t own = std::min(capacity_bytes_, holder.tenant->host_bytes_max());
+  return static_cast<double>(tail_bytes_) > most(capacity_bytes_) ||
+         static_cast<double>(holder.tail_bytes) > most(own);
 }
 
-PageRecord* Ladder::Take(bool memory_is_short) {
-  const Rung rung = NextRung(memory_is_short);
-  if (rung == Rung::kNone) return nullptr;
-  PageRecord& record = records_.Get(shelves_.Front(ShelfOf(rung)));
+std::optional<ShelfId> Ladder::NextOf(const Holder& holder) const {
+  if (holder.tenant == nullptr) return std::nullopt;
+  const uint32_t tenant = holder.tenant->id();
+  for (const Rung rung : {Rung::kPast, Rung::kLooseTail})
+    if (!IsEmpty(ShelfOf(tenant, rung))) return ShelfOf(tenant, rung);
+  const ShelfId tails = ShelfOf(tenant, Rung::kTail);
+  if (!IsEmpty(tails) && HasTooMuchTail(holder)) return tails;
+  return std::nullopt;
+}
+
+std::optional<ShelfId> Ladder::NextShelf(IsShort is_short) const {
+  if (HasDue()) return kDueShelf;
+  std::optional<ShelfId> next;
+  double most = -1.0;
+  for (const Holder& holder : holders_) {
+    const std::optional<ShelfId> shelf = NextOf(holder);
+    if (!shelf.has_value() || !is_short(*holder.tenant)) continue;
+    const double excess = holder.tenant->Excess();
+    if (excess <= most) continue;
+    next = shelf;
+    most = excess;
+  }
+  return next;
+}
+
+bool Ladder::HasWork(const Tenant* tenant) const {
+  if (under_way_ > 0 || HasDue()) return true;
+  return std::any_of(holders_.begin(), holders_.end(), [&](const Holder& holder) {
+    return (tenant == nullptr || holder.tenant == tenant) && NextOf(holder).has_value();
+  });
+}
+
+PageRecord* Ladder::Take(IsShort is_short) {
+  const std::optional<ShelfId> shelf = NextShelf(is_short);
+  if (!shelf.has_value()) return nullptr;
+  PageRecord& record = records_.Get(shelves_.Front(*shelf));
   shelves_.Take(record.id);
   ++under_way_;
   return &record;
@@ -148,23 +201,41 @@ PageRecord* Ladder::Take(bool memory_is_short) {
 
 void Ladder::PutBack(PageRecord& record) {
   --under_way_;
-  shelves_.PutFirst(record.id, ShelfOf(record.rung));
+  shelves_.PutFirst(record.id, ShelfOf(record));
 }
 
 void Ladder::Park(PageRecord& record) {
   --under_way_;
-  shelves_.Put(record.id, kParked);
+  shelves_.Put(record.id, kParkedShelf);
 }
 
 void Ladder::Unpark(PageRecord& record) {
   if (record.rung == Rung::kNone || record.rung == Rung::kStays || !shelves_.Holds(record.id))
     return;
   shelves_.Take(record.id);
-  shelves_.PutFirst(record.id, ShelfOf(record.rung));
+  shelves_.PutFirst(record.id, ShelfOf(record));
+}
+
+// --- Wants ---
+
+void Ladder::Want(const Tenant& tenant, uint64_t bytes) { HolderOf(tenant).wanted += bytes; }
+
+bool Ladder::Wants(const Tenant& tenant) const {
+  return tenant.id() < holders_.size() && holders_[tenant.id()].wanted > 0;
+}
+
+void Ladder::OnWon(const Tenant& tenant, uint64_t bytes) {
+  Holder& holder = HolderOf(tenant);
+  holder.wanted -= std::min(holder.wanted, bytes);
+}
+
+void Ladder::ForgetWants() {
+  for (Holder& holder : holders_) holder.wanted = 0;
 }
 
 uint64_t Ladder::memory_bytes() const {
-  return shelves_.memory_bytes() + spaces_.capacity() * sizeof(Space);
+  return shelves_.memory_bytes() + spaces_.capacity() * sizeof(Space) +
+         holders_.capacity() * sizeof(Holder);
 }
 
 }  // namespace oscarkv

@@ -73,9 +73,7 @@ PageStore::PageStore(const PageStoreOptions& options, std::unique_ptr<MappedTier
                          : std::make_unique<ArchiveQueue>(options.archive_queued_max)),
       index_(records_, RandomSeed()),
       eviction_(std::move(policy)),
-      ladder_(records_, options.store_wide,
-              static_cast<uint64_t>(options.wide_tails_share_max *
-                                    static_cast<double>(tier_->capacity_bytes()))),
+      ladder_(records_, options.store_wide, options.wide_tails_share_max, tier_->capacity_bytes()),
       tenants_(options.tenants_max, options.dropped_keys_remembered),
       leases_({static_cast<uint64_t>(options.leased_share_max *
                                      static_cast<double>(tier_->capacity_bytes())),

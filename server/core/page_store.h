@@ -345,7 +345,10 @@ class PageStore {
 
   // page_store_ladder.cc
   void Replace(const Namespace& space) ABSL_LOCKS_EXCLUDED(tree_mutex_);
-  bool IsShortLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // Whether host memory is short.
+  bool IsShortLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // Whether what the tenant may hold of it is.
+  bool IsShortLocked(const Tenant& tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
   // Wakes the re-encoder when it has something to do. `due`: a page has become due.
   void RingIfNeededLocked(bool due) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
   // A WIDE page to re-encode, pinned, with its codec; empty when there is nothing to do.
@@ -355,8 +358,8 @@ class PageStore {
     bool due = false;  // not because memory is short
   };
   WidePage TakeWide() ABSL_LOCKS_EXCLUDED(tree_mutex_);
-  // There was no room of `bytes`.
-  void CallForReEncoding(uint64_t bytes) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // There was no room of `bytes`, or (`tenant`) none that it may hold.
+  void CallForReEncoding(uint64_t bytes, const Tenant* tenant) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Room for the PACKED form of a page that was taken. It counts as its tenant's only when the page
   // has it.
   absl::StatusOr<TierSlot> ReservePacked(const PinnedPage& wide) ABSL_LOCKS_EXCLUDED(tree_mutex_);
@@ -388,6 +391,7 @@ class PageStore {
     Tenant& asker;
     bool own_only = false;               // only pages of the asker
     const PageTraits* judged = nullptr;  // null: not to be judged by the policy
+    bool re_encodes = false;             // for the PACKED form of a page
   };
   enum class Evicted : uint8_t { kEnough, kSome, kNone, kRefused };
   // Evicts pages until `enough` says so, in one hold of the tree lock, within `work_left` steps,

@@ -51,7 +51,7 @@ void PageStore::Replace(const Namespace& space) {
   RingIfNeededLocked(ladder_.HasDue());
 }
 
-bool PageStore::IsShortLocked() {
+bool PageStore::IsShortLocked() const {
   if (wanted_bytes_ > 0) return true;
   // What a slot is larger than its page is nobody's.
   const TierStats tier = tier_->Stats();
@@ -59,8 +59,21 @@ bool PageStore::IsShortLocked() {
          options_.reencode_free_share * static_cast<double>(tier.capacity_bytes);
 }
 
+bool PageStore::IsShortLocked(const Tenant& tenant) const {
+  const double most =
+      (1.0 - options_.reencode_free_share) * static_cast<double>(tenant.host_bytes_max());
+  return ladder_.Wants(tenant) || static_cast<double>(tenant.host_bytes()) > most;
+}
+
 void PageStore::RingIfNeededLocked(bool due) {
-  if (due || (ladder_.HasWork() && IsShortLocked())) reencode_bell_.Ring();
+  if (!due) {
+    if (!ladder_.HasWork()) return;
+    const bool is_short = IsShortLocked();
+    due = ladder_.WouldTake([&](const Tenant& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_) {
+      return is_short || IsShortLocked(tenant);
+    });
+  }
+  if (due) reencode_bell_.Ring();
 }
 
 // --- One page ---
@@ -69,9 +82,14 @@ PageStore::WidePage PageStore::TakeWide() {
   absl::MutexLock lock(&tree_mutex_);
   for (;;) {
     const bool is_short = IsShortLocked();
-    PageRecord* const record = ladder_.Take(is_short);
+    PageRecord* const record =
+        ladder_.Take([&](const Tenant& tenant) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_) {
+          return is_short || IsShortLocked(tenant);
+        });
     if (record == nullptr) {
-      if (is_short) wanted_bytes_ = 0;  // nothing more can be won
+      // Nothing more can be won.
+      wanted_bytes_ = 0;
+      ladder_.ForgetWants();
       return {};
     }
     if (page_state::IsLeased(record->state.load(std::memory_order_acquire))) {
@@ -93,10 +111,13 @@ void PageStore::ParkLeasedLocked(PageRecord& record) {
   ladder_.PutBack(record);
 }
 
-void PageStore::CallForReEncoding(uint64_t bytes) {
+void PageStore::CallForReEncoding(uint64_t bytes, const Tenant* tenant) {
   absl::MutexLock lock(&tree_mutex_);
-  if (!ladder_.HasWork()) return;
-  wanted_bytes_ += bytes;
+  if (!ladder_.HasWork(tenant)) return;
+  if (tenant != nullptr)
+    ladder_.Want(*tenant, bytes);
+  else
+    wanted_bytes_ += bytes;
   RingIfNeededLocked(false);
 }
 
@@ -104,7 +125,7 @@ absl::StatusOr<TierSlot> PageStore::ReservePacked(const PinnedPage& wide) {
   // Re-encoding frees more than it takes: pages go for it, where nothing else is left.
   const PageRecord& record = *wide.record_;
   uint32_t work_left = options_.evictions_per_put_max;
-  const Room room = ReserveInTier({record.space->tenant(), false, nullptr},
+  const Room room = ReserveInTier({.asker = record.space->tenant(), .re_encodes = true},
                                   record.slot_bytes(Encoding::kPacked), &work_left);
   if (room.result.ok()) return room.slot;
   return absl::ResourceExhaustedError(room.result.message);
@@ -157,6 +178,7 @@ bool PageStore::SwapForm(const PinnedPage& wide, const TierSlot& packed) {
   ++(due ? ladder_stats_.due_pages : ladder_stats_.pressed_pages);
   ladder_stats_.freed_bytes += freed;
   wanted_bytes_ -= std::min(wanted_bytes_, freed);
+  ladder_.OnWon(record.space->tenant(), freed);
   return true;
 }
 

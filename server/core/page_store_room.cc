@@ -24,6 +24,7 @@ PageStore::Room PageStore::TakeQuota(const Eviction& eviction, uint64_t bytes,
                                      uint32_t* work_left) {
   Tenant& tenant = eviction.asker;
   bool taken = tenant.TakeHost(bytes);
+  if (!taken) CallForReEncoding(bytes, &tenant);
   while (!taken && *work_left > 0) {
     const Evicted evicted =
         EvictSome(eviction, work_left, [&] { return taken = tenant.TakeHost(bytes); });
@@ -50,7 +51,8 @@ PageStore::Room PageStore::ReserveSlot(const Namespace& space, const PageTraits&
 PageStore::Room PageStore::ReserveInTier(const Eviction& eviction, uint64_t bytes,
                                          uint32_t* work_left) {
   absl::StatusOr<TierSlot> slot = tier_->Reserve(bytes);
-  if (absl::IsResourceExhausted(slot.status())) CallForReEncoding(bytes);
+  if (absl::IsResourceExhausted(slot.status()) && !eviction.re_encodes)
+    CallForReEncoding(bytes, nullptr);
   while (absl::IsResourceExhausted(slot.status()) && *work_left > 0) {
     if (FreeRegion(bytes)) {
       --*work_left;
@@ -90,7 +92,8 @@ PageStore::Evicted PageStore::EvictSome(const Eviction& eviction, uint32_t* work
       return Evicted::kRefused;
     evicted = Evicted::kSome;
     PageRecord& record = records_.Get(victim->page);
-    const bool ahead = ladder_.HasWork();
+    const bool ahead =
+        !eviction.re_encodes && ladder_.HasWork(eviction.own_only ? &eviction.asker : nullptr);
     if (RemoveLocked(record, RemoveReason::kEvicted)) {
       if (ahead) ++ladder_stats_.evicted_ahead;
       if (!enough()) continue;

@@ -51,6 +51,7 @@ class Tenant {
   // "tenant 'a': 1040 bytes more of host memory were asked for, 1000 of at most 2000 are held ...":
   // of the limit that is in the way.
   std::string HostQuotaMet(uint64_t bytes) const;
+  uint64_t host_bytes() const { return host_bytes_.taken(); }
   uint64_t host_bytes_max() const { return host_bytes_.most(); }
   uint64_t disk_bytes_max() const { return disk_bytes_max_.load(std::memory_order_relaxed); }
 

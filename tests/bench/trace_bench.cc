@@ -3,8 +3,9 @@
 //   trace_bench FILE < JOBS > RESULTS
 //
 // JOBS is a JSON list of objects with policy ("lru", "learnt", "optimum"), pages, and optionally
-// page_tokens, hints (bool), wrong_hints (0..1), seed. RESULTS is the same list, each object with
-// hits_percent, second_half_percent, evicted, refused, policy_bytes, seconds.
+// page_tokens, ladder ("kept", "never", "tail", "until_pressure"), hints (bool), wrong_hints
+// (0..1), seed. RESULTS is the same list, each object with hits_percent, second_half_percent,
+// evicted, refused, reencoded, evicted_ahead, policy_bytes, seconds.
 #include <cstdio>
 #include <iostream>
 #include <iterator>
@@ -23,6 +24,7 @@ absl::StatusOr<ReplayResult> RunJob(const std::vector<TraceRequest>& trace,
   const ReplayOptions options{.policy = job.value("policy", ""),
                               .capacity_pages = job.value("pages", uint64_t{0}),
                               .page_tokens = job.value("page_tokens", kBlockTokens),
+                              .ladder = job.value("ladder", ""),
                               .hints = job.value("hints", false),
                               .wrong_hints = job.value("wrong_hints", 0.0),
                               .seed = job.value("seed", uint64_t{1})};
@@ -53,6 +55,8 @@ int Main(const std::string& path) {
     job["second_half_percent"] = result->second_half.percent();
     job["evicted"] = result->evicted_pages;
     job["refused"] = result->refused_pages;
+    job["reencoded"] = result->reencoded_pages;
+    job["evicted_ahead"] = result->evicted_ahead;
     job["policy_bytes"] = result->policy_bytes;
     job["seconds"] = result->seconds;
   }

@@ -6,6 +6,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <set>
 #include <utility>
@@ -17,6 +18,7 @@
 #include "server/core/learnt_policy.h"
 #include "server/core/lru_policy.h"
 #include "server/core/page_store.h"
+#include "server/core/re_encoder.h"
 #include "tests/support/fake_clock.h"
 #include "tests/support/fake_tier.h"
 
@@ -34,6 +36,31 @@ NamespaceSpec TinySpec(uint32_t page_tokens) {
                    .page_tokens = page_tokens,
                    .dtype = DType::kBf16};
   return spec;
+}
+
+// A namespace whose PACKED pages are 7.1 times smaller than its WIDE ones, as a model's are: a head
+// of 128, and 8 positions that stand for a page's tokens. A tail is a page long.
+constexpr uint32_t kLadderPositions = 8;
+NamespaceSpec LadderSpec() {
+  NamespaceSpec spec;
+  spec.model = "trace";
+  spec.geometry = {.layers = 1,
+                   .kv_heads = 1,
+                   .k_head_dim = 128,
+                   .v_head_dim = 128,
+                   .page_tokens = kLadderPositions,
+                   .dtype = DType::kBf16};
+  spec.codec.transform_hash = std::string(32, 'T');
+  spec.codec.sink_tokens = 0;
+  spec.codec.recent_tokens = kLadderPositions;
+  return spec;
+}
+
+std::optional<StoreWide> ModeOf(std::string_view ladder) {
+  if (ladder == "never") return StoreWide::kNever;
+  if (ladder == "tail") return StoreWide::kTail;
+  if (ladder == "until_pressure") return StoreWide::kUntilPressure;
+  return std::nullopt;
 }
 
 // A key of 16 bytes: page `index` of a block.
@@ -79,21 +106,30 @@ class Replayer {
     if (options_.page_tokens == 0 || kBlockTokens % options_.page_tokens != 0)
       return absl::InvalidArgumentError(
           absl::StrCat("page_tokens must divide ", kBlockTokens, ", found ", options_.page_tokens));
-    auto probe = Namespace::Create(TinySpec(options_.page_tokens), 0);
+    const bool laddered = !options_.ladder.empty();
+    const std::optional<StoreWide> mode = ModeOf(options_.ladder);
+    if (laddered && !mode.has_value() && options_.ladder != "kept")
+      return absl::InvalidArgumentError(absl::StrCat("no ladder '", options_.ladder, "'"));
+    const NamespaceSpec spec = laddered ? LadderSpec() : TinySpec(options_.page_tokens);
+    positions_ = spec.geometry.page_tokens;
+    auto probe = Namespace::Create(spec, 0);
     if (!probe.ok()) return probe.status();
     page_.resize(probe->page_bytes(Encoding::kWide));
+    // As bf16 between 0.5 and 2.
+    for (size_t i = 0; laddered && i < page_.size(); ++i)
+      page_[i] = i % 2 == 1 ? std::byte{0x3f} : static_cast<std::byte>(i * 37 / 2);
     crc_ = Crc32c(page_);
     const uint64_t slot_bytes = page_.size() + sizeof(crc_);
-    auto store =
-        PageStore::Create({.evictions_per_put_max = 1 << 20},
-                          std::make_unique<testing::FakeTier>(options_.capacity_pages * slot_bytes),
-                          std::move(policy), clock_);
+    auto store = PageStore::Create(
+        {.evictions_per_put_max = 1 << 20, .store_wide = mode.value_or(StoreWide::kUntilPressure)},
+        std::make_unique<testing::FakeTier>(options_.capacity_pages * slot_bytes),
+        std::move(policy), clock_);
     if (!store.ok()) return store.status();
     store_ = *std::move(store);
-    auto space = store_->OpenNamespace(TinySpec(options_.page_tokens), true);
+    auto space = store_->OpenNamespace(spec, true);
     if (!space.ok()) return space.status();
     space_ = *space;
-    return absl::OkStatus();
+    return mode.has_value() ? StartLadder() : absl::OkStatus();
   }
 
   ReplayResult Run() {
@@ -114,6 +150,9 @@ class Replayer {
     const StoreCounters counters = store_->Stats().counters;
     result.evicted_pages = counters.removed_by_reason[static_cast<size_t>(RemoveReason::kEvicted)];
     result.refused_pages = counters.puts_refused;
+    const LadderStats ladder = store_->Stats().ladder;
+    result.reencoded_pages = ladder.due_pages + ladder.pressed_pages;
+    result.evicted_ahead = ladder.evicted_ahead;
     result.policy_bytes = policy_->memory_bytes();
     result.seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -121,6 +160,18 @@ class Replayer {
   }
 
  private:
+  absl::Status StartLadder() {
+    auto set = MakeHadamardTransformSet(space_->spec().geometry, 0.86f, 0.86f);
+    if (!set.ok()) return set.status();
+    auto codec = MakePageCodec(CodecBackend::kCpu, space_->spec().geometry, space_->spec().codec,
+                               std::make_shared<const TransformSet>(*std::move(set)));
+    if (!codec.ok()) return codec.status();
+    codec_ = *std::move(codec);
+    store_->SetCodec(*space_, codec_.get());
+    encoder_ = std::make_unique<ReEncoder>(*store_);
+    return absl::OkStatus();
+  }
+
   ReuseHint HintOf(size_t index) {
     if (!options_.hints) return ReuseHint::kNone;
     const bool wrong = std::uniform_real_distribution<double>()(random_) < options_.wrong_hints;
@@ -148,7 +199,7 @@ class Replayer {
     for (size_t i = held; i < pages; ++i) {
       PutOne({.key = keys_[i],
               .parent = i == 0 ? std::string_view() : std::string_view(keys_[i - 1]),
-              .first_position = i * options_.page_tokens,
+              .first_position = i * positions_,
               .bytes = page_.size(),
               .block_crcs = {&crc_, 1},
               .request = traits,
@@ -162,6 +213,8 @@ class Replayer {
     if (!begun.result.ok()) return;
     std::memcpy(begun.slot.bytes().data(), page_.data(), page_.size());
     begun.slot.Commit();
+    while (encoder_ != nullptr && encoder_->Step()) {
+    }
   }
 
   const std::vector<TraceRequest>& trace_;
@@ -172,6 +225,9 @@ class Replayer {
   EvictionPolicy* policy_ = nullptr;
   std::unique_ptr<PageStore> store_;
   const Namespace* space_ = nullptr;
+  uint32_t positions_ = 0;  // of a page, as the namespace has them
+  std::unique_ptr<PageCodec> codec_;
+  std::unique_ptr<ReEncoder> encoder_;  // null without a ladder
   std::vector<std::byte> page_;
   uint32_t crc_ = 0;
   std::vector<std::string> keys_;

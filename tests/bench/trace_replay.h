@@ -15,10 +15,14 @@ namespace oscarkv::bench {
 
 struct ReplayOptions {
   std::string policy = "learnt";  // or "lru"
-  uint64_t capacity_pages = 0;
+  uint64_t capacity_pages = 0;    // with a ladder: WIDE ones
   // kBlockTokens, where every block of the trace is a page, the last and partial one too; or a
   // divisor of it, where only whole pages are stored, as engines do.
   uint32_t page_tokens = kBlockTokens;
+  // What becomes of pages, all of which are put WIDE: "kept" so, or re-encoded PACKED, at a seventh
+  // of the bytes, by the precision ladder: "never", "tail", "until_pressure" (StoreWide). The
+  // re-encoder keeps up with the puts. Empty: pages of one size.
+  std::string ladder = {};
   // Clients say whether the session comes back, as a look ahead in the trace knows it; this share
   // of them says the opposite.
   bool hints = false;
@@ -38,8 +42,10 @@ struct ReplayResult {
   HitCount second_half;  // the requests of the second half of the trace's time
   uint64_t evicted_pages = 0;
   uint64_t refused_pages = 0;
-  uint64_t policy_bytes = 0;  // what the policy remembers, at the end
-  double seconds = 0.0;       // of the replay
+  uint64_t reencoded_pages = 0;
+  uint64_t evicted_ahead = 0;  // while others could have been re-encoded
+  uint64_t policy_bytes = 0;   // what the policy remembers, at the end
+  double seconds = 0.0;        // of the replay
 };
 
 // kInvalidArgument: an option out of range.

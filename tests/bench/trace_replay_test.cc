@@ -97,6 +97,26 @@ TEST(TraceReplayTest, PerfectHintsHelp) {
   EXPECT_GT(with->whole.hits, without->whole.hits);
 }
 
+// At the same bytes: seven pages where one was, as soon as nothing but re-encoding is needed for
+// it.
+TEST(TraceReplayTest, TheLadderTurnsBytesIntoHits) {
+  const auto trace = *ReadTrace(OSCARKV_TINY_TRACE);
+  ReplayOptions options{
+      .policy = "lru", .capacity_pages = CountBlocks(trace) / 4, .ladder = "kept"};
+  const ReplayResult kept = *Replay(trace, options);
+  EXPECT_EQ(kept.reencoded_pages, 0u);
+  EXPECT_GT(kept.evicted_pages, 0u);
+  for (const char* mode : {"until_pressure", "tail", "never"}) {
+    options.ladder = mode;
+    const ReplayResult laddered = *Replay(trace, options);
+    EXPECT_GT(laddered.reencoded_pages, 0u) << mode;
+    EXPECT_EQ(laddered.evicted_pages, 0u) << mode;
+    EXPECT_GT(laddered.whole.hits, kept.whole.hits) << mode;
+  }
+  options.ladder = "always";
+  EXPECT_FALSE(Replay(trace, options).ok());
+}
+
 TEST(TraceReplayTest, RefusesWhatIsNone) {
   const std::vector<TraceRequest> trace = {{.blocks = {0}}};
   EXPECT_FALSE(Replay(trace, {.policy = "best", .capacity_pages = 4}).ok());

@@ -25,6 +25,9 @@ BITS = {"BF16": 16.0, "FP8": 8.0, "2.25 bits": 2.25}
 POLICIES = [("LRU", {"policy": "lru"}), ("learnt", {"policy": "learnt"})]
 HINTED = [("learnt, perfect hints", {"policy": "learnt", "hints": True}),
           ("learnt, 10 % wrong hints", {"policy": "learnt", "hints": True, "wrong_hints": 0.1})]
+# Every page is pushed WIDE (BF16); what becomes of it.
+LADDER = [("pushed WIDE, kept WIDE", "kept"), ("pushed WIDE, until_pressure", "until_pressure"), ("pushed WIDE, tail", "tail"),
+          ("pushed WIDE, never", "never")]
 OPTIMUM = ("offline optimum", {"policy": "optimum"})
 
 
@@ -56,6 +59,12 @@ def trace_jobs(gibs, values, page_tokens):
                 pages = pages_of(gib, values, bits, tokens)
                 jobs.append((f"{form}  {name}", gib, {**ask, "pages": pages, "page_tokens": tokens}))
     return jobs
+
+
+def ladder_jobs(gibs, values, page_tokens):
+    return [(name, gib, {"policy": "learnt", "ladder": mode, "page_tokens": page_tokens,
+                         "pages": pages_of(gib, values, BITS["BF16"], page_tokens)})
+            for name, mode in LADDER for gib in gibs]
 
 
 def table_of(results, gibs, key):
@@ -112,6 +121,7 @@ def main(argv, build_dir):
                         help="%(default)s: every block is a page, the last and partial one too; a divisor of it: pages as "
                         "engines store them, whole ones only")
     parser.add_argument("--json", type=pathlib.Path, help="writes the figures")
+    parser.add_argument("--ladder", action="store_true", help="also what the precision ladder is worth")
     parser.add_argument("--patterns", action="store_true", help="also traces that reuse in other ways, made here")
     arguments = parser.parse_args(argv)
     if arguments.file is None and not arguments.patterns:
@@ -131,6 +141,17 @@ def main(argv, build_dir):
         print(table_of(results, gibs, "second_half_percent"))
         print()
         print(plot_of(results, gibs))
+        if arguments.ladder:
+            laddered = ladder_jobs(gibs, MODELS[arguments.model], arguments.page_tokens)
+            done = run_jobs(program, arguments.file, [job for _, _, job in laddered])
+            laddered = [(label, gib, job) for (label, gib, _), job in zip(laddered, done)]
+            print("\nthe precision ladder, learnt policy: the same bytes, every page pushed in BF16; % of blocks hit, whole trace")
+            print(table_of(laddered, gibs, "hits_percent"))
+            print("\npages re-encoded / evicted while others could have been re-encoded instead")
+            print(tables.layout(["", *(f"{gib} GiB" for gib in gibs)],
+                                [[name, *(f"{job['reencoded']} / {job['evicted_ahead']}" for label, _, job in laddered
+                                          if label == name)] for name, _ in LADDER]))
+            results += laddered
         if arguments.json is not None:
             arguments.json.write_text(json.dumps([{"label": label, "gib": gib, **job} for label, gib, job in results],
                                                  indent=1) + "\n")

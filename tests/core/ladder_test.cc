@@ -192,6 +192,37 @@ TEST_F(LadderTest, TailsAboveTheirShareGoTooWhenMemoryIsShort) {
   EXPECT_EQ(Evicted(), 0u);
 }
 
+TEST_F(LadderTest, ATenantAtItsQuotaGivesUpBitsBeforePagesAndNobodyElseDoes) {
+  Begin(StoreWide::kUntilPressure, 64);
+  // Ten WIDE pages: short beyond nine.
+  TenantQuotas quotas;
+  quotas.named["limited"].host_bytes = 10 * kWideSlotBytes;
+  store().SetQuotas(std::move(quotas));
+  const Namespace* const free = space_;
+  const auto others = Stored(0, 8);
+  NamespaceSpec spec = free->spec();
+  spec.tenant = "limited";
+  space_ = *store().OpenNamespace(spec, true);
+  store().SetCodec(space(), codec_.get());
+  const auto chain = Stored(100, 9);
+  EXPECT_FALSE(encoder_->Step());
+  for (uint64_t i = 0; i < 3; ++i) {
+    Stored(1000 + 100 * i, 1);
+    ReEncodeAll();
+  }
+  EXPECT_EQ(FormsOf(chain), "WPPPPPPPW");
+  ExpectSound(chain);
+  EXPECT_EQ(Evicted(), 0u);
+  EXPECT_EQ(store().Stats().tenants[1].host_bytes, 5 * kWideSlotBytes + 7 * kPackedSlotBytes);
+  // One that comes before the re-encoder has had its turn takes the place of another.
+  for (uint64_t i = 3; i < 6; ++i) Stored(1000 + 100 * i, 1);
+  EXPECT_EQ(FormsOf(chain), "WPPPPP---");
+  EXPECT_EQ(Evicted(), 3u);
+  EXPECT_EQ(Stats().evicted_ahead, 1u);  // the last of the chain, which could have been re-encoded
+  space_ = free;
+  EXPECT_EQ(FormsOf(others), "WWWWWWWW");
+}
+
 TEST_F(LadderTest, WhenItCannotKeepUpPagesGoAndAreCounted) {
   Begin(StoreWide::kUntilPressure, 8);
   for (uint64_t i = 0; i < 6; ++i) Stored(i * 100, 2);

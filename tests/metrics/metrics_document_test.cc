@@ -1,5 +1,5 @@
-// server/metrics/METRICS.md lists every family of /metrics, one line each, and no other. A test that
-// fails prints the line that should be there.
+// server/metrics/METRICS.md lists every family of /metrics, one line each, and no other. A test
+// that fails prints the line that should be there.
 #include <algorithm>
 #include <fstream>
 #include <map>
