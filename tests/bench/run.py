@@ -2,6 +2,7 @@
 
     run.py --build-dir build/release [codec policy store service disk index advice ...]     (default: all)
     run.py --build-dir build/release trace FILE ...     (trace_report.py)
+    run.py --build-dir build/release transfer ...       (transfer.py)
 
 Writes BUILD_DIR/bench/NAME.json for every program that ran: Google Benchmark's own form; for the service, what
 `oscarkv bench --json` prints for each form of pages; for the disk, bytes a second of each round.
@@ -18,6 +19,7 @@ import disk
 import index
 import tables
 import trace_report
+import transfer
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import advice  # noqa: E402
@@ -74,6 +76,9 @@ def run_service(program, build_dir, out, arguments):
 def main():
     if sys.argv[1:2] == ["--build-dir"] and sys.argv[3:4] == ["trace"]:
         trace_report.main(sys.argv[4:], pathlib.Path(sys.argv[2]))
+        return
+    if sys.argv[1:2] == ["--build-dir"] and sys.argv[3:4] == ["transfer"]:
+        transfer.main(sys.argv[4:], pathlib.Path(sys.argv[2]), machine())
         return
     parser = argparse.ArgumentParser(prog="run bench", description="Runs the benchmarks and prints their tables.")
     parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], metavar="NAME",

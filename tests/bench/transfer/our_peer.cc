@@ -168,7 +168,9 @@ absl::StatusOr<std::unique_ptr<LookupPeer>> ConnectForLookups(const PeerOptions&
   spec.geometry.layers = options.page_bytes / kLayerBytes;
   spec.codec.sink_tokens = 0;
   spec.codec.recent_tokens = 0;
-  OSCARKV_ASSIGN_OR_RETURN(auto client, client::Client::Create({.endpoint = options.endpoint}));
+  OSCARKV_ASSIGN_OR_RETURN(auto client, client::Client::Create({.endpoint = options.endpoint,
+                                                                .fetch_paths = {options.path},
+                                                                .push_paths = {options.path}}));
   OSCARKV_ASSIGN_OR_RETURN(auto space, client->OpenNamespace(spec, ""));
   return std::make_unique<OurPeer>(std::move(client), std::move(space), options);
 }

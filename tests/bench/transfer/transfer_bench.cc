@@ -5,6 +5,8 @@
 //   transfer_bench lookups --endpoint E ...                              the same, of look-ups
 //   transfer_bench serve-bare | serve-raw --endpoint E                   the other ends of two
 //   peers
+#include <malloc.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -56,7 +58,7 @@ struct Share {
   absl::Status first_failure;
 };
 
-// Calls, one after the other, for `seconds`. Puts go to `pages` of this thread's own, gets to any.
+// Calls, one after the other, for plan.seconds. Gets are of any pages, puts of this thread's own.
 void RunGets(TransferPeer& peer, const Plan& plan, ByteView set, uint32_t batch, uint64_t seed,
              Share* share) {
   const uint64_t bytes = uint64_t{batch} * plan.options.page_bytes;
@@ -184,6 +186,9 @@ absl::Status Measure(const Plan& plan) {
 }
 
 int Main(int argc, char** argv) {
+  // As processes that move much have it, and oscarkvd: freed memory is kept.
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
   CLI::App app("Moves pages between two processes of one machine.");
   app.require_subcommand(1);
   Plan plan;
@@ -195,6 +200,8 @@ int Main(int argc, char** argv) {
       ->check(CLI::IsMember({"ours", "bare", "raw", "redis", "memcpy"}));
   measure->add_option("--endpoint", plan.options.endpoint);
   measure->add_option("--page-bytes", plan.options.page_bytes)->required();
+  std::string path = "grpc";
+  measure->add_option("--path", path)->check(CLI::IsMember({"grpc", "shm"}));
   measure->add_flag("!--no-checksum", plan.options.checksum);
   measure->add_option("--connections", plan.connections)->delimiter(',');
   measure->add_option("--batches", plan.batches)->delimiter(',');
@@ -214,6 +221,7 @@ int Main(int argc, char** argv) {
     serve->add_option("--set-bytes", plan.set_bytes);
   }
   CLI11_PARSE(app, argc, argv);
+  plan.options.path = ParseDataPath(path).value_or(DataPath::kGrpc);
   absl::Status status;
   if (measure->parsed()) status = Measure(plan);
   if (lookup->parsed()) status = MeasureLookups(lookups);

@@ -11,13 +11,15 @@
 #include "absl/status/statusor.h"
 
 #include "kernels/base/bytes.h"
+#include "proto/wire/data_path.h"
 
 namespace oscarkv::bench {
 
 struct PeerOptions {
   std::string endpoint;  // "127.0.0.1:7411" or "unix:/run/oscarkv.sock"
   uint32_t page_bytes = 0;
-  bool checksum = true;  // of those that have one
+  bool checksum = true;             // this side verifies what it fetches; of those that can
+  DataPath path = DataPath::kGrpc;  // of ours
 };
 
 // One connection. Used by one thread.
