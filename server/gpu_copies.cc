@@ -14,16 +14,18 @@ namespace {
 
 absl::StatusOr<std::unique_ptr<GpuTier>> OpenTier(const DeviceMemoryOptions& options,
                                                   DeviceMemoryMaker make, const Logger& logger,
-                                                  absl::StatusOr<std::string>* handle) {
+                                                  GpuCopies* opened) {
   OSCARKV_ASSIGN_OR_RETURN(std::unique_ptr<DeviceMemory> memory, make(options));
   const std::string device = memory->device_name();
-  *handle = memory->Handle();
+  opened->handle = memory->Handle();
+  opened->memory = memory->address();
   OSCARKV_ASSIGN_OR_RETURN(std::unique_ptr<GpuTier> tier, GpuTier::Create(std::move(memory)));
   logger.Log(LogLevel::kInfo, "the GPU tier is open",
              {{"device", device},
               {"bytes", FormatBytes(tier->capacity_bytes())},
               {"host_arena", "page-locked part by part, as copies come from it"},
-              {"other_processes", handle->ok() ? "may read it" : handle->status().ToString()}});
+              {"other_processes",
+               opened->handle.ok() ? "may read it" : opened->handle.status().ToString()}});
   return tier;
 }
 
@@ -34,7 +36,7 @@ absl::StatusOr<GpuCopies> OpenGpuCopies(const v1::GpuTierConfig& config, Mutable
   OSCARKV_ASSIGN_OR_RETURN(const uint64_t bytes, ParseBytes(config.capacity()));
   GpuCopies opened;
   auto tier = OpenTier({.bytes = bytes, .device = config.device(), .host_arena = host_arena}, make,
-                       logger, &opened.handle);
+                       logger, &opened);
   if (!tier.ok()) {
     if (config.required() || absl::IsUnimplemented(tier.status()))
       return Annotate(tier.status(), "the GPU tier");

@@ -25,6 +25,7 @@ using DeviceMemoryMaker =
 
 struct GpuCopies {
   std::unique_ptr<PageCopies> copies;
+  std::byte* memory = nullptr;  // the tier's, for the device alone; null without one
   // What other processes of the host open the tier's memory by; an error: why they cannot.
   absl::StatusOr<std::string> handle = absl::UnavailableError("there is no GPU tier");
 };

@@ -16,6 +16,7 @@
 #include "kernels/base/host_id.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/comm/nccl_fabric.h"
 #include "proto/wire/data_path.h"
 #include "server/config/load.h"
 #include "server/core/archive_writer.h"
@@ -120,6 +121,7 @@ class Server::Impl {
     context_ = std::make_unique<RpcContext>(options, *store_, logger_, catalog_);
     context_->Restore();
     if (holds_ != nullptr) context_->set_device_holds(holds_.get());
+    if (hub_ != nullptr) context_->set_peer_hub(hub_.get());
     cache_ = std::make_unique<CacheService>(*context_);
     peer_ = std::make_unique<PeerService>(*context_, peer_options_);
     admin_ = std::make_unique<AdminService>(*context_, std::string(kVersion));
@@ -162,6 +164,7 @@ class Server::Impl {
     context_->WaitForCalls(deadline);
     grpc_->Shutdown(absl::ToChronoTime(std::min(deadline, absl::Now() + kLastAnswers)));
     grpc_->Wait();
+    hub_.reset();  // what it calls back is there until here
     copy_worker_.reset();
     re_encoders_.reset();
     if (archive_worker_ != nullptr) store_->archive_queue()->AwaitDrained(deadline);
@@ -206,7 +209,10 @@ class Server::Impl {
       OSCARKV_ASSIGN_OR_RETURN(
           GpuCopies opened, OpenGpuCopies(config_.gpu(), tier->arena(), MakeDeviceMemory, logger_));
       copies = std::move(opened.copies);
-      ShareCopies(*copies, opened.handle);
+      if (copies->tier() != nullptr) {
+        ShareCopies(copies->tier()->capacity_bytes(), opened.handle);
+        OpenHub(opened.memory);
+      }
     }
     std::unique_ptr<PageArchive> archive;
     if (WantsDisk(config_)) {
@@ -223,15 +229,30 @@ class Server::Impl {
   }
 
   // Processes of this host may read the copies where they are.
-  void ShareCopies(const PageCopies& copies, const absl::StatusOr<std::string>& handle) {
-    if (copies.tier() == nullptr) return;
-    const uint64_t bytes = copies.tier()->capacity_bytes();
+  void ShareCopies(uint64_t bytes, const absl::StatusOr<std::string>& handle) {
     peer_options_ = {.memory_handle = handle, .memory_bytes = bytes, .host = HostId()};
     holds_ = std::make_unique<DeviceHolds>(
         DeviceHoldsOptions{
             .bytes_max = static_cast<uint64_t>(kHeldShareMax * static_cast<double>(bytes)),
             .hold_max = absl::Milliseconds(config_.limits().lease_ms_max())},
         clock_);
+  }
+
+  // Copies may be sent to other GPUs.
+  void OpenHub(std::byte* memory) {
+    peer_options_.no_peers = "gpu.nccl is off";
+    if (config_.gpu().nccl() == "off") return;
+    comm::NcclOptions options;
+    options.device = static_cast<int>(config_.gpu().device());
+    if (config_.gpu().nccl() != "auto") options.library = config_.gpu().nccl();
+    auto fabric = comm::MakeNcclFabric(options);
+    if (!fabric.ok()) {
+      peer_options_.no_peers = std::string(fabric.status().message());
+      logger_.Log(LogLevel::kInfo, "copies are not sent to other GPUs",
+                  {{"reason", peer_options_.no_peers}});
+      return;
+    }
+    hub_ = std::make_unique<PeerHub>(PeerHubOptions{}, *std::move(fabric), memory);
   }
 
   void StartArchiving() {
@@ -343,6 +364,7 @@ class Server::Impl {
   Catalog* catalog_ = nullptr;  // the store's archive's; null without a disk tier
   PeerOptions peer_options_;
   std::unique_ptr<DeviceHolds> holds_;  // null without a GPU tier; holds copies of the store's
+  std::unique_ptr<PeerHub> hub_;        // null where nothing is sent from a GPU; likewise
   std::unique_ptr<RpcContext> context_;
   std::unique_ptr<CacheService> cache_;
   std::unique_ptr<AdminService> admin_;

@@ -9,10 +9,13 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 #include "kernels/codec/page_layout.h"
 
 namespace oscarkv::client {
+
+class PeerReceiver;
 
 // What keeps pages in place. Destroying it ends it, too.
 class PagesHold {
@@ -25,9 +28,11 @@ class PagesHold {
 
 // A page's blocks of some layers and of all heads.
 struct DevicePlace {
+  enum class Memory : uint8_t { kShared, kReceived };  // the server's, or the receiver's slots
+  Memory memory = Memory::kShared;
   Encoding encoding = Encoding::kPacked;
   BlockRange layers;
-  uint64_t offset = 0;  // in the memory that is open
+  uint64_t offset = 0;  // in that memory
   uint64_t bytes = 0;
 };
 
@@ -43,7 +48,16 @@ class DevicePages {
   // Pages first.. first + count - 1 stay in their places as long as `hold` does. The sink ends it
   // when it has read them; the sink's Finish says kAborted of pages whose hold had ended before.
   virtual void Keep(uint32_t first, uint32_t count, std::unique_ptr<PagesHold> hold) = 0;
-  // As PageSink's Room and Take in one, of bytes that are read where they are, until the hold ends.
+  // What receives pages into memory of this device; null: nothing does.
+  virtual PeerReceiver* receiver() { return nullptr; }
+  virtual bool receives() const { return false; }
+  // Where in the receiver's memory a slot begins that nothing reads any more. Waits for what was
+  // taken from it last.
+  virtual absl::StatusOr<uint64_t> ReceiveSlot() {
+    return absl::UnimplementedError("there is no receiver");
+  }
+  // As PageSink's Room and Take in one, of bytes that are read where they are: until the hold ends,
+  // or the slot is asked for again.
   virtual absl::Status TakeAt(uint32_t page, const DevicePlace& place,
                               std::span<const uint32_t> block_crc32c) = 0;
 };

@@ -120,7 +120,7 @@ class Fetcher {
       if (done_ < elsewhere_) {
         end = elsewhere_;
       } else if (ReadsDevice()) {
-        path = space_.connection()->paths().ForDevice(deadline_);
+        path = space_.connection()->paths().ForDevice(*sink_.device_pages(), deadline_);
       }
       if (path == nullptr) {
         OSCARKV_ASSIGN_OR_RETURN(path, space_.connection()->paths().ForFetch(deadline_));

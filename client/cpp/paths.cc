@@ -8,7 +8,9 @@
 #include "absl/time/clock.h"
 
 #include "client/cpp/connection.h"
+#include "client/cpp/device_pages.h"
 #include "client/cpp/ipc_fetch.h"
+#include "client/cpp/nccl_fetch.h"
 #include "kernels/base/host_id.h"
 
 namespace oscarkv::client {
@@ -51,7 +53,9 @@ Paths::Paths(Connection& connection)
       grpc_fetch_(MakeGrpcFetchPath()),
       grpc_push_(MakeGrpcPushPath()),
       ipc_fetch_(MayUse(connection.options().fetch_paths, DataPath::kIpc) ? MakeIpcFetchPath()
-                                                                          : nullptr) {
+                                                                          : nullptr),
+      nccl_fetch_(MayUse(connection.options().fetch_paths, DataPath::kNccl) ? MakeNcclFetchPath()
+                                                                            : nullptr) {
   if (May(Direction::kFetch, DataPath::kGrpc)) fetch_.path = grpc_fetch_;
   if (May(Direction::kPush, DataPath::kGrpc)) push_.path = grpc_push_;
   fetch_.reason = push_.reason = "no session has been opened yet";
@@ -99,13 +103,20 @@ absl::StatusOr<std::shared_ptr<FetchPath>> Paths::ForFetch(absl::Time deadline) 
   return fetch_.path;
 }
 
-std::shared_ptr<FetchPath> Paths::ForDevice(absl::Time deadline) {
-  if (ipc_fetch_ == nullptr) return nullptr;
+std::shared_ptr<FetchPath> Paths::ForDevice(const DevicePages& pages, absl::Time deadline) {
+  if (ipc_fetch_ == nullptr && nccl_fetch_ == nullptr) return nullptr;
   const uint64_t session = connection_.Session(SessionDeadline(deadline));
   if (session == 0) return nullptr;
   const absl::MutexLock lock(&mutex_);
-  if (std::exchange(ipc_session_, session) != session) ipc_failed_.clear();
-  return ipc_failed_.empty() ? ipc_fetch_ : nullptr;
+  if (std::exchange(device_session_, session) != session) {
+    ipc_failed_.clear();
+    nccl_failed_.clear();
+  }
+  if (ipc_fetch_ != nullptr && ipc_failed_.empty()) return ipc_fetch_;
+  // Memory of the same host, if there is a path to it, is nearer than another GPU.
+  const bool shm = fetch_.path != nullptr && fetch_.path->kind() == DataPath::kShm;
+  const bool nccl = nccl_fetch_ != nullptr && nccl_failed_.empty() && pages.receives();
+  return nccl && !shm ? nccl_fetch_ : nullptr;
 }
 
 absl::StatusOr<std::shared_ptr<PushPath>> Paths::ForPush(absl::Time deadline) {
@@ -125,10 +136,12 @@ void Paths::GiveUp(Direction direction, const void* path, const absl::Status& wh
     ++current->fallbacks;
     current->path = May(direction, DataPath::kGrpc) ? grpc : nullptr;
   };
-  if (path == ipc_fetch_.get()) {
-    if (!ipc_failed_.empty()) return;
-    ipc_failed_ = absl::StrCat("ipc has failed in this session: ", why.message());
-    ++ipc_fallbacks_;
+  if (path == ipc_fetch_.get() || path == nccl_fetch_.get()) {
+    const bool ipc = path == ipc_fetch_.get();
+    std::string& failed = ipc ? ipc_failed_ : nccl_failed_;
+    if (!failed.empty()) return;
+    failed = absl::StrCat(ipc ? "ipc" : "nccl", " has failed in this session: ", why.message());
+    ++device_fallbacks_;
   } else if (direction == Direction::kFetch) {
     give_up(grpc_fetch_, &fetch_);
   } else {
@@ -145,9 +158,11 @@ PathUse Paths::Use(Direction direction) const {
   };
   if (direction == Direction::kPush) return use_of(push_);
   PathUse use = use_of(fetch_);
-  if (!ipc_failed_.empty())
-    use.reason = absl::StrCat(ipc_failed_, use.reason.empty() ? "" : "; ", use.reason);
-  use.fallbacks += ipc_fallbacks_;
+  for (const std::string& failed : {nccl_failed_, ipc_failed_}) {
+    if (!failed.empty())
+      use.reason = absl::StrCat(failed, use.reason.empty() ? "" : "; ", use.reason);
+  }
+  use.fallbacks += device_fallbacks_;
   return use;
 }
 

@@ -35,7 +35,8 @@ class Paths {
       ABSL_LOCKS_EXCLUDED(mutex_);
   // The path for sinks that read a GPU's memory (PageSink::device_pages), to be taken before that;
   // null: there is none.
-  std::shared_ptr<FetchPath> ForDevice(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
+  std::shared_ptr<FetchPath> ForDevice(const DevicePages& pages, absl::Time deadline)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   absl::StatusOr<std::shared_ptr<PushPath>> ForPush(absl::Time deadline)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -70,12 +71,16 @@ class Paths {
   const std::shared_ptr<FetchPath> grpc_fetch_;
   const std::shared_ptr<PushPath> grpc_push_;
 
-  const std::shared_ptr<FetchPath> ipc_fetch_;  // null: the options forbid it
+  const std::shared_ptr<FetchPath> ipc_fetch_;   // null: the options forbid it
+  const std::shared_ptr<FetchPath> nccl_fetch_;  // likewise
 
   mutable absl::Mutex mutex_;
-  uint64_t ipc_session_ ABSL_GUARDED_BY(mutex_) = 0;  // in which it was taken last
-  std::string ipc_failed_ ABSL_GUARDED_BY(mutex_);    // in that one, and why
-  uint64_t ipc_fallbacks_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Of the paths of devices: the session in which they were asked for last, and what has failed in
+  // it, and why; empty: it has not.
+  uint64_t device_session_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::string ipc_failed_ ABSL_GUARDED_BY(mutex_);
+  std::string nccl_failed_ ABSL_GUARDED_BY(mutex_);
+  uint64_t device_fallbacks_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t session_ ABSL_GUARDED_BY(mutex_) = 0;  // that the paths were agreed on in
   Current<FetchPath> fetch_ ABSL_GUARDED_BY(mutex_);
   Current<PushPath> push_ ABSL_GUARDED_BY(mutex_);

@@ -138,6 +138,10 @@ absl::Status GpuFetcher::WaitCopied(uint64_t step) {
   return staging_->ready({.number = step}).Synchronize();
 }
 
+absl::Status GpuFetcher::WaitDecoded(uint64_t step) {
+  return staging_->free({.number = step}).Synchronize();
+}
+
 // The link waits for the first step to be enqueued: shorter ones have it begin sooner.
 uint64_t GpuFetcher::StageBytesOf(BlockRange group) const {
   if (group.first != part_.layers.first) return options().stage_bytes;

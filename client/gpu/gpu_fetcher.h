@@ -66,6 +66,8 @@ class GpuFetcher {
   absl::Status EndLayers(BlockRange layers);
   // Waits until the step's host memory has been read.
   absl::Status WaitCopied(uint64_t step);
+  // Waits until the step has been decoded: memory that it was decoded from in place is free.
+  absl::Status WaitDecoded(uint64_t step);
 
   // All steps of pages that are there already, one for each page of the target; their memory must
   // stay until Finish. A failure ends the fetch.

@@ -40,6 +40,7 @@ absl::Status GpuPageSink::Start(const FetchTarget& target, cudaStream_t stream) 
   crcs_.clear();
   in_place_.clear();
   LetGo();
+  slot_steps_.assign(slot_steps_.size(), std::nullopt);  // the fetch before has ended
   for (Receiver& receiver : receivers_) receiver.used = false;
   return absl::OkStatus();
 }
@@ -84,6 +85,33 @@ absl::Status GpuPageSink::Take(std::span<const uint32_t> block_crc32c) {
   return absl::OkStatus();
 }
 
+absl::Status GpuPageSink::ReceiveOverNccl(const comm::NcclOptions& options,
+                                          const comm::SlotShape& slots) {
+  OSCARKV_ASSIGN_OR_RETURN(auto fabric, comm::MakeNcclFabric(options));
+  return ReceiveOver(std::move(fabric), slots);
+}
+
+absl::Status GpuPageSink::ReceiveOver(std::unique_ptr<comm::PeerFabric> fabric,
+                                      const comm::SlotShape& slots) {
+  if (peer_ != nullptr) return absl::FailedPreconditionError("there is a receiver");
+  OSCARKV_RETURN_IF_ERROR(comm::AgreeOnSlots(slots, slots.bytes()).status());
+  const device::DeviceScope scope(fetcher_->device());
+  OSCARKV_RETURN_IF_ERROR(scope.status());
+  OSCARKV_ASSIGN_OR_RETURN(slot_memory_, device::DeviceBuffer::Allocate(slots.bytes()));
+  peer_ = std::make_unique<PeerReceiver>(std::move(fabric), slot_memory_.data(), slots);
+  slot_steps_.resize(slots.slots);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> GpuPageSink::ReceiveSlot() {
+  if (step_.pages > 0) OSCARKV_RETURN_IF_ERROR(Flush());
+  slot_ = (slot_ + 1) % slot_steps_.size();
+  if (slot_steps_[slot_].has_value())
+    OSCARKV_RETURN_IF_ERROR(fetcher_->WaitDecoded(*slot_steps_[slot_]));
+  slot_steps_[slot_].reset();
+  return slot_ * peer_->shape().slot_bytes;
+}
+
 absl::Status GpuPageSink::Open(const std::string& handle) {
   if (handle == handle_) return absl::OkStatus();
   const device::DeviceScope scope(fetcher_->device());
@@ -105,7 +133,9 @@ absl::Status GpuPageSink::TakeAt(uint32_t page, const DevicePlace& place,
   if (step_.pages > 0 && (in_place_.empty() || !GoesOn(page, next)))
     OSCARKV_RETURN_IF_ERROR(Flush());
   if (step_.pages == 0) step_ = next;
-  in_place_.push_back(opened_.data() + place.offset);
+  const bool received = place.memory == DevicePlace::Memory::kReceived;
+  in_place_.push_back((received ? slot_memory_.data() : opened_.data()) + place.offset);
+  in_slot_ = received;
   return Take(block_crc32c);
 }
 
@@ -115,7 +145,8 @@ absl::Status GpuPageSink::Flush() {
   std::vector<HostPage> pages;
   for (size_t page = 0; page < in_place_.size(); ++page)
     pages.push_back({step_.encoding, in_place_[page], crcs_.data() + page * blocks});
-  OSCARKV_RETURN_IF_ERROR(fetcher_->AddInPlace(step_, pages).status());
+  OSCARKV_ASSIGN_OR_RETURN(const uint64_t step, fetcher_->AddInPlace(step_, pages));
+  if (in_slot_) slot_steps_[slot_] = step;
   step_ = {};
   crcs_.clear();
   in_place_.clear();

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -12,11 +13,14 @@
 #include "absl/status/statusor.h"
 
 #include "client/cpp/device_pages.h"
+#include "client/cpp/peer_receiver.h"
 #include "client/cpp/stored_pages.h"
 #include "client/gpu/gpu_cache.h"
 #include "client/gpu/gpu_fetcher.h"
 #include "client/gpu/gpu_pusher.h"
 #include "kernels/codec/oscar/cuda_page_codec.h"
+#include "kernels/comm/nccl_fabric.h"
+#include "kernels/comm/slots.h"
 #include "kernels/device/buffer.h"
 #include "kernels/device/shared_memory.h"
 
@@ -32,6 +36,13 @@ class GpuPageSink final : public PageSink, private DevicePages {
   // Errors as GpuFetcher::Create's.
   static absl::StatusOr<std::unique_ptr<GpuPageSink>> Create(
       std::shared_ptr<const cuda::CudaPageCodec> codec, const GpuTransferOptions& options = {});
+
+  // Has pages come over NCCL, too, where a server's GPU has them and may send them: `slots` groups
+  // of pages at once, of at most `slot_bytes` each, which takes that much memory of the device.
+  // Once, before the first fetch. kUnavailable: there is no NCCL.
+  absl::Status ReceiveOverNccl(const comm::NcclOptions& options, const comm::SlotShape& slots);
+  // The same over another fabric.
+  absl::Status ReceiveOver(std::unique_ptr<comm::PeerFabric> fabric, const comm::SlotShape& slots);
 
   // Says where the next fetch goes; the cache is written after what `stream` holds now. The fetch
   // must be of the target's layers and heads. Errors as GpuFetcher::Begin's.
@@ -65,6 +76,9 @@ class GpuPageSink final : public PageSink, private DevicePages {
   void Keep(uint32_t first, uint32_t count, std::unique_ptr<PagesHold> hold) override;
   absl::Status TakeAt(uint32_t page, const DevicePlace& place,
                       std::span<const uint32_t> block_crc32c) override;
+  PeerReceiver* receiver() override { return peer_.get(); }
+  bool receives() const override { return peer_ != nullptr; }
+  absl::StatusOr<uint64_t> ReceiveSlot() override;
   // Whether a page goes on the step that is being filled.
   bool GoesOn(uint32_t page, const TransferStep& next) const;
   absl::Status Flush();
@@ -77,6 +91,11 @@ class GpuPageSink final : public PageSink, private DevicePages {
   std::string handle_;
   device::OpenedMemory opened_;
   std::vector<device::OpenedMemory> closing_;
+  // Slots of pages that are sent here; the receiver goes before its memory.
+  device::DeviceBuffer slot_memory_;
+  std::unique_ptr<PeerReceiver> peer_;
+  std::vector<std::optional<uint64_t>> slot_steps_;  // [slots], that was decoded from each last
+  size_t slot_ = 0;                                  // given last
   // Of the fetch under way.
   uint64_t pages_ = 0;
   TransferPart part_;
@@ -85,6 +104,7 @@ class GpuPageSink final : public PageSink, private DevicePages {
   TransferStep step_;
   std::vector<uint32_t> crcs_;              // of its pages so far
   std::vector<const std::byte*> in_place_;  // its pages, if they are read where they are
+  bool in_slot_ = false;                    // and that is a slot
   struct Kept {
     uint32_t first = 0;
     uint32_t count = 0;

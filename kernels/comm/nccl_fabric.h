@@ -19,7 +19,8 @@ struct NcclOptions {
   int processors_max = 4;
 };
 
-// kUnavailable: no such library, or no such device. Two ranks of a pair are never on one device.
+// kUnimplemented: a build without CUDA; kUnavailable: no such library, or no such device. Two ranks
+// of a pair are never on one device.
 absl::StatusOr<std::unique_ptr<PeerFabric>> MakeNcclFabric(const NcclOptions& options);
 
 }  // namespace oscarkv::comm

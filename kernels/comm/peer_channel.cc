@@ -38,7 +38,7 @@ absl::Status PeerChannel::Open(std::unique_ptr<PeerComm> peer, absl::Time deadli
 }
 
 absl::Status PeerChannel::CheckTransfer(const Transfer& transfer) const {
-  if (state_ != State::kOpen) {
+  if (state_ != State::kOpen && state_ != State::kMeeting) {
     return absl::UnavailableError(
         absl::StrCat("the channel is not open", broken_.ok() ? "" : ": ", broken_.message()));
   }
@@ -128,7 +128,11 @@ bool PeerChannel::StepMeeting(absl::Time now) {
     state_ = State::kOpen;
     return true;
   }
-  if (ready.ok() && now < meet_deadline_) return false;
+  if (ready.ok() && now < meet_deadline_) {
+    const absl::Status late = CheckDeadlines(now);
+    if (!late.ok()) Break(late);
+    return !late.ok();
+  }
   Break(ready.ok() ? absl::DeadlineExceededError(
                          absl::StrCat("the peer of epoch ", epoch_, " did not come"))
                    : ready.status());

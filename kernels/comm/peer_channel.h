@@ -73,9 +73,10 @@ class PeerChannel {
   // later one than the last.
   absl::Status Open(std::unique_ptr<PeerComm> peer, absl::Time deadline);
 
-  // Where an error is returned, `done` is not called.
+  // Transfers may be given while the ranks meet: they start when they have. Where an error is
+  // returned, `done` is not called.
   //
-  // Gives a ticket. kUnavailable: not open; kResourceExhausted: as many as may be are under way;
+  // Gives a ticket. kUnavailable: closed; kResourceExhausted: as many as may be are under way;
   // kInvalidArgument: not one block a key, or none.
   absl::StatusOr<Ticket> Issue(Transfer transfer);
   // Takes one over; they may come in any order. kAborted: of another epoch; kAlreadyExists: a

@@ -337,6 +337,7 @@ v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes) {
              FormatBytes(std::max(memory_bytes / 4 / kMiB * kMiB, kHostBytesMin)));
   const uint64_t host = ParseBytes(config.host().capacity()).value_or(kHostBytesMin);
   SetDefault(config.mutable_gpu()->mutable_capacity(), "off");
+  SetDefault(config.mutable_gpu()->mutable_nccl(), "auto");
   v1::DiskTierConfig* disk = config.mutable_disk();
   SetDefault(disk->mutable_path(), "off");
   SetDefault(disk->mutable_capacity(), "64GiB");

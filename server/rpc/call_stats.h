@@ -32,8 +32,10 @@ enum class Method : uint8_t {
   kShareDevice,
   kHoldPages,
   kEndHold,
+  kOpenPeer,
+  kSendPages,
 };
-inline constexpr size_t kMethods = 18;
+inline constexpr size_t kMethods = 20;
 inline constexpr size_t kStatusCodes = 17;  // of gRPC, 0..16
 std::string_view MethodName(Method method);
 

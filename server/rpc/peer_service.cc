@@ -1,5 +1,7 @@
 #include "server/rpc/peer_service.h"
 
+#include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -13,18 +15,14 @@
 namespace oscarkv {
 namespace {
 
-void FillHeld(const PinnedPage& page, BlockRange layers, const PinnedCopy& copy,
-              v1::HeldPage* held) {
+std::span<const uint32_t> CrcsOf(const PinnedPage& page, BlockRange layers) {
   const uint32_t heads = page.layout().geometry().kv_heads;
-  held->set_encoding(ToProto(page.meta().encoding));
-  held->set_first_position(page.meta().first_position);
-  held->set_offset(copy.slot().offset + page.layout().block_offset(layers.first, 0));
-  held->set_bytes(page.layout().range_bytes(layers, {0, heads}));
-  const auto crcs = page.block_crcs().subspan(layers.first * heads, layers.count * heads);
-  held->mutable_block_crc32c()->Add(crcs.begin(), crcs.end());
+  return page.block_crcs().subspan(layers.first * heads, layers.count * heads);
 }
 
-absl::StatusOr<BlockRange> LayersOf(const v1::HoldPagesRequest& request, const Namespace& space) {
+// Both requests have them.
+template <typename Request>
+absl::StatusOr<BlockRange> LayersOf(const Request& request, const Namespace& space) {
   const uint32_t all = space.spec().geometry.layers;
   const uint32_t first = request.first_layer();
   if (first < all && request.layers() <= all - first)
@@ -32,6 +30,50 @@ absl::StatusOr<BlockRange> LayersOf(const v1::HoldPagesRequest& request, const N
   return absl::OutOfRangeError(absl::StrCat("layers ", first, " + ", request.layers(),
                                             " pass the end: the namespace has ", all));
 }
+
+// A page that has a copy, and where the layers that are wanted of it lie.
+struct CopiedPage {
+  PinnedPage page;
+  PinnedCopy copy;
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+};
+
+// Of the keys the leading pages of one kind: copied, or stored elsewhere. Of copied ones no more
+// than `bytes_max` bytes, one at least.
+template <typename Request, typename Reply>
+std::vector<CopiedPage> LeadingPages(PageStore& store, const Namespace& space,
+                                     std::span<const std::string_view> keys, BlockRange layers,
+                                     uint64_t bytes_max, const Request& request, Reply* reply) {
+  std::vector<CopiedPage> copied;
+  uint64_t bytes = 0;
+  for (const std::string_view key : keys) {
+    PinResult pinned = store.Pin(space, key);
+    if (pinned.status != ItemStatus::kOk && !pinned.archived) {
+      if (!copied.empty() || reply->elsewhere() > 0) break;
+      const bool fenced = request.lease_id() != 0 && !store.LeaseIsLive(request.lease_id());
+      reply->mutable_stop()->set_status(ToProto(fenced ? ItemStatus::kFenced : pinned.status));
+      break;
+    }
+    CopiedPage page;
+    if (!pinned.archived) page.copy = store.PinCopy(pinned.page);
+    if (page.copy ? reply->elsewhere() > 0 : !copied.empty()) break;
+    if (!page.copy) {
+      reply->set_elsewhere(reply->elsewhere() + 1);
+      continue;
+    }
+    const PageLayout& layout = pinned.page.layout();
+    page.offset = page.copy.slot().offset + layout.block_offset(layers.first, 0);
+    page.bytes = layout.range_bytes(layers, {0, layout.geometry().kv_heads});
+    bytes += page.bytes;
+    if (bytes > bytes_max && !copied.empty()) break;
+    page.page = std::move(pinned.page);
+    copied.push_back(std::move(page));
+  }
+  return copied;
+}
+
+constexpr uint64_t kAnyBytes = ~uint64_t{0} / 2;
 
 }  // namespace
 
@@ -75,25 +117,16 @@ absl::Status PeerService::Hold(const v1::HoldPagesRequest& request, v1::HoldPage
   PageStore& store = context_.store();
   std::vector<PinnedCopy> copies;
   uint64_t bytes = 0;
-  for (const std::string_view key : keys) {
-    const PinResult pinned = store.Pin(*space, key);
-    if (pinned.status != ItemStatus::kOk && !pinned.archived) {
-      if (!copies.empty() || reply->elsewhere() > 0) break;
-      const bool fenced = request.lease_id() != 0 && !store.LeaseIsLive(request.lease_id());
-      reply->mutable_stop()->set_status(ToProto(fenced ? ItemStatus::kFenced : pinned.status));
-      break;
-    }
-    PinnedCopy copy;
-    if (!pinned.archived) copy = store.PinCopy(pinned.page);
-    // Pages of one kind: here, or elsewhere.
-    if (copy ? reply->elsewhere() > 0 : !copies.empty()) break;
-    if (copy) {
-      FillHeld(pinned.page, layers, copy, reply->add_pages());
-      bytes += reply->pages().rbegin()->bytes();
-      copies.push_back(std::move(copy));
-    } else {
-      reply->set_elsewhere(reply->elsewhere() + 1);
-    }
+  for (CopiedPage& copied : LeadingPages(store, *space, keys, layers, kAnyBytes, request, reply)) {
+    v1::HeldPage* held = reply->add_pages();
+    held->set_encoding(ToProto(copied.page.meta().encoding));
+    held->set_first_position(copied.page.meta().first_position);
+    held->set_offset(copied.offset);
+    held->set_bytes(copied.bytes);
+    const auto crcs = CrcsOf(copied.page, layers);
+    held->mutable_block_crc32c()->Add(crcs.begin(), crcs.end());
+    bytes += copied.bytes;
+    copies.push_back(std::move(copied.copy));
   }
   if (copies.empty()) return absl::OkStatus();
   store.Touch(*space, std::span(keys).first(copies.size()), traits);
@@ -114,6 +147,83 @@ grpc::ServerUnaryReactor* PeerService::EndHold(grpc::CallbackServerContext* call
       context_.transfers().Record(DataPath::kIpc, Direction::kFetch, ended->bytes, ended->age);
     return absl::OkStatus();
   });
+}
+
+absl::StatusOr<PeerHub*> PeerService::Hub() const {
+  if (context_.peer_hub() == nullptr)
+    return absl::UnimplementedError(
+        absl::StrCat("nothing is sent from this server's GPU: ", options_.no_peers));
+  if (context_.paths().Allows(Direction::kFetch, DataPath::kNccl)) return context_.peer_hub();
+  return absl::UnimplementedError("the server's configuration forbids nccl");
+}
+
+grpc::ServerUnaryReactor* PeerService::OpenPeer(grpc::CallbackServerContext* call,
+                                                const v1::OpenPeerRequest* request,
+                                                v1::OpenPeerReply* reply) {
+  return RunUnary(context_, call, Method::kOpenPeer, [&]() -> absl::Status {
+    OSCARKV_ASSIGN_OR_RETURN(PeerHub * hub, Hub());
+    OSCARKV_ASSIGN_OR_RETURN(
+        const PeerHub::Opened opened,
+        hub->Open({.session = request->session_id(),
+                   .replaces = request->replaces(),
+                   .version = request->nccl_version(),
+                   .slots = {.slots = request->slots(), .slot_bytes = request->slot_bytes()}}));
+    reply->set_peer_id(opened.peer);
+    reply->set_peer_epoch(opened.epoch);
+    reply->set_pair(opened.pair.data(), opened.pair.size());
+    reply->set_slots(opened.slots.slots);
+    reply->set_slot_bytes(opened.slots.slot_bytes);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* PeerService::SendPages(grpc::CallbackServerContext* call,
+                                                 const v1::SendPagesRequest* request,
+                                                 v1::SendPagesReply* reply) {
+  return RunUnary(context_, call, Method::kSendPages, [&]() -> absl::Status {
+    OSCARKV_ASSIGN_OR_RETURN(PeerHub * hub, Hub());
+    return Send(*hub, *request, reply);
+  });
+}
+
+absl::Status PeerService::Send(PeerHub& hub, const v1::SendPagesRequest& request,
+                               v1::SendPagesReply* reply) {
+  OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request.scope()));
+  OSCARKV_ASSIGN_OR_RETURN(const BlockRange layers, LayersOf(request, *space));
+  OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string_view> keys,
+                           KeysOf(request, context_.options().max_items));
+  OSCARKV_ASSIGN_OR_RETURN(const RequestTraits traits, context_.TraitsOf(request.hints()));
+  OSCARKV_ASSIGN_OR_RETURN(const uint64_t slot_bytes,
+                           hub.SlotBytes(request.peer_id(), request.peer_epoch()));
+  PageStore& store = context_.store();
+  std::vector<PeerHub::Page> pages;
+  uint64_t bytes = 0;
+  for (CopiedPage& copied : LeadingPages(store, *space, keys, layers, slot_bytes, request, reply)) {
+    v1::SentPage* sent = reply->add_pages();
+    sent->set_encoding(ToProto(copied.page.meta().encoding));
+    sent->set_bytes(copied.bytes);
+    const auto crcs = CrcsOf(copied.page, layers);
+    sent->mutable_block_crc32c()->Add(crcs.begin(), crcs.end());
+    bytes += copied.bytes;
+    pages.push_back({.key = std::string(keys[pages.size()]),
+                     .copy = std::move(copied.copy),
+                     .offset = copied.offset,
+                     .bytes = copied.bytes});
+  }
+  if (pages.empty()) return absl::OkStatus();
+  store.Touch(*space, std::span(keys).first(pages.size()), traits);
+  OSCARKV_ASSIGN_OR_RETURN(const comm::Ticket ticket,
+                           hub.Send(request.peer_id(), request.peer_epoch(), std::move(pages),
+                                    absl::Milliseconds(request.deadline_ms()),
+                                    [this, bytes, start = absl::Now()](const absl::Status& ended) {
+                                      if (!ended.ok()) return;
+                                      context_.transfers().Record(DataPath::kNccl,
+                                                                  Direction::kFetch, bytes,
+                                                                  absl::Now() - start);
+                                    }));
+  reply->set_sequence(ticket.sequence);
+  reply->set_pages_crc32c(ticket.pages_crc32c);
+  return absl::OkStatus();
 }
 
 }  // namespace oscarkv

@@ -64,7 +64,9 @@ std::string_view MethodName(Method method) {
                                                  "Verify",
                                                  "ShareDevice",
                                                  "HoldPages",
-                                                 "EndHold"};
+                                                 "EndHold",
+                                                 "OpenPeer",
+                                                 "SendPages"};
   return kNames[static_cast<size_t>(method)];
 }
 

@@ -23,6 +23,7 @@
 #include "kernels/codec/page_codec.h"
 #include "server/core/page_store.h"
 #include "server/peer/device_holds.h"
+#include "server/peer/peer_hub.h"
 #include "server/rpc/call_stats.h"
 #include "server/rpc/fetch_meter.h"
 #include "server/rpc/path_negotiation.h"
@@ -110,6 +111,9 @@ class RpcContext {
   // after the last.
   DeviceHolds* device_holds() const { return device_holds_; }
   void set_device_holds(DeviceHolds* holds) { device_holds_ = holds; }
+  // Likewise; null: nothing is sent from a device.
+  PeerHub* peer_hub() const { return peer_hub_; }
+  void set_peer_hub(PeerHub* hub) { peer_hub_ = hub; }
 
   // Opens the namespace with the settings that the request brings; the errors of
   // PageStore::OpenNamespace and NamespaceSpec, and kFailedPrecondition: another fingerprint than
@@ -168,6 +172,7 @@ class RpcContext {
   PageStore& store_;
   const Logger& logger_;
   DeviceHolds* device_holds_ = nullptr;
+  PeerHub* peer_hub_ = nullptr;
   const uint64_t epoch_;
   const absl::Time start_;
   CallStats calls_;

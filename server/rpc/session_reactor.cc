@@ -36,6 +36,7 @@ class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, 
     if (session_ == 0) {
       session_ = context_.store().OpenSession(request_.client_name());
       if (context_.device_holds() != nullptr) context_.device_holds()->BeginSession(session_);
+      if (context_.peer_hub() != nullptr) context_.peer_hub()->BeginSession(session_);
       reply_.set_session_id(session_);
       reply_.set_server_epoch(context_.epoch());
       context_.paths().Agree(request_.paths(), &reply_);
@@ -60,6 +61,7 @@ class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, 
     if (session_ != 0) {
       context_.ForgetSession(session_);
       if (context_.device_holds() != nullptr) context_.device_holds()->EndSession(session_);
+      if (context_.peer_hub() != nullptr) context_.peer_hub()->EndSession(session_);
       context_.store().CloseSession(session_);
     }
     delete this;

@@ -157,6 +157,7 @@ class CudaMemory final : public DeviceMemory {
                                                            MutableByteView to) override {
     return LeaveNothing(StartOut(arena_.data() + offset, to));
   }
+  std::byte* address() const override { return arena_.data(); }
   absl::StatusOr<std::string> Handle() const override {
     const device::DeviceScope scope(device_);
     OSCARKV_RETURN_IF_ERROR(scope.status());

@@ -32,6 +32,8 @@ class DeviceMemory {
                                                                   std::span<uint32_t> crcs) = 0;
   virtual absl::StatusOr<std::unique_ptr<PendingTransfer>> CopyOut(uint64_t offset,
                                                                    MutableByteView to) = 0;
+  // Where the range begins, for the device alone.
+  virtual std::byte* address() const = 0;
   // What another process of the host opens the range by. kUnavailable: it cannot be shared, and
   // why.
   virtual absl::StatusOr<std::string> Handle() const = 0;

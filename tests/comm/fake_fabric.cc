@@ -141,7 +141,10 @@ class FakeFabric::Comm final : public PeerComm {
   absl::StatusOr<bool> DoDone(uint64_t operation) override {
     absl::MutexLock lock(&pair_->mutex);
     pair_->Move();
-    if (mine().operations[operation].done) return true;
+    // In order: a send that was eager has not ended before what comes before it.
+    const auto end = mine().operations.begin() + static_cast<ptrdiff_t>(operation) + 1;
+    if (std::all_of(mine().operations.begin(), end, [](const Operation& o) { return o.done; }))
+      return true;
     if (!pair_->failed.ok()) return pair_->failed;
     if (absl::Status heard = Heard(); !heard.ok()) return heard;
     return false;

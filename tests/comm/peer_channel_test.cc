@@ -208,15 +208,36 @@ TEST_F(PeerChannelTest, MemoryIsHeldUntilNothingMoves) {
 TEST_F(PeerChannelTest, APeerThatDoesNotComeAndEpochsThatGoBack) {
   const PairId pair = *fabric_.NewPair();
   ASSERT_OK(server_.Open(*fabric_.Open(pair, 0, 5), At(3)));
-  EXPECT_THAT(server_.Issue(Sent(0)), StatusIs(absl::StatusCode::kUnavailable));
+  ASSERT_OK(server_.Issue(Sent(0)));
   server_.Step(At(2));
   EXPECT_EQ(server_.state(), State::kMeeting);
   server_.Step(At(3));
   EXPECT_THAT(server_.broken(),
               StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("did not come")));
+  ExpectEnded(*sent_[0], absl::StatusCode::kDeadlineExceeded);
   Run(At(4));
+  EXPECT_THAT(server_.Issue(Sent(0)), StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_THAT(server_.Open(*fabric_.Open(*fabric_.NewPair(), 0, 5), At(9)),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("later epoch than 5")));
+}
+
+TEST_F(PeerChannelTest, TransfersGivenWhileTheRanksMeetStartWhenTheyHave) {
+  const PairId pair = *fabric_.NewPair();
+  ASSERT_OK(server_.Open(*fabric_.Open(pair, 0, 1), At(30)));
+  const Ticket ticket = *server_.Issue(Sent(0));
+  ASSERT_OK(client_.Open(*fabric_.Open(pair, 1, 1), At(30)));
+  ASSERT_OK(client_.Accept(ticket, Received(0)));
+  Run(At(1));
+  ExpectEnded(*received_[0], absl::StatusCode::kOk);
+  EXPECT_TRUE(Holds(*received_[0], 0));
+}
+
+TEST_F(PeerChannelTest, ATransfersDeadlineCountsWhileTheRanksMeet) {
+  ASSERT_OK(server_.Open(*fabric_.Open(*fabric_.NewPair(), 0, 1), At(30)));
+  ASSERT_OK(server_.Issue(Sent(0, 5)));
+  EXPECT_FALSE(server_.Step(At(4)));
+  EXPECT_TRUE(server_.Step(At(5)));
+  ExpectEnded(*sent_[0], absl::StatusCode::kDeadlineExceeded);
 }
 
 TEST(SlotsTest, AbsurdOnesAreRefusedAndTooManyAreFewer) {

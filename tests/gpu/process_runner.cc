@@ -26,12 +26,12 @@ constexpr size_t kWordMax = 4096;
 
 class ProcessSide final : public PeerSide {
  public:
-  ProcessSide(int rank, comm::PeerFabric& fabric, int socket)
+  ProcessSide(int rank, comm::PeerFabric* fabric, int socket)
       : rank_(rank), fabric_(fabric), socket_(socket) {}
   ~ProcessSide() override { close(socket_); }
 
   int rank() const override { return rank_; }
-  comm::PeerFabric& fabric() override { return fabric_; }
+  comm::PeerFabric& fabric() override { return *fabric_; }
   std::byte* Allocate(uint64_t bytes) override {
     auto buffer = device::DeviceBuffer::Allocate(bytes);
     EXPECT_OK(buffer);
@@ -65,7 +65,7 @@ class ProcessSide final : public PeerSide {
 
  private:
   const int rank_;
-  comm::PeerFabric& fabric_;
+  comm::PeerFabric* const fabric_;
   const int socket_;
   std::vector<device::DeviceBuffer> buffers_;
 };
@@ -103,17 +103,17 @@ void ProcessRunner::Run(const std::function<void(PeerSide&)>& body) {
   if (rank() == 1) {
     if (std::to_string(run) != std::getenv(kRunVariable)) return;
     fabric_ = make_(1);
-    ProcessSide side(1, *fabric_, kSocket);
+    ProcessSide side(1, fabric_.get(), kSocket);
     body(side);
     return;
   }
-  if (fabric_ == nullptr) fabric_ = make_(0);
+  if (runs_ == 1) fabric_ = make_(0);
   int ends[2] = {-1, -1};
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
   const pid_t child = SpawnSelf(run, ends[1]);
   close(ends[1]);
   {
-    ProcessSide side(0, *fabric_, ends[0]);
+    ProcessSide side(0, fabric_.get(), ends[0]);
     body(side);
   }
   int status = 0;

@@ -16,7 +16,7 @@ namespace oscarkv::testing {
 // Rank 1 lives in the process that this makes, and each run has its own.
 class ProcessRunner final : public PeerRunner {
  public:
-  // Makes a side's fabric, once in each process, when its first run begins.
+  // Makes a side's fabric, once in each process, when its first run begins; null: it needs none.
   using MakeFabric = std::function<std::unique_ptr<comm::PeerFabric>(int rank)>;
   explicit ProcessRunner(MakeFabric make) : make_(std::move(make)) {}
 

@@ -109,6 +109,7 @@ class FakeDeviceMemory final : public DeviceMemory {
     const ByteView slot = ByteView(bytes_).subspan(offset, to.size());
     return std::make_unique<Transfer>(plan.wait, [=] { std::ranges::copy(slot, to.begin()); });
   }
+  std::byte* address() const override { return const_cast<std::byte*>(bytes_.data()); }
   absl::StatusOr<std::string> Handle() const override { return "fake handle"; }
 
  private:

@@ -1,0 +1,176 @@
+// A call asks for as many pages as a slot takes; the server's GPU sends them while the answer, with
+// the ticket, is on its way. Each sink has a peer of its own, so that nothing is shared but the
+// server. A peer that breaks costs its fetch; the next one opens another, of a later epoch.
+#include "client/cpp/nccl_fetch.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+#include "client/cpp/connection.h"
+#include "client/cpp/device_pages.h"
+#include "client/cpp/peer_receiver.h"
+#include "kernels/base/status_macros.h"
+#include "proto/convert/convert.h"
+
+namespace oscarkv::client {
+namespace {
+
+// One call of FetchPath::Fetch.
+class NcclFetch {
+ public:
+  NcclFetch(Namespace::Impl& space, const PagesWanted& wanted, DevicePages& sink, PagesTaken* taken)
+      : space_(space), wanted_(wanted), sink_(sink), peer_(*sink.receiver()), taken_(*taken) {}
+
+  absl::Status Run() {
+    if (peer_.epoch() == 0) {
+      const absl::Status opened = OpenPeer();
+      // This server, or this worker, has no NCCL that both can use.
+      if (absl::IsUnimplemented(opened) || absl::IsInvalidArgument(opened) ||
+          absl::IsFailedPrecondition(opened)) {
+        taken_.broken = opened;
+        return absl::OkStatus();
+      }
+      OSCARKV_RETURN_IF_ERROR(opened);
+    }
+    const absl::StatusOr<uint64_t> slot = sink_.ReceiveSlot();
+    if (!slot.ok()) {
+      taken_.sink = slot.status();
+      return absl::OkStatus();
+    }
+    v1::SendPagesReply reply;
+    absl::Status status = Ask(&reply);
+    if (status.ok()) status = Check(reply);
+    if (!status.ok()) {
+      // Whether a ticket was given is not known.
+      peer_.Break(status);
+      return status;
+    }
+    if (reply.pages().empty()) {
+      taken_.elsewhere = reply.elsewhere();
+      if (reply.has_stop()) taken_.stop = FromProto(reply.stop().status());
+      return absl::OkStatus();
+    }
+    std::vector<uint64_t> sizes;
+    for (const v1::SentPage& page : reply.pages()) sizes.push_back(page.bytes());
+    OSCARKV_RETURN_IF_ERROR(peer_.Receive({peer_.epoch(), reply.sequence(), reply.pages_crc32c()},
+                                          wanted_.request.keys.subspan(wanted_.first, sizes.size()),
+                                          sizes, *slot, wanted_.deadline));
+    Take(reply, *slot);
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status OpenPeer() {
+    v1::OpenPeerRequest request;
+    request.set_session_id(space_.connection()->Session(wanted_.deadline));
+    request.set_replaces(peer_.peer_id());
+    request.set_nccl_version(peer_.version());
+    request.set_slots(peer_.shape().slots);
+    request.set_slot_bytes(peer_.shape().slot_bytes);
+    v1::OpenPeerReply reply;
+    OSCARKV_RETURN_IF_ERROR(space_.Call(wanted_.deadline, [&](grpc::ClientContext* context) {
+      return space_.connection()->stubs().peer->OpenPeer(context, request, &reply);
+    }));
+    comm::PairId pair;
+    if (reply.pair().size() != pair.size() || reply.slots() == 0 ||
+        reply.slot_bytes() > peer_.shape().slot_bytes) {
+      return absl::InvalidArgumentError(absl::StrCat("a peer with an id of ", reply.pair().size(),
+                                                     " bytes and ", reply.slots(), " slots of ",
+                                                     reply.slot_bytes()));
+    }
+    std::copy(reply.pair().begin(), reply.pair().end(), pair.begin());
+    return peer_.Open(reply.peer_id(), pair, reply.peer_epoch(), wanted_.deadline);
+  }
+
+  absl::Status Ask(v1::SendPagesReply* reply) {
+    const FetchRequest& asked = wanted_.request;
+    v1::SendPagesRequest request;
+    *request.mutable_scope() = space_.MakeScope();
+    request.set_peer_id(peer_.peer_id());
+    request.set_peer_epoch(peer_.epoch());
+    asked_ = std::min(wanted_.end - wanted_.first, space_.max_items());
+    for (const std::string& key : asked.keys.subspan(wanted_.first, asked_)) request.add_keys(key);
+    request.set_lease_id(asked.lease_id);
+    *request.mutable_hints() = ToProto(asked.hints);
+    request.set_first_layer(wanted_.layers.first);
+    request.set_layers(wanted_.layers.count);
+    request.set_deadline_ms(static_cast<uint32_t>(
+        std::max<int64_t>(1, absl::ToInt64Milliseconds(wanted_.deadline - absl::Now()))));
+    return space_.Call(wanted_.deadline, [&](grpc::ClientContext* context) {
+      return space_.connection()->stubs().peer->SendPages(context, request, reply);
+    });
+  }
+
+  absl::Status Check(const v1::SendPagesReply& reply) const {
+    const auto pages = static_cast<uint32_t>(reply.pages_size());
+    const bool stopped = reply.has_stop() && FromProto(reply.stop().status()) != ItemStatus::kOk;
+    const int kinds = (pages > 0 ? 1 : 0) + (reply.elsewhere() > 0 ? 1 : 0) + (stopped ? 1 : 0);
+    if (kinds != 1 || pages > asked_ || reply.elsewhere() > asked_) {
+      return absl::DataLossError(absl::StrCat("of ", asked_,
+                                              " pages the server says that it sends ", pages,
+                                              ", and has ", reply.elsewhere(), " elsewhere"));
+    }
+    uint64_t all = 0;
+    for (const v1::SentPage& page : reply.pages()) {
+      const absl::StatusOr<Encoding> encoding = FromProto(page.encoding());
+      if (!encoding.ok() || !space_.MayHold(*encoding))
+        return absl::DataLossError("a page comes in an encoding that this namespace has not");
+      const uint64_t bytes =
+          space_.codec().layout(*encoding).range_bytes(wanted_.layers, wanted_.heads);
+      const int blocks = static_cast<int>(wanted_.layers.count * wanted_.heads.count);
+      all += bytes;
+      if (page.bytes() == bytes && page.block_crc32c_size() == blocks &&
+          all <= peer_.shape().slot_bytes) {
+        continue;
+      }
+      return absl::DataLossError(absl::StrCat("expected ", bytes, " bytes and ", blocks,
+                                              " checksums within a slot of ",
+                                              peer_.shape().slot_bytes, ", the server sends ",
+                                              page.bytes(), " and ", page.block_crc32c_size()));
+    }
+    return absl::OkStatus();
+  }
+
+  void Take(const v1::SendPagesReply& reply, uint64_t offset) {
+    std::vector<uint32_t> crcs;
+    for (const v1::SentPage& page : reply.pages()) {
+      const DevicePlace place = {.memory = DevicePlace::Memory::kReceived,
+                                 .encoding = *FromProto(page.encoding()),
+                                 .layers = wanted_.layers,
+                                 .offset = offset,
+                                 .bytes = page.bytes()};
+      offset += page.bytes();
+      crcs.assign(page.block_crc32c().begin(), page.block_crc32c().end());
+      const uint32_t before = taken_.pages;
+      CountTaken(sink_.TakeAt(wanted_.first + before, place, crcs), &taken_);
+      if (taken_.pages == before) return;
+      taken_.bytes += page.bytes();
+    }
+  }
+
+  Namespace::Impl& space_;
+  const PagesWanted& wanted_;
+  DevicePages& sink_;
+  PeerReceiver& peer_;
+  PagesTaken& taken_;
+  uint32_t asked_ = 0;
+};
+
+class NcclFetchPath final : public FetchPath {
+ public:
+  DataPath kind() const override { return DataPath::kNccl; }
+  absl::Status Fetch(Namespace::Impl& space, const PagesWanted& wanted, PageSink& sink,
+                     PagesTaken* taken) override {
+    return NcclFetch(space, wanted, *sink.device_pages(), taken).Run();
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<FetchPath> MakeNcclFetchPath() { return std::make_shared<NcclFetchPath>(); }
+
+}  // namespace oscarkv::client

@@ -1,0 +1,169 @@
+// Pages that a server's GPU sends to a worker's, over a fake of NCCL: what goes by that path, and
+// what becomes of a fetch when the peer breaks.
+#include "client/cpp/nccl_fetch.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+
+#include "tests/client/device_fetch_test.h"
+
+namespace oscarkv::client {
+namespace {
+
+using ::oscarkv::testing::DeviceFetchTest;
+using ::oscarkv::testing::DeviceSink;
+using ::oscarkv::testing::FakeFabric;
+using ::oscarkv::testing::FakeFabricOptions;
+using ::oscarkv::testing::kLayerBytes;
+using ::oscarkv::testing::SharedFabric;
+using ::testing::HasSubstr;
+
+// Two pages' layers go into a slot.
+constexpr comm::SlotShape kSlots{.slots = 32, .slot_bytes = 2 * kLayerBytes};
+
+class NcclFetchTest : public DeviceFetchTest {
+ protected:
+  void BeginOver(const FakeFabricOptions& options) {
+    fabric_ = std::make_shared<FakeFabric>(options);
+    Begin({}, {DataPath::kNccl, DataPath::kGrpc});
+  }
+  DeviceSink Receiving() {
+    DeviceSink sink = MakeSink();
+    sink.ReceiveOver(std::make_unique<SharedFabric>(fabric_), kSlots);
+    return sink;
+  }
+};
+
+TEST_F(NcclFetchTest, CopiesAreSentAndTheRestGoesByGrpc) {
+  BeginOver({.seed = 1, .delay_polls_max = 5, .eager_percent = 50});
+  Copy(0, 3);
+  Copy(5, 8);
+  Connect();
+  DeviceSink sink = Receiving();
+  const FetchReport report = Fetch(sink);
+  EXPECT_EQ(report.pages, 8u);
+  EXPECT_EQ(report.path, DataPath::kNccl);
+  EXPECT_EQ(sink.sent(), 2 * 6);
+  EXPECT_EQ(sink.received, 2 * 2);
+  ExpectWhole(sink, 8);
+  EXPECT_EQ(report.bytes_wire, 8 * 2 * kLayerBytes);
+  EXPECT_EQ(hub_->Stats().peers, 1u);
+  // The session ends, and with it the peer.
+  remote_.reset();
+  client_.reset();
+  Stop();
+  EXPECT_EQ(hub_->Stats().broken, 1u);
+  hub_.reset();
+  EXPECT_EQ(context_->transfers().bytes(DataPath::kNccl, Direction::kFetch), 6 * 2 * kLayerBytes);
+}
+
+TEST_F(NcclFetchTest, IpcComesBeforeIt) {
+  fabric_ = std::make_shared<FakeFabric>();
+  Begin({.memory_handle = std::string("fake handle"),
+         .memory_bytes = 16 * testing::kUnit,
+         .host = HostId()},
+        {DataPath::kIpc, DataPath::kNccl, DataPath::kGrpc});
+  Copy(0, 8);
+  Connect();
+  DeviceSink sink = Receiving();
+  EXPECT_EQ(Fetch(sink).path, DataPath::kIpc);
+  DeviceSink other = Receiving();
+  other.open_error = absl::UnavailableError("not here");
+  EXPECT_EQ(Fetch(other).path, DataPath::kNccl) << client_->path(Direction::kFetch).reason;
+  ExpectWhole(other, 8);
+}
+
+TEST_F(NcclFetchTest, APeerThatBreaksIsAMissAndTheNextFetchOpensAnother) {
+  fetch_timeout_ = absl::Milliseconds(300);
+  BeginOver({.seed = 2, .closing_polls_max = 20, .drop_from = 2});
+  Copy(0, 8);
+  Connect({DataPath::kNccl});
+  DeviceSink sink = Receiving();
+  const FetchReport lost = Fetch(sink);
+  EXPECT_EQ(lost.pages, 0u);  // not all layers of any page have come
+  EXPECT_EQ(lost.statuses[0], ItemStatus::kMiss);
+  EXPECT_FALSE(lost.store.ok());
+  fabric_->set_options({});
+  DeviceSink again = Receiving();
+  const FetchReport whole = Fetch(again);
+  EXPECT_EQ(whole.pages, 8u) << whole.store;
+  EXPECT_EQ(whole.path, DataPath::kNccl);
+  ExpectWhole(again, 8);
+}
+
+TEST_F(NcclFetchTest, TheSameSinkOpensALaterEpoch) {
+  BeginOver({.seed = 3, .fail_from = 0});
+  Copy(0, 8);
+  Connect({DataPath::kNccl});
+  DeviceSink sink = Receiving();
+  EXPECT_EQ(Fetch(sink).pages, 0u);
+  fabric_->set_options({});
+  const FetchReport whole = Fetch(sink);
+  EXPECT_EQ(whole.pages, 8u) << whole.store;
+  ExpectWhole(sink, 8);
+}
+
+TEST_F(NcclFetchTest, OtherVersionsDoNotMeet) {
+  BeginOver({});
+  Copy(0, 8);
+  Connect();
+  DeviceSink sink = MakeSink();
+  sink.ReceiveOver(std::make_unique<SharedFabric>(fabric_, 2), kSlots);
+  const FetchReport report = Fetch(sink);
+  EXPECT_EQ(report.pages, 8u);
+  EXPECT_EQ(report.path, DataPath::kGrpc);
+  EXPECT_THAT(client_->path(Direction::kFetch).reason,
+              HasSubstr("the server's is 1, the worker's 2"));
+}
+
+TEST_F(NcclFetchTest, AServerWithoutItSaysSo) {
+  PeerOptions options;
+  options.no_peers = "NCCL: libnccl.so.2: cannot open shared object file";
+  Begin(options, {DataPath::kNccl, DataPath::kGrpc});
+  Copy(0, 8);
+  Connect();
+  DeviceSink sink = MakeSink();
+  sink.ReceiveOver(std::make_unique<SharedFabric>(std::make_shared<FakeFabric>()), kSlots);
+  EXPECT_EQ(Fetch(sink).path, DataPath::kGrpc);
+  EXPECT_THAT(client_->path(Direction::kFetch).reason, HasSubstr("cannot open shared object"));
+}
+
+TEST_F(NcclFetchTest, AbsurdSlotsAndForeignPeersAreRefused) {
+  BeginOver({});
+  Copy(0, 2);
+  Connect();
+  const auto stub =
+      v1::Peer::NewStub(grpc::CreateChannel(endpoint_, grpc::InsecureChannelCredentials()));
+  const auto open = [&](uint64_t session, uint32_t slots, uint64_t bytes) {
+    v1::OpenPeerRequest request;
+    request.set_session_id(session);
+    request.set_nccl_version(1);
+    request.set_slots(slots);
+    request.set_slot_bytes(bytes);
+    v1::OpenPeerReply reply;
+    grpc::ClientContext call;
+    return stub->OpenPeer(&call, request, &reply).error_code();
+  };
+  DeviceSink sink = Receiving();
+  EXPECT_EQ(Fetch(sink).pages, 8u);  // opens a session, and a peer
+  for (const auto& [slots, bytes] :
+       std::vector<std::pair<uint32_t, uint64_t>>{{~0u, 64}, {0, 64}, {1, ~uint64_t{0}}, {4, 0}}) {
+    EXPECT_EQ(open(1, slots, bytes), grpc::StatusCode::INVALID_ARGUMENT) << slots << ", " << bytes;
+  }
+  EXPECT_EQ(open(~uint64_t{0}, 4, 64), grpc::StatusCode::UNAVAILABLE);
+  v1::SendPagesRequest send;
+  FillScope(send.mutable_scope());
+  send.set_peer_id(12345);
+  send.add_keys(keys_[0]);
+  v1::SendPagesReply reply;
+  grpc::ClientContext call;
+  EXPECT_EQ(stub->SendPages(&call, send, &reply).error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(hub_->Stats().peers, 1u);
+}
+
+}  // namespace
+}  // namespace oscarkv::client
