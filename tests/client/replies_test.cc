@@ -1,5 +1,6 @@
 // Everything else that a store can say and should not: the client believes what can be, and no
 // more.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -234,6 +235,47 @@ TEST(Epoch, TheTransformSetIsUploadedAgainForAPush) {
   EXPECT_EQ(f.store.transform_file(), "") << "a look-up needs none";
   EXPECT_EQ(f.Push()->packed_pages, 2u);
   EXPECT_EQ(f.store.transform_file(), transforms);
+}
+
+// Of page `item`, the first `bytes` bytes of its first chunk come in its item.
+void MoveIntoItem(std::vector<v1::GetReply>* replies, uint32_t item, size_t bytes) {
+  v1::GetItem* head = nullptr;
+  for (v1::GetReply& reply : *replies) {
+    if (reply.has_item() && reply.item().item() == item) head = reply.mutable_item();
+    if (!reply.has_chunk() || reply.chunk().item() != item || reply.chunk().offset() != 0) continue;
+    const std::string data = reply.chunk().data();
+    head->set_data(data.substr(0, bytes));
+    reply.mutable_chunk()->set_offset(std::min(bytes, data.size()));
+    reply.mutable_chunk()->set_data(data.substr(std::min(bytes, data.size())));
+  }
+}
+
+TEST(GetReply, ItemsMayBringTheirFirstBytes) {
+  for (const size_t bytes : {1u, 100u, 1024u}) {
+    Fixture f;
+    ASSERT_OK(f.Push());
+    f.store.edit_get = [&](std::vector<v1::GetReply>* replies) { MoveIntoItem(replies, 1, bytes); };
+    const auto report = f.Fetch();
+    ASSERT_OK(report);
+    EXPECT_EQ(report->pages, 3u) << bytes;
+    EXPECT_TRUE(f.destination.SameRows(f.source, 0, 12));
+  }
+}
+
+TEST(GetReply, ItemsThatBringMoreThanTheyAreAreRefused) {
+  Fixture f;
+  ASSERT_OK(f.Push());
+  f.store.edit_get = [](std::vector<v1::GetReply>* replies) {
+    for (v1::GetReply& reply : *replies) {
+      if (reply.has_item() && reply.item().item() == 1)
+        reply.mutable_item()->set_data(std::string(1025, 'x'));
+    }
+  };
+  const auto report = f.Fetch();
+  ASSERT_OK(report);
+  EXPECT_THAT(report->store, StatusIs(absl::StatusCode::kDataLoss));
+  EXPECT_EQ(report->pages, 1u);
+  EXPECT_TRUE(f.destination.SameRows(f.untouched, 4, 64));
 }
 
 }  // namespace

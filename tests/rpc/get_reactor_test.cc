@@ -134,5 +134,23 @@ TEST_F(GetReactorTest, RefusedWhileTheServerDrains) {
   EXPECT_THAT(status.error_message(), HasSubstr("draining"));
 }
 
+TEST_F(GetReactorTest, FirstBytesOfAnItemComeInItIfTheClientSaysSo) {
+  Start(2, {.max_chunk_bytes = 4096});
+  v1::GetRequest request = GetRequestFor(chain_);
+  request.set_data_in_items(true);
+  const std::vector<v1::GetReply> replies = GetAll(request);
+  ASSERT_EQ(replies.size(), 3u);  // a page has 1024 bytes
+  for (size_t page = 0; page < 2; ++page) {
+    const auto content = MakePage(space(), Encoding::kWide, chain_[page].seed);
+    EXPECT_EQ(replies[page].item().item(), page);
+    EXPECT_EQ(replies[page].item().bytes(), content.bytes.size());
+    EXPECT_TRUE(replies[page].item().data() == AsText(ByteView(content.bytes)));
+  }
+  EXPECT_EQ(replies[2].end().bytes(), 2 * 1024u);
+  EXPECT_TRUE(GetAll(GetRequestFor(chain_))[0].item().data().empty());
+  Stop();
+  ExpectNothingHeld();
+}
+
 }  // namespace
 }  // namespace oscarkv

@@ -221,3 +221,21 @@ def test_too_many_bytes_in_flight(open_space, page, space, eventually):
     sent.put(None)
     eventually(lambda: large.stats().inflight_bytes, 0)
     assert large.put([item], [large_page.data], chunk_bytes=4096)[0].status == large.v1.OK
+
+
+def raw_put(space, messages):
+    """A Put of bytes that nobody has made sure are messages."""
+    call = space.channel.stream_unary("/oscarkv.v1.KvCache/Put", request_serializer=bytes, response_deserializer=bytes)
+    return error_of(lambda: call(iter(messages), timeout=30))
+
+
+@pytest.mark.parametrize("garbage", [
+    b"\xff" * 11, b"\x12\x80\x80\x80\x80\x80\x80\x80\x80\x10", b"\x12\x03\x1a\x7fa", b"\x12\x02\x0b\x0c", b"\x00\x00",
+    b"\x12\x05\x08\x01\x1a\x01a\x12\x05\x08\x01\x1a\x01a",
+], ids=["varint without end", "2^60 bytes", "more than there is", "a group", "field 0", "two chunks in one"])
+def test_messages_that_are_none(space, page, garbage, eventually):
+    assert raw_put(space, [garbage])[0] == "INVALID_ARGUMENT"
+    header = space.header([space.item(key_of("k"), page)]).SerializeToString()
+    assert raw_put(space, [header, garbage])[0] == "INVALID_ARGUMENT"
+    assert space.each([key_of("k")]) == [space.v1.MISS]
+    eventually(lambda: space.stats().inflight_bytes, 0)
