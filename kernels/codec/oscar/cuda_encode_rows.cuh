@@ -43,6 +43,8 @@ struct Shape {
   static constexpr uint32_t kChunks = D == 256 ? 2 : 1;
   static constexpr uint32_t kChunkBytes = D * 2 / kChunks;
   static constexpr uint32_t kChunkPitch = kChunkBytes + 16;
+  // Of 16 dims, that a warp has in registers at once.
+  static constexpr uint32_t kOperandSteps = D == 64 ? 4 : 8;
   static constexpr uint32_t kMatrixBytes = ForwardBytes(D);
 };
 
@@ -144,15 +146,15 @@ __device__ __forceinline__ void BeginRows(const std::byte* row, uint32_t chunk, 
   }
 }
 
-// A warp's chunk of rows as left-hand operands of products.
+// Steps of 16 dims of a warp's chunk of rows, from `first` on, as left-hand operands of products.
 template <typename S>
-__device__ __forceinline__ void TakeOperands(const std::byte* from, uint32_t lane,
-                                             uint32_t (&operands)[S::kChunkBytes / 32][4]) {
+__device__ __forceinline__ void TakeOperands(const std::byte* from, uint32_t first, uint32_t lane,
+                                             uint32_t (&operands)[S::kOperandSteps][4]) {
   const uint32_t address =
       SharedAddress(from) + lane % kWarpRows * S::kChunkPitch + lane / kWarpRows * 16;
 #pragma unroll
-  for (uint32_t step = 0; step < S::kChunkBytes / 32; ++step)
-    LoadMatrices(address + step * 32, operands[step]);
+  for (uint32_t step = 0; step < S::kOperandSteps; ++step)
+    LoadMatrices(address + (first + step) * 32, operands[step]);
 }
 
 // The elements of a warp's chunk of rows as sums lie: y of rows in the transformed basis.
@@ -193,25 +195,25 @@ __device__ __forceinline__ void BeginOffset(const std::byte* matrix, const Forwa
   }
 }
 
-// Begins sums += chunk T.
+// Begins sums += operands T, the operands being of dims from 16 `first` on.
 template <typename S, bool kBf16>
-__device__ __forceinline__ void BeginChunk(const std::byte* matrix, uint32_t chunk,
-                                           const uint32_t (&operands)[S::kChunkBytes / 32][4],
+__device__ __forceinline__ void BeginSteps(const std::byte* matrix, uint32_t first,
+                                           const uint32_t (&operands)[S::kOperandSteps][4],
                                            float (&sums)[S::kTiles][4]) {
-  constexpr uint32_t kPanelBytes = ForwardPanelBytes(S::kDim);
-  const uint64_t first =
-      MatrixOfWideColumns(SharedAddress(matrix) + chunk * (S::kChunkBytes / 128) * kPanelBytes);
+  const uint64_t at = MatrixOfWideColumns(SharedAddress(matrix));
 #pragma unroll
   for (uint32_t part = 0; part < ForwardParts(S::kDim); ++part) {
 #pragma unroll
-    for (uint32_t step = 0; step < S::kChunkBytes / 32; ++step) {
-      const uint64_t b =
-          first + (part * ForwardPartBytes(S::kDim) + step / 4 * kPanelBytes + step % 4 * 32) / 16;
+    for (uint32_t i = 0; i < S::kOperandSteps; ++i) {
+      const uint32_t step = first + i;
+      const uint64_t b = at + (part * ForwardPartBytes(S::kDim) +
+                               step / 4 * ForwardPanelBytes(S::kDim) + step % 4 * 32) /
+                                  16;
       if constexpr (S::kTiles <= 16) {
-        BeginProduct<0, S::kTiles, kBf16>(sums, operands[step], b, 1);
+        BeginProduct<0, S::kTiles, kBf16>(sums, operands[i], b, 1);
       } else {
-        BeginProduct<0, 16, kBf16>(sums, operands[step], b, 1);
-        BeginProduct<16, 16, kBf16>(sums, operands[step], b + 128 * 128 / 16, 1);
+        BeginProduct<0, 16, kBf16>(sums, operands[i], b, 1);
+        BeginProduct<16, 16, kBf16>(sums, operands[i], b + 128 * 128 / 16, 1);
       }
     }
   }
@@ -223,19 +225,24 @@ template <typename S, bool kBf16, typename Next>
 __device__ __forceinline__ void Transform(const std::byte* source, const std::byte* matrix,
                                           const ForwardHead& head, uint32_t lane,
                                           float (&y)[S::kTiles][4], const Next& next) {
+  constexpr uint32_t kSteps = S::kDim / 16;
+  constexpr uint32_t kChunkSteps = kSteps / S::kChunks;
   HoldSums(y);
 #pragma unroll
-  for (uint32_t chunk = 0; chunk < S::kChunks; ++chunk) {
-    uint32_t operands[S::kChunkBytes / 32][4];
-    WaitForPieces();
-    __syncwarp();
-    TakeOperands<S>(source, lane, operands);
-    __syncwarp();
+  for (uint32_t first = 0; first < kSteps; first += S::kOperandSteps) {
+    uint32_t operands[S::kOperandSteps][4];
+    if (first % kChunkSteps == 0) {
+      WaitForPieces();
+      __syncwarp();
+    }
+    TakeOperands<S>(source, first % kChunkSteps, lane, operands);
+    const bool read = (first + S::kOperandSteps) % kChunkSteps == 0;
+    if (read) __syncwarp();
     FenceProducts();
-    if (chunk == 0) BeginOffset<S, kBf16>(matrix, head, lane, y);
-    BeginChunk<S, kBf16>(matrix, chunk, operands, y);
+    if (first == 0) BeginOffset<S, kBf16>(matrix, head, lane, y);
+    BeginSteps<S, kBf16>(matrix, first, operands, y);
     CommitProducts();
-    next(chunk);
+    if (read) next(first / kChunkSteps);
     WaitForProducts();
     HoldSums(y);
   }

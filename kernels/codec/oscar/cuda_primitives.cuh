@@ -101,6 +101,14 @@ __device__ __forceinline__ void MultiplyAdd(float (&sums)[4], const uint32_t (&a
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 
+// The same with sums of fp16: those of a lane's first row, then of the eighth after it.
+__device__ __forceinline__ void MultiplyAddHalf(uint32_t (&sums)[2], const uint32_t (&a)[4],
+                                                uint2 b) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0,%1}, {%2,%3,%4,%5}, {%6,%7}, {%0,%1};"
+      : "+r"(sums[0]), "+r"(sums[1])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+}
+
 // May `alignment` bytes at a time be moved there?
 __device__ __forceinline__ bool IsUsable(const void* pointer, uint32_t alignment = 16) {
   return pointer != nullptr && (reinterpret_cast<uintptr_t>(pointer) & (alignment - 1)) == 0;

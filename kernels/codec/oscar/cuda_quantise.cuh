@@ -40,6 +40,13 @@ __device__ __forceinline__ float Reciprocal(float value) {
   return result;
 }
 
+__device__ __forceinline__ uint32_t Bits(__half2 value) {
+  return *reinterpret_cast<const uint32_t*>(&value);
+}
+__device__ __forceinline__ __half2 Halves(uint32_t bits) {
+  return *reinterpret_cast<const __half2*>(&bits);
+}
+
 // This lane's row's sum over all elements of `pairs`; the tensor cores add.
 template <uint32_t kTiles>
 __device__ __forceinline__ float SumOfMyRow(const uint32_t (&pairs)[kTiles][2], bool odd) {
@@ -53,11 +60,19 @@ __device__ __forceinline__ float SumOfMyRow(const uint32_t (&pairs)[kTiles][2], 
   return odd ? sums[0][2] + sums[1][2] : sums[0][0] + sums[1][0];
 }
 
-__device__ __forceinline__ uint32_t Bits(__half2 value) {
-  return *reinterpret_cast<const uint32_t*>(&value);
-}
-__device__ __forceinline__ __half2 Halves(uint32_t bits) {
-  return *reinterpret_cast<const __half2*>(&bits);
+// The same of a few thousand ones and zeros at most: half the registers.
+template <uint32_t kTiles>
+__device__ __forceinline__ float CountOfMyRow(const uint32_t (&pairs)[kTiles][2], bool odd) {
+  const uint2 ones = make_uint2(0x3c003c00u, 0x3c003c00u);
+  uint32_t sums[2][2] = {};
+#pragma unroll
+  for (uint32_t tile = 0; tile < kTiles; tile += 2) {
+    MultiplyAddHalf(sums[tile / 2 % 2],
+                    {pairs[tile][0], pairs[tile][1], pairs[tile + 1][0], pairs[tile + 1][1]}, ones);
+  }
+  const __half2 both =
+      __hadd2(Halves(odd ? sums[0][1] : sums[0][0]), Halves(odd ? sums[1][1] : sums[1][0]));
+  return __low2float(both);
 }
 
 // The `rank`-th (from 1) of those `numbers`, a warp's, that are >= `least`, in their order.
@@ -147,7 +162,7 @@ __device__ __forceinline__ float OrderStatistic(const float (&y)[kTiles][4], flo
         for (uint32_t r = 0; r < 2; ++r)
           verdicts[tile][r] = Bits(__hge2(Halves(keys[tile][r]), Halves(threshold[r])));
       }
-      const float count = SumOfMyRow(verdicts, odd);
+      const float count = CountOfMyRow(verdicts, odd);
       const bool enough = count >= wanted;
       low = enough ? guess : low;
       count_low = enough ? count : count_low;
@@ -230,14 +245,23 @@ __device__ __forceinline__ GroupNumbers NanNumbers() {
   return {0.0f, 0.0f, __uint_as_float(0x7fc00000u), 0.0f, true};
 }
 
+// value / kDivisor, rounded: the product with the rounded reciprocal is off by a unit in the last
+// place at most, which the exact remainder sets right (not for denormals).
+template <uint32_t kDivisor>
+__device__ __forceinline__ float DivideBy(float value) {
+  constexpr float kReciprocal = 1.0f / kDivisor;
+  const float quotient = __fmul_rn(value, kReciprocal);
+  const float rest = __fmaf_rn(-quotient, static_cast<float>(kDivisor), value);
+  return __fmaf_rn(rest, kReciprocal, quotient);
+}
+
 template <uint32_t kBits>
 __device__ __forceinline__ GroupNumbers MakeGroupNumbers(float least, float most, bool fp32) {
-  constexpr float kCodes = static_cast<float>((1u << kBits) - 1u);
   constexpr float kRangeLeast = 1e-8f;
   constexpr float kHalfMost = 65504.0f;
   const float range = __fsub_rn(most, least);
   GroupNumbers group;
-  group.code_scale = __fdiv_rn(range > kRangeLeast ? range : kRangeLeast, kCodes);
+  group.code_scale = DivideBy<(1u << kBits) - 1u>(range > kRangeLeast ? range : kRangeLeast);
   group.code_zero = __fsub_rn(0.0f, __fdiv_rn(least, group.code_scale));
   group.scale = group.code_scale;
   group.zero = group.code_zero;
