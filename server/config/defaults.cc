@@ -222,7 +222,8 @@ absl::Status CheckTenant(const v1::TenantConfig& tenant, int index) {
     return absl::InvalidArgumentError(absl::StrCat(where, ".name is missing"));
   for (const auto& [field, text] :
        {std::pair(".host", tenant.host()), std::pair(".protected", tenant.protected_()),
-        std::pair(".disk", tenant.disk()), std::pair(".inflight", tenant.inflight())}) {
+        std::pair(".gpu", tenant.gpu()), std::pair(".disk", tenant.disk()),
+        std::pair(".inflight", tenant.inflight())}) {
     if (!text.empty())
       OSCARKV_RETURN_IF_ERROR(
           CheckBytes(absl::StrCat(where, field).c_str(), text, 1, uint64_t{1} << 50));
@@ -271,6 +272,7 @@ TenantQuotas QuotasOf(const v1::ServerConfig& config) {
         tenant.name() == kOtherTenants ? quotas.others : quotas.named[tenant.name()];
     quota.host_bytes = LimitOf(tenant.host());
     if (tenant.host_pages() > 0) quota.host_pages = tenant.host_pages();
+    quota.gpu_bytes = LimitOf(tenant.gpu());
     quota.disk_bytes = LimitOf(tenant.disk());
     quota.inflight_bytes = LimitOf(tenant.inflight());
     if (!tenant.protected_().empty()) quota.protected_host_bytes = LimitOf(tenant.protected_());

@@ -45,6 +45,8 @@ class Catalog {
   // OK: the contents are durable, in place of any that had the name; after a crash in the middle
   // one or the other is there. kInvalidArgument: the name's size. kResourceExhausted: no room.
   virtual absl::Status Save(CatalogKind kind, std::string_view name, std::string_view contents) = 0;
+  // OK: it is not there, also after a crash.
+  virtual absl::Status Remove(CatalogKind kind, std::string_view name) = 0;
   // What was saved, verified. kNotFound; kResourceExhausted: more than `bytes_max`, found before
   // any memory is taken; kDataLoss: damaged, so that it is no entry any more.
   virtual absl::StatusOr<std::string> Load(CatalogKind kind, std::string_view name,

@@ -2,7 +2,10 @@
 
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+
+#include "server/core/tenant.h"
 
 namespace oscarkv {
 namespace {
@@ -141,12 +144,21 @@ bool PageCopies::IsMoving(PageRecord& page) const {
 absl::StatusOr<TierSlot> PageCopies::Reserve(PageRecord& page, uint64_t bytes, absl::Duration now) {
   absl::MutexLock lock(&mutex_);
   if (!IsMoving(page)) return absl::NotFoundError("the page has left the store");
+  // The page is pinned, so its tenant is the one that has the copy.
+  Tenant& tenant = page.space->tenant();
+  if (!tenant.gpu().Take(bytes)) {
+    tenant.CountRefused();
+    return absl::ResourceExhaustedError(
+        absl::StrCat("tenant '", absl::CHexEscape(tenant.name()), "' has ", tenant.gpu().taken(),
+                     " bytes of copies, and may have ", tenant.gpu().most()));
+  }
   absl::StatusOr<TierSlot> slot = tier_->Reserve(bytes);
   for (uint32_t drops = 0; absl::IsResourceExhausted(slot.status()) && drops < kDropsPerMoveMax;
        ++drops) {
     if (!DropOne(now)) break;
     slot = tier_->Reserve(bytes);
   }
+  if (!slot.ok()) tenant.gpu().GiveBack(bytes);
   return slot;
 }
 
@@ -163,8 +175,9 @@ bool PageCopies::DropOne(absl::Duration now) {
 }
 
 void PageCopies::Publish(PageRecord& page, const TierSlot& slot) {
-  const auto release = [tier = tier_.get()](const TierSlot* held) {
+  const auto release = [tier = tier_.get(), tenant = &page.space->tenant()](const TierSlot* held) {
     tier->Release(*held);
+    tenant->gpu().GiveBack(held->bytes);
     std::default_delete<const TierSlot>()(held);
   };
   std::shared_ptr<const TierSlot> held(std::make_unique<TierSlot>(slot).release(), release);
@@ -182,7 +195,10 @@ void PageCopies::Publish(PageRecord& page, const TierSlot& slot) {
 }
 
 void PageCopies::GiveUp(PageRecord& page, std::optional<TierSlot> slot, Ending why) {
-  if (slot.has_value()) tier_->Release(*slot);
+  if (slot.has_value()) {  // then the page is pinned
+    tier_->Release(*slot);
+    page.space->tenant().gpu().GiveBack(slot->bytes);
+  }
   absl::MutexLock lock(&mutex_);
   if (IsMoving(page)) entries_.erase(&page);
   if (why == Ending::kRefused) ++counters_.refused_pages;

@@ -66,6 +66,7 @@ PageStore::PageStore(const PageStoreOptions& options, std::unique_ptr<MappedTier
     : options_(options),
       tier_(std::move(tier)),
       clock_(clock),
+      tenants_(options.tenants_max, options.dropped_keys_remembered),
       copies_(std::move(copies)),
       archive_(std::move(archive)),
       archive_queue_(archive_ == nullptr
@@ -74,7 +75,6 @@ PageStore::PageStore(const PageStoreOptions& options, std::unique_ptr<MappedTier
       index_(records_, RandomSeed()),
       eviction_(std::move(policy)),
       ladder_(records_, options.store_wide, options.wide_tails_share_max, tier_->capacity_bytes()),
-      tenants_(options.tenants_max, options.dropped_keys_remembered),
       leases_({static_cast<uint64_t>(options.leased_share_max *
                                      static_cast<double>(tier_->capacity_bytes())),
                options.leases_max}) {}

@@ -438,6 +438,7 @@ class PageStore {
   const PageStoreOptions options_;
   const std::unique_ptr<MappedTier> tier_;
   const Clock& clock_;
+  TenantTable tenants_;                         // copies give back to it what they took
   const std::unique_ptr<PageCopies> copies_;    // null: none. Reads the tier's memory: goes first
   const std::unique_ptr<PageArchive> archive_;  // null: none
   const std::unique_ptr<ArchiveQueue> archive_queue_;
@@ -475,7 +476,6 @@ class PageStore {
   LadderStats ladder_stats_ ABSL_GUARDED_BY(tree_mutex_);   // those that count since the start
   Bell reencode_bell_;
 
-  TenantTable tenants_;
   LeaseTable leases_;
   mutable Counters counters_;
 };

@@ -50,6 +50,8 @@ struct TenantStats {
   uint64_t host_pages = 0;
   uint64_t host_pages_max = 0;
   uint64_t protected_host_bytes = 0;
+  uint64_t gpu_bytes = 0;
+  uint64_t gpu_bytes_max = 0;
   uint64_t disk_bytes = 0;
   uint64_t disk_bytes_max = 0;
   uint64_t inflight_bytes = 0;

@@ -15,6 +15,7 @@ Tenant::Tenant(std::string name, uint32_t id, const TenantQuota& quota, uint32_t
 void Tenant::SetQuota(const TenantQuota& quota) {
   host_bytes_.set_most(quota.host_bytes);
   host_pages_.set_most(quota.host_pages);
+  gpu_.set_most(quota.gpu_bytes);
   inflight_.set_most(quota.inflight_bytes);
   disk_bytes_max_.store(quota.disk_bytes, std::memory_order_relaxed);
   protected_host_bytes_.store(quota.protected_host_bytes, std::memory_order_relaxed);
@@ -68,6 +69,8 @@ TenantStats Tenant::Stats() const {
           .host_pages = host_pages_.taken(),
           .host_pages_max = host_pages_.most(),
           .protected_host_bytes = protected_host_bytes_.load(std::memory_order_relaxed),
+          .gpu_bytes = gpu_.taken(),
+          .gpu_bytes_max = gpu_.most(),
           .disk_bytes_max = disk_bytes_max(),
           .inflight_bytes = inflight_.taken(),
           .inflight_bytes_max = inflight_.most(),

@@ -26,6 +26,7 @@ namespace oscarkv {
 struct TenantQuota {
   uint64_t host_bytes = Budget::kNoLimit;
   uint64_t host_pages = Budget::kNoLimit;
+  uint64_t gpu_bytes = Budget::kNoLimit;       // of copies of pages
   uint64_t disk_bytes = Budget::kNoLimit;      // of pages in the archive, their records included
   uint64_t inflight_bytes = Budget::kNoLimit;  // of puts and gets under way
   uint64_t protected_host_bytes = 0;           // which others' pages never drive out
@@ -59,6 +60,7 @@ class Tenant {
   // within its share.
   double Excess() const;
 
+  Budget& gpu() { return gpu_; }
   Budget& inflight() { return inflight_; }
   std::string InflightQuotaMet(uint64_t bytes) const;
 
@@ -76,6 +78,7 @@ class Tenant {
   const uint32_t id_;
   Budget host_bytes_;
   Budget host_pages_;
+  Budget gpu_;
   Budget inflight_;
   // Relaxed, as all counts here: each is complete in itself.
   std::atomic<uint64_t> disk_bytes_max_{0};

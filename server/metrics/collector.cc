@@ -1,5 +1,6 @@
 #include "server/metrics/collector.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "server/core/budget.h"
@@ -144,13 +145,18 @@ struct TenantGauge {
   const char* name;
   const char* help;
   uint64_t TenantStats::*value;
+  TierKind tier = TierKind::kHost;  // without it there is no such thing
 };
 constexpr TenantGauge kTenantGauges[] = {
     {"oscarkv_tenant_host_bytes", "Host memory that a tenant holds", &TenantStats::host_bytes},
     {"oscarkv_tenant_host_pages", "Pages in host memory that a tenant holds",
      &TenantStats::host_pages},
+    {"oscarkv_tenant_gpu_bytes", "GPU memory that copies of a tenant's pages take",
+     &TenantStats::gpu_bytes, TierKind::kGpu},
+    {"oscarkv_tenant_gpu_limit_bytes", "GPU memory that copies of a tenant's pages may take",
+     &TenantStats::gpu_bytes_max, TierKind::kGpu},
     {"oscarkv_tenant_disk_bytes", "Bytes of the disk tier that a tenant holds",
-     &TenantStats::disk_bytes},
+     &TenantStats::disk_bytes, TierKind::kDisk},
     {"oscarkv_tenant_inflight_bytes", "Bytes of a tenant's puts and gets under way",
      &TenantStats::inflight_bytes},
     {"oscarkv_tenant_host_limit_bytes", "Host memory that a tenant may hold",
@@ -158,7 +164,7 @@ constexpr TenantGauge kTenantGauges[] = {
     {"oscarkv_tenant_host_limit_pages", "Pages in host memory that a tenant may hold",
      &TenantStats::host_pages_max},
     {"oscarkv_tenant_disk_limit_bytes", "Bytes of the disk tier that a tenant may hold",
-     &TenantStats::disk_bytes_max},
+     &TenantStats::disk_bytes_max, TierKind::kDisk},
     {"oscarkv_tenant_inflight_limit_bytes",
      "Bytes of puts and gets that a tenant may have under way", &TenantStats::inflight_bytes_max},
     {"oscarkv_tenant_protected_bytes", "Host memory of a tenant that others never drive out",
@@ -168,6 +174,8 @@ constexpr TenantGauge kTenantGauges[] = {
 // A limit that is none has no sample.
 void CollectTenants(const StoreStats& stats, std::vector<MetricFamily>* families) {
   for (const TenantGauge& gauge : kTenantGauges) {
+    const auto is_its = [&](const TierStats& tier) { return tier.kind == gauge.tier; };
+    if (std::none_of(stats.tiers.begin(), stats.tiers.end(), is_its)) continue;
     MetricFamily family = Family(gauge.name, gauge.help, MetricType::Gauge);
     for (const TenantStats& tenant : stats.tenants) {
       const uint64_t value = tenant.*gauge.value;
@@ -180,7 +188,8 @@ void CollectTenants(const StoreStats& stats, std::vector<MetricFamily>* families
                                 MetricType::Counter);
   MetricFamily refused =
       Family("oscarkv_tenant_refused_items_total",
-             "Pages of a tenant not stored or fetched for want of its quota", MetricType::Counter);
+             "Pages of a tenant not stored, fetched or copied to a tier for want of its quota",
+             MetricType::Counter);
   for (const TenantStats& tenant : stats.tenants) {
     AddCounter(&evicted, {{"tenant", tenant.name}}, tenant.evicted_pages);
     AddCounter(&refused, {{"tenant", tenant.name}}, tenant.refused_items);

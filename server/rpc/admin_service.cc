@@ -8,6 +8,7 @@
 #include "absl/time/clock.h"
 #include <grpcpp/alarm.h>
 
+#include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
 #include "server/core/counters.h"
 #include "server/rpc/call_scope.h"
@@ -162,6 +163,17 @@ grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* call,
 grpc::ServerWriteReactor<v1::VerifyReply>* AdminService::Verify(grpc::CallbackServerContext* call,
                                                                 const v1::VerifyRequest* request) {
   return new VerifyReactor(context_, call, request->bytes_per_second());
+}
+
+// On a worker: what is on disk goes before the answer.
+grpc::ServerUnaryReactor* AdminService::DeleteTransformSet(
+    grpc::CallbackServerContext* call, const v1::DeleteTransformSetRequest* request,
+    v1::DeleteTransformSetReply* reply) {
+  return RunUnaryAsync(context_, call, Method::kDeleteTransformSet, [=, this]() -> absl::Status {
+    OSCARKV_ASSIGN_OR_RETURN(const bool existed, context_.DeleteTransformSet(request->hash()));
+    reply->set_existed(existed);
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace oscarkv

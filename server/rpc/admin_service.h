@@ -26,6 +26,9 @@ class AdminService final : public v1::Admin::CallbackService {
                                   const v1::DrainRequest* request, v1::DrainReply* reply) override;
   grpc::ServerWriteReactor<v1::VerifyReply>* Verify(grpc::CallbackServerContext* call,
                                                     const v1::VerifyRequest* request) override;
+  grpc::ServerUnaryReactor* DeleteTransformSet(grpc::CallbackServerContext* call,
+                                               const v1::DeleteTransformSetRequest* request,
+                                               v1::DeleteTransformSetReply* reply) override;
 
  private:
   RpcContext& context_;

@@ -34,8 +34,9 @@ enum class Method : uint8_t {
   kEndHold,
   kOpenPeer,
   kSendPages,
+  kDeleteTransformSet,
 };
-inline constexpr size_t kMethods = 20;
+inline constexpr size_t kMethods = 21;
 inline constexpr size_t kStatusCodes = 17;  // of gRPC, 0..16
 std::string_view MethodName(Method method);
 

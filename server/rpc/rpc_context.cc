@@ -66,7 +66,9 @@ std::string_view MethodName(Method method) {
                                                  "HoldPages",
                                                  "EndHold",
                                                  "OpenPeer",
-                                                 "SendPages"};
+                                                 "SendPages",
+
+                                                 "DeleteTransformSet"};
   return kNames[static_cast<size_t>(method)];
 }
 
@@ -97,7 +99,26 @@ void RpcContext::FillLimits(v1::Limits* limits) const {
   limits->set_max_transform_set_bytes(options_.max_transform_set_bytes);
 }
 
+absl::StatusOr<bool> RpcContext::DeleteTransformSet(const std::string& hash) {
+  const absl::MutexLock lock(&needs_mutex_);
+  std::string needed_by;
+  for (const Namespace* space : store_.Namespaces()) {
+    if (space->spec().codec.transform_hash != hash) continue;
+    absl::StrAppend(&needed_by, needed_by.empty() ? "" : ", ",
+                    absl::BytesToHexString(space->fingerprint()), " of model ",
+                    space->spec().model);
+  }
+  if (!needed_by.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("transform set ", absl::BytesToHexString(hash),
+                     " is needed to read the pages of the namespaces ", needed_by));
+  }
+  OSCARKV_RETURN_IF_ERROR(saved_.RemoveTransformSet(hash));
+  return transforms_.Remove(hash);
+}
+
 absl::StatusOr<const Namespace*> RpcContext::Open(const v1::OpenNamespaceRequest& request) {
+  const absl::MutexLock lock(&needs_mutex_);
   OSCARKV_ASSIGN_OR_RETURN(const NamespaceSpec spec, FromProto(request.spec()));
   OSCARKV_RETURN_IF_ERROR(
       CheckExpectedFingerprint(request.expected_fingerprint(), Fingerprint(spec)));

@@ -128,6 +128,11 @@ class RpcContext {
   // another geometry.
   absl::StatusOr<const PageCodec*> CodecFor(const Namespace& space);
 
+  // Forgets a transform set; returns whether it was there. kFailedPrecondition: namespaces need it,
+  // which are named. Waits for the device.
+  absl::StatusOr<bool> DeleteTransformSet(const std::string& hash)
+      ABSL_LOCKS_EXCLUDED(needs_mutex_);
+
   // Lets the store re-encode the namespace's WIDE pages, if its transform set is there. Takes long
   // the first time.
   void OfferCodec(const Namespace& space);
@@ -188,6 +193,8 @@ class RpcContext {
   mutable absl::Mutex mutex_;
   absl::flat_hash_map<const Namespace*, std::unique_ptr<PageCodec>> codecs_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<SessionId, v1::RequestHints> session_hints_ ABSL_GUARDED_BY(mutex_);
+  // While a namespace is opened no set is deleted: before all others.
+  absl::Mutex needs_mutex_;
   absl::Mutex calls_mutex_;  // notifies WaitForCalls; calls take it only while the server drains
   absl::Mutex streams_mutex_;
   absl::flat_hash_set<Drainable*> streams_ ABSL_GUARDED_BY(streams_mutex_);

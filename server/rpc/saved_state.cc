@@ -115,6 +115,11 @@ void SavedState::SaveTransformSet(const std::string& hash, std::string_view file
   Save(CatalogKind::kTransformSet, hash, file).IgnoreError();  // logged and counted
 }
 
+absl::Status SavedState::RemoveTransformSet(const std::string& hash) {
+  return catalog_ == nullptr ? absl::OkStatus()
+                             : catalog_->Remove(CatalogKind::kTransformSet, hash);
+}
+
 absl::Status SavedState::Save(CatalogKind kind, std::string_view name, std::string_view contents) {
   absl::Status status = catalog_->Save(kind, name, contents);
   if (!status.ok()) {

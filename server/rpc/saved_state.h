@@ -37,6 +37,8 @@ class SavedState {
   // Of a namespace that `request` has opened: saves its spec and its settings, where they are new.
   void SaveNamespace(const std::string& fingerprint, const v1::OpenNamespaceRequest& request);
   void SaveTransformSet(const std::string& hash, std::string_view file);
+  // An error: it would be there again after a restart.
+  absl::Status RemoveTransformSet(const std::string& hash);
 
   // Tries again what could not be saved. OK: whatever was to be saved is.
   absl::Status SavePending();

@@ -63,6 +63,15 @@ absl::StatusOr<bool> TransformRegistry::Add(std::string_view hash, TransformUplo
   return false;
 }
 
+bool TransformRegistry::Remove(std::string_view hash) {
+  const absl::MutexLock lock(&mutex_);
+  const auto found = sets_.find(absl::string_view(hash.data(), hash.size()));
+  if (found == sets_.end()) return false;
+  bytes_ -= found->second->file.size();
+  sets_.erase(found);
+  return true;
+}
+
 TransformUpload::~TransformUpload() { registry_.GiveBack(file_.size()); }
 
 absl::Status TransformUpload::Append(std::string_view data) {

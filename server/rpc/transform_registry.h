@@ -59,6 +59,9 @@ class TransformRegistry {
   // there. kInvalidArgument: not the bytes of `hash`, or not a transform file (ParseTransformFile).
   absl::StatusOr<bool> Add(std::string_view hash, TransformUpload& upload);
 
+  // Forgets the set; whoever has it keeps it. Returns whether it was there.
+  bool Remove(std::string_view hash);
+
   uint64_t bytes() const;  // of sets and uploads
 
  private:

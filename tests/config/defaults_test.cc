@@ -52,6 +52,7 @@ TEST(DefaultsTest, TenantsHaveNoLimitsButThoseThatAreSet) {
   bounded.set_host("2GiB");
   bounded.set_host_pages(100);
   bounded.set_protected_("1GiB");
+  bounded.set_gpu("5GiB");
   bounded.set_disk("3GiB");
   bounded.set_inflight("4MiB");
   bounded.set_weight(2.5);
@@ -66,6 +67,7 @@ TEST(DefaultsTest, TenantsHaveNoLimitsButThoseThatAreSet) {
   EXPECT_EQ(quotas.Of("bounded").host_bytes, 2 * kGiB);
   EXPECT_EQ(quotas.Of("bounded").host_pages, 100u);
   EXPECT_EQ(quotas.Of("bounded").protected_host_bytes, kGiB);
+  EXPECT_EQ(quotas.Of("bounded").gpu_bytes, 5 * kGiB);
   EXPECT_EQ(quotas.Of("bounded").disk_bytes, 3 * kGiB);
   EXPECT_EQ(quotas.Of("bounded").inflight_bytes, uint64_t{4} << 20);
   EXPECT_EQ(quotas.Of("bounded").weight, 2.5);

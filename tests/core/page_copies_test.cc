@@ -203,6 +203,28 @@ TEST_F(PageCopiesTest, ACopyThatIsReadStays) {
   EXPECT_TRUE(HasCopy(first[7]));
 }
 
+TEST_F(PageCopiesTest, TenantsKeepWithinTheirQuotaOfTheDevice) {
+  store().SetQuotas({.named = {{"default", {.gpu_bytes = 2 * kWideSlotBytes}}}, .others = {}});
+  const auto chain = Copied(0, 3);
+  EXPECT_EQ(Copies(chain), 2u);
+  EXPECT_EQ(Counters().refused_pages, 1u);
+  EXPECT_EQ(store().Stats().tenants[0].gpu_bytes, 2 * kWideSlotBytes);
+  // What goes makes room, when its last reader has let go.
+  PinnedCopy held = PinCopyOf(chain[1]);
+  const std::string_view second = chain[1].key;
+  store().Delete(space(), {&second, 1});
+  EXPECT_EQ(store().Stats().tenants[0].gpu_bytes, 2 * kWideSlotBytes);
+  held = PinnedCopy();
+  EXPECT_EQ(store().Stats().tenants[0].gpu_bytes, kWideSlotBytes);
+  EXPECT_EQ(Copies(Copied(100, 3)), 1u);
+  // A move that fails gives back what it took.
+  store().Clear(space());
+  faults_->FailWait(0, absl::InternalError("once"));
+  Copied(200, 1);
+  EXPECT_EQ(Counters().failed_pages, 1u);
+  EXPECT_EQ(store().Stats().tenants[0].gpu_bytes, 0u);
+}
+
 TEST_F(PageCopiesTest, OtherSizesFindRoomToo) {
   Copied(0, 8);
   clock_.Advance(2 * kWindow);

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 
 #include "server/core/copy_mover.h"
@@ -132,10 +133,19 @@ class StoreStressTest : public StoreTest {
     EXPECT_EQ(stats.detached_pages, 0u);
     EXPECT_EQ(stats.ladder.retired_slots, 0u);
     EXPECT_EQ(stats.tiers.back().reserved_slots, stats.pages);
+    uint64_t of_tenants = 0;
+    for (const TenantStats& tenant : stats.tenants) of_tenants += tenant.host_bytes;
+    EXPECT_EQ(of_tenants, stats.tiers.back().used_bytes);
     store().Clear(space());
     EXPECT_EQ(store().Stats().pages, 0u);
     for (const TierStats& tier : store().Stats().tiers) EXPECT_EQ(tier.reserved_slots, 0u);
     EXPECT_EQ(UsedBytes(), 0u);
+    for (const TenantStats& tenant : store().Stats().tenants) {
+      EXPECT_EQ(tenant.host_bytes, 0u);
+      EXPECT_EQ(tenant.host_pages, 0u);
+      EXPECT_EQ(tenant.gpu_bytes, 0u);
+      EXPECT_EQ(tenant.pinned_bytes, 0u);
+    }
   }
 
   std::vector<std::vector<TestItem>> chains_;
@@ -185,6 +195,38 @@ TEST_F(StoreStressTest, EverythingAtOnce) {
     }
   };
   RunAll({put, put, read, read, lease, care}, 400);
+  ExpectDrained();
+}
+
+TEST_F(StoreStressTest, TenantsAndTheirQuotasChangeMeanwhile) {
+  deleting_ = true;
+  NamespaceSpec spec = SmallSpec();
+  spec.tenant = "other";
+  const Namespace& other = **store().OpenNamespace(spec, true);
+  const Worker put = [this](std::mt19937_64& random) { PutSome(random); };
+  const Worker put_other = [&](std::mt19937_64& random) {
+    for (const TestItem& item : Some(random)) PutPage(store(), other, item);
+  };
+  const Worker read = [this](std::mt19937_64& random) { ReadSome(random); };
+  const Worker lease = [this](std::mt19937_64& random) { LeaseSome(random); };
+  const Worker quotas = [&](std::mt19937_64& random) {
+    TenantQuotas changed;
+    const uint64_t most = (5 + random() % 60) * kWideSlotBytes;
+    if (random() % 2 == 0) changed.named["other"].host_bytes = most;
+    if (random() % 2 == 0) changed.named["default"].host_pages = 10 + random() % 30;
+    changed.named["default"].protected_host_bytes = (random() % 40) * kWideSlotBytes;
+    store().SetQuotas(std::move(changed));
+    store().EnforceQuotas();
+    store().Stats();
+    std::string name = absl::StrCat("tenant ", random() % 5);
+    NamespaceSpec another = SmallSpec();
+    another.tenant = std::move(name);
+    EXPECT_OK(store().OpenNamespace(another, true).status());
+  };
+  RunAll({put, put_other, put_other, read, lease, quotas}, 400);
+  store().SetQuotas({});
+  EXPECT_GT(store().Stats().tenants[0].evicted_pages, 0u);
+  store().Clear(other);
   ExpectDrained();
 }
 

@@ -85,6 +85,34 @@ TEST_F(GetReactorTest, PageDeletedWhileItIsSentArrivesWhole) {
   EXPECT_EQ(UsedBytes(), 0u);
 }
 
+TEST_F(GetReactorTest, StalledReaderGetsItsBytesHoweverMemoryIsUsedAnew) {
+  Start(1000, {.max_chunk_bytes = 4096});
+  grpc::ClientContext call;
+  const auto stream = cache_->Get(&call, GetRequestFor(chain_));
+  v1::GetReply reply;
+  ASSERT_TRUE(stream->Read(&reply));
+  // It reads nothing for a minute, while its pages are deleted and memory is full of others.
+  clock_.Advance(absl::Seconds(60));
+  store().ExpireLeases();
+  store().Delete(space(), testing::KeysOf({chain_[0]}));
+  for (uint64_t key = 0; key < 3000; ++key)
+    PutPage(store(), space(), Chain(space(), 100'000 + key, 1)[0]);
+  uint32_t whole = 0;
+  for (std::string bytes; stream->Read(&reply);) {
+    if (!reply.has_chunk()) continue;
+    bytes = reply.chunk().offset() == 0 ? reply.chunk().data() : bytes + reply.chunk().data();
+    const auto page = MakePage(space(), Encoding::kWide, chain_[reply.chunk().item()].seed);
+    if (bytes.size() < page.bytes.size()) continue;
+    EXPECT_TRUE(bytes == AsText(ByteView(page.bytes))) << reply.chunk().item();
+    ++whole;
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_GT(whole, 0u);     // what was under way
+  EXPECT_LT(whole, 1000u);  // and not what was to come
+  Stop();
+  ExpectNothingHeld();
+}
+
 TEST_F(GetReactorTest, PageThatRottedIsCorruptAndNoByteOfItLeaves) {
   Start(3);
   ASSERT_TRUE(tier_->FlipBit(1, 300));  // a byte of the second page

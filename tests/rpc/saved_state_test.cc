@@ -30,6 +30,10 @@ class MemoryCatalog final : public Catalog {
     contents_[{kind, std::string(name)}] = std::string(contents);
     return absl::OkStatus();
   }
+  absl::Status Remove(CatalogKind kind, std::string_view name) override {
+    contents_.erase({kind, std::string(name)});
+    return failure;
+  }
   absl::StatusOr<std::string> Load(CatalogKind kind, std::string_view name,
                                    uint64_t bytes_max) override {
     const auto found = contents_.find({kind, std::string(name)});
@@ -134,6 +138,18 @@ TEST_F(SavedStateTest, WithoutACatalogNothingHappens) {
   state.SaveNamespace(fingerprint_, Request());
   state.SaveTransformSet(fingerprint_, "x");
   EXPECT_OK(state.SavePending());
+}
+
+TEST_F(SavedStateTest, TransformSetThatWasRemovedStaysAway) {
+  SavedState state(&catalog_, logger_);
+  const std::string hash(32, 'h');
+  state.SaveTransformSet(hash, "a file");
+  ASSERT_TRUE(catalog_.Has(CatalogKind::kTransformSet, hash));
+  EXPECT_OK(state.RemoveTransformSet(hash));
+  EXPECT_FALSE(catalog_.Has(CatalogKind::kTransformSet, hash));
+  EXPECT_OK(state.RemoveTransformSet(hash));
+  catalog_.failure = absl::UnavailableError("the device");
+  EXPECT_FALSE(state.RemoveTransformSet(hash).ok());
 }
 
 }  // namespace

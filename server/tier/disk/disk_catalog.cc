@@ -200,6 +200,24 @@ absl::StatusOr<std::string> DiskCatalog::ReadContents(const Name& name,
   return contents;
 }
 
+absl::Status DiskCatalog::Remove(CatalogKind kind, std::string_view name) {
+  absl::MutexLock turn(&save_mutex_);
+  const Name key(kind, name);
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!files_.contains(key)) return absl::OkStatus();
+  }
+  if (unlink(PathOf(key).c_str()) != 0 && errno != ENOENT)
+    return Annotate(IoError(errno, "unlink"), FileName(kind, name));
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto found = files_.find(key);
+    bytes_ -= found->second.file_bytes;
+    files_.erase(found);
+  }
+  return SyncFolder();
+}
+
 absl::Status DiskCatalog::Save(CatalogKind kind, std::string_view name, std::string_view contents) {
   if (name.size() != kCatalogNameBytes) {
     return absl::InvalidArgumentError(

@@ -32,6 +32,7 @@ class DiskCatalog final : public Catalog {
   bool Has(CatalogKind kind, std::string_view name) const override;
   CatalogStats Stats() const override;
   absl::Status Save(CatalogKind kind, std::string_view name, std::string_view contents) override;
+  absl::Status Remove(CatalogKind kind, std::string_view name) override;
   absl::StatusOr<std::string> Load(CatalogKind kind, std::string_view name,
                                    uint64_t bytes_max) override;
   std::vector<std::string> TakeComplaints() override;

@@ -126,3 +126,28 @@ def test_messages_out_of_order(space):
                                ([short], "found 31")):
         code, message = error_of(lambda: space.cache.PutTransformSet(iter(messages)))
         assert code == "INVALID_ARGUMENT" and expected in message
+
+
+def test_set_that_namespaces_need_is_not_deleted(open_space):
+    file = transforms.identity(SHAPE, k_clip_ratio=np.full((SHAPE.layers, 1), 0.8, np.float32))
+    digest = transforms.hash_of(file)
+    space = open_space(transform_hash=digest)
+    space.upload(file, digest)
+    packed, wide = packed_page(SHAPE, 1)
+    assert space.put([space.item(key_of("k"), packed)], [packed.data])[0].status == space.v1.OK
+    request = space.v1.DeleteTransformSetRequest(hash=digest)
+    code, message = error_of(lambda: space.admin.DeleteTransformSet(request))
+    assert code == "FAILED_PRECONDITION"
+    assert digest.hex() in message and space.opened.fingerprint.hex() in message and space.spec.model in message
+    assert bytes(space.get([key_of("k")], form=space.v1.DECODED)[0][0][1]) == wide.data
+
+
+def test_set_that_nobody_needs_is_deleted(space):
+    file = transforms.identity(SHAPE, k_clip_ratio=np.full((SHAPE.layers, 1), 0.7, np.float32))
+    digest = transforms.hash_of(file)
+    space.upload(file, digest)
+    request = space.v1.DeleteTransformSetRequest(hash=digest)
+    assert space.admin.DeleteTransformSet(request).existed
+    assert not space.admin.DeleteTransformSet(request).existed
+    assert error_of(lambda: download(space, digest))[0] == "NOT_FOUND"
+    assert not space.upload(file, digest).existed  # and may come again

@@ -86,6 +86,24 @@ TEST_F(DiskCatalogTest, WhatIsSavedComesBackAlsoAfterReopening) {
               StatusIs(absl::StatusCode::kNotFound));
 }
 
+TEST_F(DiskCatalogTest, WhatIsRemovedIsGoneAlsoAfterReopening) {
+  ASSERT_OK(Save("one"));
+  ASSERT_OK(Save("other", kOther));
+  const uint64_t both = catalog_->Stats().bytes;
+  EXPECT_OK(catalog_->Remove(CatalogKind::kNamespace, kName));
+  EXPECT_OK(catalog_->Remove(CatalogKind::kNamespace, kName));  // it is not there
+  EXPECT_OK(catalog_->Remove(CatalogKind::kTransformSet, kOther));
+  for (int time = 0; time < 2; ++time) {
+    EXPECT_EQ(Load().status().code(), absl::StatusCode::kNotFound);
+    EXPECT_EQ(Load(kOther).value(), "other");
+    EXPECT_EQ(catalog_->Stats().bytes, both / 2);
+    EXPECT_EQ(Files().size(), 1u);
+    Open();
+  }
+  ASSERT_OK(Save("again"));
+  EXPECT_EQ(Load().value(), "again");
+}
+
 TEST_F(DiskCatalogTest, ALimitIsCheckedBeforeMemoryIsTaken) {
   ASSERT_OK(Save("0123456789"));
   EXPECT_THAT(catalog_->Load(CatalogKind::kNamespace, kName, 9),
