@@ -11,7 +11,7 @@ namespace oscarkv::python {
 // Device memory and streams cross as integers: what tensor.data_ptr() and stream.cuda_stream give.
 template <typename T>
 T* AtAddress(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
+  return reinterpret_cast<T*>(address);  // NOLINT(performance-no-int-to-ptr): see above
 }
 
 void BindAttention(pybind11::module_& module);
