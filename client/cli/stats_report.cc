@@ -24,6 +24,19 @@ Traffic TrafficOf(const ServerStats& stats) {
     const auto found = stats.counters.find(name);
     return found == stats.counters.end() ? uint64_t{0} : found->second;
   };
+  // Of the counters with this name, sums by the value of one of their labels.
+  const auto by_label = [&](const std::string& name, const std::string& label) {
+    std::map<std::string, uint64_t> sums;
+    const std::string head = label + "=\"";
+    for (auto at = stats.counters.lower_bound(name + "{");
+         at != stats.counters.end() && at->first.starts_with(name + "{"); ++at) {
+      const size_t begin = at->first.find(head);
+      if (begin == std::string::npos) continue;
+      const size_t value = begin + head.size();
+      sums[at->first.substr(value, at->first.find('"', value) - value)] += at->second;
+    }
+    return sums;
+  };
   return {.lookup_keys = counter("oscarkv_lookup_keys_total"),
           .lookup_hits = counter("oscarkv_lookup_hits_total"),
           .lookup_misses = counter("oscarkv_lookup_misses_total"),
@@ -34,7 +47,14 @@ Traffic TrafficOf(const ServerStats& stats) {
           .fetch_bytes = counter("oscarkv_fetch_bytes_total"),
           .put_bytes = counter("oscarkv_put_bytes_total"),
           .evicted_bytes = counter("oscarkv_evicted_bytes_total"),
-          .corrupt_pages = counter("oscarkv_corrupt_pages_total")};
+          .corrupt_pages = counter("oscarkv_corrupt_pages_total"),
+          .hits_by_tier = by_label("oscarkv_hit_pages_total", "tier"),
+          .removed_by_reason = by_label("oscarkv_removed_pages_total", "reason"),
+          .reencoded_by_cause = by_label("oscarkv_reencoded_pages_total", "cause"),
+          .evicted_ahead = counter("oscarkv_evicted_ahead_pages_total"),
+          .disk_written_bytes = counter("oscarkv_disk_written_bytes_total"),
+          .disk_device_written_bytes = counter("oscarkv_disk_device_written_bytes_total"),
+          .scrubbed_pages = counter("oscarkv_verified_pages_total")};
 }
 
 uint64_t PagesOf(const ServerStats& stats) {

@@ -1,6 +1,7 @@
 #include "client/cli/top_frame.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -28,6 +29,19 @@ Rates RatesBetween(const std::optional<ServerStats>& before, const ServerStats& 
   rates.bytes_in = grown(&Traffic::put_bytes) * per_s;
   rates.bytes_out = grown(&Traffic::fetch_bytes) * per_s;
   rates.evicted_bytes = grown(&Traffic::evicted_bytes) * per_s;
+  const auto grown_by = [&](std::map<std::string, uint64_t> Traffic::*counters) {
+    std::map<std::string, double> by_label;
+    for (const auto& [label, count] : last.*counters) {
+      const auto before_it = (first.*counters).find(label);
+      const uint64_t known = before_it == (first.*counters).end() ? 0 : before_it->second;
+      by_label[label] = static_cast<double>(count - known) * per_s;
+    }
+    return by_label;
+  };
+  rates.hits_by_tier = grown_by(&Traffic::hits_by_tier);
+  rates.removed_by_reason = grown_by(&Traffic::removed_by_reason);
+  rates.reencoded_by_cause = grown_by(&Traffic::reencoded_by_cause);
+  rates.scrubbed_pages = grown(&Traffic::scrubbed_pages) * per_s;
   if (last.lookup_keys > first.lookup_keys)
     rates.hit_rate = grown(&Traffic::lookup_hits) / grown(&Traffic::lookup_keys);
   return rates;
@@ -50,6 +64,51 @@ std::string TierLine(const TierUse& tier) {
                          BytesText(static_cast<double>(tier.leased_bytes)));
 }
 
+// "gpu 12, host 300"; "-" when all are 0.
+std::string ByLabel(const std::map<std::string, double>& rates) {
+  std::string text;
+  for (const auto& [label, rate] : rates)
+    if (rate > 0.0)
+      absl::StrAppendFormat(&text, "%s%s %.4g", text.empty() ? "" : ", ", label, rate);
+  return text.empty() ? "-" : text;
+}
+
+// What the store has done to itself since its start.
+std::vector<std::string> StoreLines(const ServerStats& stats) {
+  const Traffic traffic = TrafficOf(stats);
+  std::vector<std::string> lines;
+  const auto gauge = [&](const char* name) {
+    const auto found = stats.gauges.find(name);
+    return found == stats.gauges.end() ? 0.0 : found->second;
+  };
+  lines.push_back(absl::StrFormat(
+      "memory that describes pages %s, of the eviction policy %s; oldest lease %s",
+      BytesText(gauge("oscarkv_index_bytes")), BytesText(gauge("oscarkv_eviction_policy_bytes")),
+      DurationText(gauge("oscarkv_oldest_lease_seconds"))));
+  if (const double k = gauge("oscarkv_reencode_relative_error{side=\"k\"}"); k > 0.0) {
+    lines.push_back(absl::StrFormat("re-encoding: relative error of K %.3f, of V %.3f", k,
+                                    gauge("oscarkv_reencode_relative_error{side=\"v\"}")));
+  }
+  if (const double pages = gauge("oscarkv_scrub_pages"); pages > 0.0) {
+    const double done = gauge("oscarkv_scrubbed_pages");
+    lines.push_back(absl::StrFormat("the last scrub: %s of %s pages",
+                                    CountText(static_cast<uint64_t>(done)),
+                                    CountText(static_cast<uint64_t>(pages))));
+  }
+  if (traffic.evicted_ahead > 0) {
+    lines.push_back(CountText(traffic.evicted_ahead) +
+                    " pages were evicted before WIDE ones could be re-encoded");
+  }
+  if (traffic.disk_written_bytes > 0) {
+    lines.push_back(absl::StrFormat("disk: %.3f bytes written for each byte of pages",
+                                    static_cast<double>(traffic.disk_device_written_bytes) /
+                                        static_cast<double>(traffic.disk_written_bytes)));
+  }
+  if (traffic.corrupt_pages > 0)
+    lines.push_back(CountText(traffic.corrupt_pages) + " pages were dropped as corrupt");
+  return lines;
+}
+
 }  // namespace
 
 std::vector<std::string> Frame(const ServerStats& stats, const Rates& rates,
@@ -68,11 +127,13 @@ std::vector<std::string> Frame(const ServerStats& stats, const Rates& rates,
       absl::StrFormat("  bytes out  %10s/s  %.0f pages/s", BytesText(rates.bytes_out),
                       rates.fetch_pages),
       absl::StrFormat("  evicted    %10s/s", BytesText(rates.evicted_bytes)),
+      absl::StrFormat("  pages/s    hit: %s; removed: %s; re-encoded: %s; scrubbed: %.4g",
+                      ByLabel(rates.hits_by_tier), ByLabel(rates.removed_by_reason),
+                      ByLabel(rates.reencoded_by_cause), rates.scrubbed_pages),
       "",
   };
   for (const TierUse& tier : stats.tiers) lines.push_back(TierLine(tier));
-  if (const uint64_t corrupt = TrafficOf(stats).corrupt_pages; corrupt > 0)
-    lines.push_back(CountText(corrupt) + " pages were dropped as corrupt");
+  for (std::string& line : StoreLines(stats)) lines.push_back(std::move(line));
   lines.emplace_back();
   for (const auto line : absl::StrSplit(NamespacesTable(stats), '\n', absl::SkipEmpty()))
     lines.emplace_back(line);
@@ -90,6 +151,12 @@ Json FrameReport(const ServerStats& stats, const Rates& rates, const std::string
           {"bytes_in_per_s", rates.bytes_in},
           {"bytes_out_per_s", rates.bytes_out},
           {"evicted_bytes_per_s", rates.evicted_bytes},
+          {"hit_pages_per_s", rates.hits_by_tier},
+          {"removed_pages_per_s", rates.removed_by_reason},
+          {"reencoded_pages_per_s", rates.reencoded_by_cause},
+          {"scrubbed_pages_per_s", rates.scrubbed_pages},
+          {"evicted_ahead_pages", TrafficOf(stats).evicted_ahead},
+          {"gauges", stats.gauges},
           {"pages", PagesOf(stats)},
           {"sessions", stats.sessions},
           {"leases", stats.leases}};

@@ -2,6 +2,7 @@
 #ifndef OSCARKV_CLIENT_CLI_TOP_FRAME_H_
 #define OSCARKV_CLIENT_CLI_TOP_FRAME_H_
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,6 +20,9 @@ struct Rates {
   double bytes_in = 0.0;
   double bytes_out = 0.0;
   double evicted_bytes = 0.0;
+  // Pages, by what the labels of the counters say.
+  std::map<std::string, double> hits_by_tier, removed_by_reason, reencoded_by_cause;
+  double scrubbed_pages = 0.0;
   std::optional<double> hit_rate;  // of the keys looked up, 0..1; none were: empty
 };
 

@@ -39,7 +39,8 @@ struct ServerStats {
   uint64_t leases = 0;
   uint64_t inflight_bytes = 0;
   std::map<std::string, uint64_t>
-      counters;  // by their Prometheus names: name, or name{label="value"}
+      counters;                          // by their Prometheus names: name, or name{label="value"}
+  std::map<std::string, double> gauges;  // some of them, by the same names
 };
 
 }  // namespace oscarkv::client

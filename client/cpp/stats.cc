@@ -58,6 +58,7 @@ absl::StatusOr<ServerStats> Client::Stats() {
   stats.leases = reply.leases();
   stats.inflight_bytes = reply.inflight_bytes();
   stats.counters.insert(reply.counters().begin(), reply.counters().end());
+  stats.gauges.insert(reply.gauges().begin(), reply.gauges().end());
   return stats;
 }
 

@@ -1,6 +1,7 @@
 #include "server/rpc/admin_service.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
@@ -107,6 +108,22 @@ std::string NameOf(const NamedCounter& counter) {
   return name + "}";
 }
 
+void FillGauges(const StoreStats& stats, google::protobuf::Map<std::string, double>* gauges) {
+  const auto mean = [](const ErrorHistogram& errors) {
+    return errors.count == 0 ? 0.0 : errors.sum / static_cast<double>(errors.count);
+  };
+  const std::pair<std::string, double> named[] = {
+      {"oscarkv_index_bytes", static_cast<double>(stats.index_bytes)},
+      {"oscarkv_eviction_policy_bytes", static_cast<double>(stats.policy_bytes)},
+      {"oscarkv_oldest_lease_seconds", stats.oldest_lease_s},
+      {"oscarkv_scrub_pages", static_cast<double>(stats.scrub_pages)},
+      {"oscarkv_scrubbed_pages", static_cast<double>(stats.scrubbed_pages)},
+      {"oscarkv_reencode_relative_error{side=\"k\"}", mean(stats.ladder.k_error)},
+      {"oscarkv_reencode_relative_error{side=\"v\"}", mean(stats.ladder.v_error)},
+  };
+  for (const auto& [name, value] : named) (*gauges)[name] = value;
+}
+
 void FillNamespace(const NamespaceStats& stats, const NamespaceSpec& spec,
                    v1::NamespaceStats* out) {
   out->set_fingerprint(stats.fingerprint);
@@ -143,6 +160,7 @@ grpc::ServerUnaryReactor* AdminService::Stats(grpc::CallbackServerContext* call,
     reply->set_sessions(stats.sessions);
     reply->set_leases(stats.leases);
     reply->set_inflight_bytes(context_.inflight_bytes());
+    FillGauges(stats, reply->mutable_gauges());
     for (const NamedCounter& counter : NamedCounters(stats)) {
       (*reply->mutable_counters())[NameOf(counter)] = counter.value;
     }

@@ -33,7 +33,15 @@ def test_top_prints_one_frame(build_dir, server, kv, tmp_path):
     assert frame["pages"] == PAGES and frame["hit_rate"] == 1.0 and frame["since_start"]
     assert frame["bytes_in_per_s"] * frame["seconds"] == pytest.approx(put["bytes_stored"])
     assert frame["bytes_out_per_s"] * frame["seconds"] == pytest.approx(put["bytes_stored"])
+    hits = frame["hit_pages_per_s"]
+    assert hits["host"] * frame["seconds"] == pytest.approx(PAGES) and set(frame["reencoded_pages_per_s"]) == {"outgrown", "pressure"}
+    assert set(frame["removed_pages_per_s"]) >= {"evicted", "deleted", "corrupt", "expired"}
+    assert frame["gauges"]["oscarkv_index_bytes"] > 0 == frame["gauges"]["oscarkv_oldest_lease_seconds"]
+    cli("verify")
     text = cli("top", "--once")
+    assert re.search(r"^memory that describes pages [0-9.]+ [kM]?B, of the eviction policy .*; oldest lease 0", text, re.M)
+    assert f"the last scrub: {PAGES} of {PAGES} pages" in text
+    assert re.search(r"^  pages/s    hit: host [0-9.]+; removed: -; re-encoded: -; scrubbed: [0-9.]+$", text, re.M)
     assert "\033" not in text and "since its start" in text and "hit rate      100.0 %" in text
     assert re.search(r"^host  \[\.*\] ", text, re.M) and f"{PAGES} pages held" in text
 
