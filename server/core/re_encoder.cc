@@ -29,8 +29,8 @@ struct RelativeError {
 
   void Add(const std::byte* a, const std::byte* b, DType dtype, uint64_t elements) {
     for (uint64_t i = 0; i < elements; ++i) {
-      const double exact = LoadElement(a + i * DTypeBytes(dtype), dtype);
-      const double read = LoadElement(b + i * DTypeBytes(dtype), dtype);
+      const auto exact = static_cast<double>(LoadElement(a + i * DTypeBytes(dtype), dtype));
+      const auto read = static_cast<double>(LoadElement(b + i * DTypeBytes(dtype), dtype));
       difference += (exact - read) * (exact - read);
       norm += exact * exact;
     }
