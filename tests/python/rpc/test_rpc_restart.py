@@ -42,6 +42,25 @@ def get(v1, cache, fingerprint, keys, **fields):
     return found
 
 
+def test_a_restarted_server_re_encodes_as_it_was_told_to(v1, start, eventually):
+    file = transforms.identity(SHAPE)
+    keys, more = [key_of(i) for i in range(3)], [key_of(i) for i in range(3, 6)]
+    some = [wide_page(SHAPE, i) for i in range(3)]
+    with start() as (_, cache, admin, channel):
+        space = Space(v1, channel, "m", transform_hash=transforms.hash_of(file), store_wide=v1.WIDE_NEVER)
+        space.upload(file, transforms.hash_of(file))
+        space.put_sequence(keys, some)
+        eventually(lambda: counter(v1, admin, "written_pages"), 3)
+        assert [page.encoding for page in space.lookup(keys).pages] == [v1.PACKED] * 3
+    with start() as (_, cache, admin, channel):
+        # Written as what they had become; and what is put now, before anybody says anything, becomes so too.
+        again = Space(v1, channel, "m", transform_hash=transforms.hash_of(file))
+        found = again.lookup(keys).pages
+        assert [(page.tier, page.encoding) for page in found] == [(v1.DISK, v1.PACKED)] * 3
+        again.put_sequence(more, some)
+        eventually(lambda: [page.encoding for page in again.lookup(more).pages], [v1.PACKED] * 3)
+
+
 def test_a_restarted_server_serves_at_once(v1, start, eventually):
     file = transforms.identity(SHAPE)
     keys = [key_of(i) for i in range(3)]
