@@ -67,7 +67,6 @@ std::string_view MethodName(Method method) {
                                                  "EndHold",
                                                  "OpenPeer",
                                                  "SendPages",
-
                                                  "DeleteTransformSet"};
   return kNames[static_cast<size_t>(method)];
 }
