@@ -268,6 +268,13 @@ class PausedSink final : public client::PageSink {
   const std::function<void()> pause_;
 };
 
+// The worker on the second GPU, if there is one.
+void UseLastDevice() {
+  int devices = 0;
+  OrDie(device::ToStatus(cudaGetDeviceCount(&devices), "counting devices"));
+  OrDie(device::ToStatus(cudaSetDevice(devices - 1), "taking the last device"));
+}
+
 double GbPerSecond(uint64_t bytes, absl::Duration took) {
   return static_cast<double>(bytes) / absl::ToDoubleSeconds(took) * 1e-9;
 }
@@ -277,6 +284,7 @@ TEST(IpcTest, FetchesInPlaceTheSameBytesAsByGrpc) {
     if (side.rank() == 1) return ServeUntilTold(side, "1GiB");
     side.Tell(Endpoint());
     ASSERT_EQ(side.Hear(), "serving");
+    UseLastDevice();
     Worker worker(Endpoint());
     Worker by_grpc(Endpoint(), {.fetch_paths = {DataPath::kGrpc}});
     worker.Push();
@@ -347,13 +355,6 @@ TEST(IpcTest, AServerThatDiesInMidFetchAndTheNextOne) {
     EXPECT_EQ(report.path, DataPath::kIpc) << worker->client().path(Direction::kFetch).reason;
     side.Tell("stop");
   });
-}
-
-// The worker on the second GPU, if there is one.
-void UseLastDevice() {
-  int devices = 0;
-  OrDie(device::ToStatus(cudaGetDeviceCount(&devices), "counting devices"));
-  OrDie(device::ToStatus(cudaSetDevice(devices - 1), "taking the last device"));
 }
 
 TEST(NcclTest, FetchesTheSameBytesAsByGrpc) {
