@@ -164,7 +164,7 @@ class Server::Impl {
     context_->WaitForCalls(deadline);
     grpc_->Shutdown(absl::ToChronoTime(std::min(deadline, absl::Now() + kLastAnswers)));
     grpc_->Wait();
-    hub_.reset();  // what it calls back is there until here
+    if (hub_ != nullptr) hub_->Stop();  // what it calls back is there until here
     copy_worker_.reset();
     re_encoders_.reset();
     if (archive_worker_ != nullptr) store_->archive_queue()->AwaitDrained(deadline);
@@ -335,6 +335,16 @@ class Server::Impl {
                                      space == nullptr ? "" : space->spec().tenant});
     }
     snapshot.inflight_bytes = context_->inflight_bytes();
+    if (holds_ != nullptr) {
+      const DeviceHoldsStats holds = holds_->Stats();
+      snapshot.peers.held_bytes = holds.bytes;
+      snapshot.peers.holds_lost = holds.expired;
+    }
+    if (hub_ != nullptr) {
+      const PeerHubStats peers = hub_->Stats();
+      snapshot.peers.peers = peers.peers;
+      snapshot.peers.peers_ended = peers.broken;
+    }
     for (size_t i = 0; i < kMethods; ++i) {
       const auto method = static_cast<Method>(i);
       const std::string name(MethodName(method));

@@ -63,6 +63,12 @@ MetricFamily OneGauge(std::string name, std::string help, double value) {
   return family;
 }
 
+MetricFamily OneCounter(std::string name, std::string help, uint64_t value) {
+  MetricFamily family = Family(std::move(name), std::move(help), MetricType::Counter);
+  AddCounter(&family, {}, value);
+  return family;
+}
+
 void CollectCounters(const StoreStats& stats, std::vector<MetricFamily>* families) {
   for (const NamedCounter& counter : NamedCounters(stats)) {
     if (families->empty() || families->back().name != counter.name) {
@@ -139,6 +145,20 @@ void CollectLadder(const LadderStats& stats, std::vector<MetricFamily>* families
                  histogram->sum);
   }
   families->push_back(std::move(error));
+}
+
+void AddPeers(const PeerUse& peers, std::vector<MetricFamily>* families) {
+  families->push_back(OneGauge("oscarkv_gpu_held_bytes",
+                               "Bytes of copies in GPU memory that clients read in place",
+                               static_cast<double>(peers.held_bytes)));
+  families->push_back(OneCounter("oscarkv_gpu_holds_lost_total",
+                                 "Holds on copies that ended before their readers had done",
+                                 peers.holds_lost));
+  families->push_back(OneGauge("oscarkv_nccl_peers", "Workers' GPUs that copies can be sent to",
+                               static_cast<double>(peers.peers)));
+  families->push_back(OneCounter("oscarkv_nccl_peers_ended_total",
+                                 "Peers that broke, or ended with their session",
+                                 peers.peers_ended));
 }
 
 struct TenantGauge {
@@ -308,6 +328,8 @@ std::vector<MetricFamily> Collector::Collect() const {
                               static_cast<double>(store.leased_bytes)));
   families.push_back(OneGauge("oscarkv_inflight_bytes", "Bytes of puts and gets under way",
                               static_cast<double>(snapshot.inflight_bytes)));
+  for (const TierStats& tier : store.tiers)
+    if (tier.kind == TierKind::kGpu) AddPeers(snapshot.peers, &families);
   families.push_back(
       OneGauge("oscarkv_uptime_seconds", "Since the server started", snapshot.uptime_s));
   MetricFamily build = Family("oscarkv_build_info", "The version that runs", MetricType::Gauge);

@@ -41,6 +41,14 @@ struct TransferUse {
   LatencyHistogram::Snapshot duration;
 };
 
+// What is done with the GPU tier's copies without host memory.
+struct PeerUse {
+  uint64_t held_bytes = 0;   // that clients of the host read in place
+  uint64_t holds_lost = 0;   // since the start
+  uint64_t peers = 0;        // workers' GPUs that copies can be sent to
+  uint64_t peers_ended = 0;  // since the start
+};
+
 // A moment of the whole server.
 struct ServerSnapshot {
   std::string version;
@@ -51,6 +59,7 @@ struct ServerSnapshot {
   std::vector<CallCount> calls;
   std::vector<CallLatency> latencies;
   std::vector<TransferUse> transfers;
+  PeerUse peers;
 };
 
 // Thread-safe as far as `take` is.

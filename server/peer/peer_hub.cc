@@ -20,12 +20,12 @@ PeerHub::PeerHub(const PeerHubOptions& options, std::unique_ptr<comm::PeerFabric
                  std::byte* memory)
     : options_(options), fabric_(std::move(fabric)), memory_(memory), thread_([this] { Run(); }) {}
 
-PeerHub::~PeerHub() {
+void PeerHub::Stop() {
   {
     const absl::MutexLock lock(&mutex_);
     stopping_ = woken_ = true;
   }
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void PeerHub::BeginSession(SessionId session) {
@@ -56,7 +56,7 @@ absl::StatusOr<PeerHub::Opened> PeerHub::Open(const Asked& asked) {
   OSCARKV_ASSIGN_OR_RETURN(const comm::SlotShape slots,
                            comm::AgreeOnSlots(asked.slots, options_.slots_bytes_max));
   const absl::MutexLock lock(&mutex_);
-  if (!sessions_.contains(asked.session))
+  if (stopping_ || !sessions_.contains(asked.session))
     return absl::UnavailableError(absl::StrCat("no session ", asked.session, " is open"));
   const auto replaced = peers_.find(asked.replaces);
   if (replaced != peers_.end() && replaced->second->session == asked.session)

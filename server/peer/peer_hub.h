@@ -49,8 +49,9 @@ class PeerHub {
   // `memory` is where the slots of copies lie, for the device.
   PeerHub(const PeerHubOptions& options, std::unique_ptr<comm::PeerFabric> fabric,
           std::byte* memory);
-  // Ends all peers, and waits until nothing moves.
-  ~PeerHub();
+  ~PeerHub() { Stop(); }
+  // Ends all peers, and waits until nothing moves. Nothing can be opened or sent from then on.
+  void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
 
   void BeginSession(SessionId session) ABSL_LOCKS_EXCLUDED(mutex_);
   void EndSession(SessionId session) ABSL_LOCKS_EXCLUDED(mutex_);

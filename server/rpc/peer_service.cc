@@ -94,6 +94,8 @@ grpc::ServerUnaryReactor* PeerService::ShareDevice(grpc::CallbackServerContext* 
       return absl::UnimplementedError(absl::StrCat("the GPU is of host '", options_.host,
                                                    "', the client is on '", request->host(), "'"));
     }
+    context_.logger().Log(LogLevel::kInfo, "a client reads the GPU tier's memory in place",
+                          {{"peer", call->peer()}});
     reply->set_handle(*options_.memory_handle);
     reply->set_bytes(options_.memory_bytes);
     reply->set_server_epoch(context_.epoch());
@@ -168,6 +170,10 @@ grpc::ServerUnaryReactor* PeerService::OpenPeer(grpc::CallbackServerContext* cal
                    .replaces = request->replaces(),
                    .version = request->nccl_version(),
                    .slots = {.slots = request->slots(), .slot_bytes = request->slot_bytes()}}));
+    context_.logger().Log(LogLevel::kInfo, "a client's GPU has copies sent to it",
+                          {{"peer", call->peer()},
+                           {"slots", absl::StrCat(opened.slots.slots)},
+                           {"slot_bytes", absl::StrCat(opened.slots.slot_bytes)}});
     reply->set_peer_id(opened.peer);
     reply->set_peer_epoch(opened.epoch);
     reply->set_pair(opened.pair.data(), opened.pair.size());
