@@ -14,7 +14,15 @@ namespace {
 constexpr absl::Duration kCancelledStep = absl::Milliseconds(20);
 
 const char* NameOf(BulkCall::Method method) {
-  return method == BulkCall::Method::kGet ? "/oscarkv.v1.KvCache/Get" : "/oscarkv.v1.KvCache/Put";
+  switch (method) {
+    case BulkCall::Method::kGet:
+      return "/oscarkv.v1.KvCache/Get";
+    case BulkCall::Method::kPut:
+      return "/oscarkv.v1.KvCache/Put";
+    case BulkCall::Method::kPutTransformSet:
+      return "/oscarkv.v1.KvCache/PutTransformSet";
+  }
+  return "";
 }
 
 }  // namespace

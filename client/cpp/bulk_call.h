@@ -21,7 +21,7 @@ namespace oscarkv::client {
 // still holds is kept until it lets go.
 class BulkCall {
  public:
-  enum class Method { kGet, kPut };
+  enum class Method { kGet, kPut, kPutTransformSet };
 
   // `group` and `channel` outlive the call; cancelling the group ends it.
   BulkCall(const std::shared_ptr<grpc::Channel>& channel, Method method, CallGroup& group,

@@ -131,6 +131,11 @@ absl::Status Connection::Transfer(
     CallGroup& group, absl::Time deadline,
     absl::FunctionRef<grpc::Status(const std::shared_ptr<grpc::Channel>&)> attempt) {
   const std::shared_ptr<grpc::Channel> channel = NextBulkChannel();
+  // It need not find out by itself that the server is back: the other one has.
+  if (channel->GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_TRANSIENT_FAILURE &&
+      stubs().channel->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY) {
+    grpc::experimental::ChannelResetConnectionBackoff(channel.get());
+  }
   return Repeat(group, deadline, *channel, [&] { return attempt(channel); });
 }
 

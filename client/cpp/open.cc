@@ -7,10 +7,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
+#include "client/cpp/bulk_call.h"
 #include "client/cpp/namespace_impl.h"
 #include "kernels/base/sha256.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
+#include "proto/convert/data_frames.h"
 
 namespace oscarkv::client {
 namespace {
@@ -45,20 +47,23 @@ absl::Status UploadTransformSet(Connection& connection, CallGroup& group, const 
                                 uint32_t chunk_bytes) {
   const std::string hash = Sha256Of(AsBytes(file));
   const absl::Time deadline = absl::Now() + connection.options().transform_timeout;
-  return connection.Call(group, deadline, [&](grpc::ClientContext* context) {
-    v1::PutTransformSetReply reply;
-    const auto writer = connection.stubs().cache->PutTransformSet(context, &reply);
+  // As pages: it is large, and may not be in the way of other calls.
+  const auto attempt = [&](const std::shared_ptr<grpc::Channel>& channel) {
+    BulkCall call(channel, BulkCall::Method::kPutTransformSet, group, deadline);
     v1::PutTransformSetRequest request;
     request.mutable_header()->set_hash(hash);
     request.mutable_header()->set_bytes(file.size());
-    bool going = writer->Write(request);
+    bool going = call.Write(FrameMessage(request));
     for (size_t offset = 0; going && offset < file.size(); offset += chunk_bytes) {
       request.set_data(file.substr(offset, chunk_bytes));
-      going = writer->Write(request);
+      const bool last = file.size() - offset <= chunk_bytes;
+      going = last ? call.WriteLast(FrameMessage(request)) : call.Write(FrameMessage(request));
     }
-    writer->WritesDone();
-    return writer->Finish();
-  });
+    grpc::ByteBuffer reply;
+    call.Read(&reply);  // it says nothing that matters here
+    return call.Finish();
+  };
+  return connection.Transfer(group, deadline, attempt);
 }
 
 Namespace::Impl::~Impl() {
