@@ -300,6 +300,15 @@ class StoreModel : public StoreTest {
     std::erase_if(leases_, [&](const HeldLease& lease) { return lease.end <= clock_.Now(); });
     ASSERT_EQ(store().ExpireLeases(), before - leases_.size());
   }
+  // What the tenant may hold is lowered or raised: pages go that are too many, and no others.
+  void ChangeQuota() {
+    const TenantStats before = store().Stats().tenants[0];
+    const uint64_t most = Below(3) == 0 ? Budget::kNoLimit : Below(45) * kWideSlotBytes;
+    store().SetQuotas({.named = {}, .others = {.host_bytes = most}});
+    const TenantStats after = store().Stats().tenants[0];
+    const bool went = after.evicted_pages > before.evicted_pages;
+    ASSERT_TRUE(!went || after.host_bytes + kWideSlotBytes > most);
+  }
   void EndSession() {
     ASSERT_TRUE(store().CloseSession(session_));
     for (const HeldLease& lease : leases_) ASSERT_FALSE(store().LeaseIsLive(lease.lease));
@@ -452,7 +461,7 @@ class StoreModel : public StoreTest {
     if (action < 80) return Lookup(false);
     if (action < 85) return Lookup(true);
     if (action < 88) return ReleaseLease();
-    if (action < 90) return AdvanceClock();
+    if (action < 90) return Below(3) == 0 ? ChangeQuota() : AdvanceClock();
     if (action < 93) return Below(4) == 0 ? Delete() : TouchSome();
     if (action < 96) return TouchSome();
     if (action < 97) return FailSome();
@@ -467,8 +476,11 @@ class StoreModel : public StoreTest {
     ASSERT_LE(tier.used_bytes, tier.capacity_bytes);
     ASSERT_EQ(tier.reserved_slots,
               stats.pages + stats.detached_pages + stats.open_puts + stats.ladder.retired_slots);
-    ASSERT_LE(stats.ladder.retired_slots, held_.size() + taken_.size() + puts_.size());
+    const size_t moves = mover_ == nullptr ? 0 : 5;  // under way, at most
+    ASSERT_LE(stats.ladder.retired_slots, held_.size() + taken_.size() + puts_.size() + moves);
     ASSERT_EQ(stats.open_puts, puts_.size());
+    ASSERT_LE(stats.tenants[0].host_bytes, tier.used_bytes);
+    ASSERT_GE(stats.tenants[0].host_pages, stats.pages + stats.detached_pages + stats.open_puts);
     ASSERT_EQ(stats.leases, leases_.size());
     ASSERT_LE(stats.leased_bytes, stats.leasable_bytes);
     if (mover_ != nullptr) {
@@ -501,6 +513,8 @@ class StoreModel : public StoreTest {
       EXPECT_EQ(tier.used_bytes, 0u);
       EXPECT_EQ(tier.reserved_slots, 0u);
     }
+    EXPECT_EQ(stats.tenants[0].host_bytes, 0u);
+    EXPECT_EQ(stats.tenants[0].gpu_bytes, 0u);
   }
 
   std::mt19937_64 random_;
