@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/functional/function_ref.h"
 
 namespace oscarkv {
@@ -46,7 +47,9 @@ bool ArchiveWriter::Step(absl::Status* error) {
   std::vector<ArchiveWrite> writes;
   const auto held = [this](const Tenant& tenant) { return store_.ArchivedBytesOf(tenant); };
   DiskQuotas quotas(held);
+  absl::flat_hash_set<PageRecord*> seen;  // a page that was fetched twice waits twice
   for (PageRecord* record : *taken) {
+    if (!seen.insert(record).second) continue;
     std::string parent;
     PinnedPage page = store_.PinForArchive(*record, &parent);
     // What has rotted is dropped by this, and not written.

@@ -28,6 +28,7 @@ namespace oscarkv {
 struct ArchivedPage {
   Encoding encoding = Encoding::kWide;
   uint64_t first_position = 0;
+  uint64_t stamp = 0;  // another one each time that the page is written
 };
 
 // Views stay until the call returns. `slot` is the page's blocks followed by their checksums.

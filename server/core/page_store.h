@@ -327,8 +327,8 @@ class PageStore {
 
   // page_store_archive.cc
   bool IsArchived(const Namespace& space, std::string_view key) const;
-  // With what extends it. Returns whether anything was there.
-  bool ForgetArchived(const Namespace& space, std::string_view key);
+  // With what extends it.
+  void ForgetArchived(const Namespace& space, std::string_view key);
   // Empty when the page has gone, or is archived. `parent` becomes the parent's key.
   PinnedPage PinForArchive(PageRecord& record, std::string* parent)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);

@@ -15,10 +15,8 @@ bool PageStore::IsArchived(const Namespace& space, std::string_view key) const {
   return archive_ != nullptr && archive_->Find(space, key).has_value();
 }
 
-bool PageStore::ForgetArchived(const Namespace& space, std::string_view key) {
-  if (archive_->ForgetTree(space, key) == 0) return false;
-  archive_queue_->Nudge();
-  return true;
+void PageStore::ForgetArchived(const Namespace& space, std::string_view key) {
+  if (archive_->ForgetTree(space, key) > 0) archive_queue_->Nudge();
 }
 
 uint64_t PageStore::ClearArchive(const Namespace& space) {
@@ -124,10 +122,13 @@ PinnedPage PageStore::EnterLoaded(const Namespace& space, const Loading& loading
   PageRecord* parent = nullptr;
   if (!read.parent.empty())
     index_.Read(index_.Probe(space, read.parent), [&](PageRecord& record) { parent = &record; });
-  const bool fits = parent == nullptr
-                        ? read.parent.empty()
-                        : parent->first_position + space.page_tokens() == read.page.first_position;
   const bool there = index_.Read(probe, [](PageRecord&) {});
+  // Deleted or replaced while it was read: it may be served, but is not to come back.
+  const std::optional<ArchivedPage> archived = archive_->Find(space, loading.key);
+  const bool current = archived.has_value() && archived->stamp == read.page.stamp;
+  const bool fits = current && (parent == nullptr ? read.parent.empty()
+                                                  : parent->first_position + space.page_tokens() ==
+                                                        read.page.first_position);
   PageRecord* record = there || !(fits || wanted) ? nullptr : records_.Allocate();
   if (record == nullptr) {
     ReleaseSlot(space, loading.slot);

@@ -138,11 +138,13 @@ std::vector<ItemStatus> PageStore::Delete(const Namespace& space,
   statuses.reserve(keys.size());
   for (const std::string_view key : keys) {
     const PageProbe probe = index_.Probe(space, key);
+    // The archive first: what was read from it before is in memory by now, or never will be.
+    const bool archived = IsArchived(space, key);
+    if (archive_ != nullptr) ForgetArchived(space, key);
     PinnedPage page;
     index_.Read(probe, [&](PageRecord& record) { page = MakePinned(record); });
     const bool removed =
         page && RemoveTree(*page.record_, RemoveReason::kDeleted, RemoveReason::kDeleted);
-    const bool archived = archive_ != nullptr && ForgetArchived(space, key);
     statuses.push_back(removed || archived ? ItemStatus::kOk : AbsentStatus(probe));
   }
   return statuses;

@@ -15,7 +15,7 @@ constexpr size_t kIdleBuffersMax = 4;
 std::optional<ArchivedPage> DiskArchive::Find(const Namespace& space, std::string_view key) const {
   const std::optional<DiskPage> page = store_->Find(space.fingerprint(), key);
   if (!page.has_value()) return std::nullopt;
-  return ArchivedPage{page->encoding, page->first_position};
+  return ArchivedPage{page->encoding, page->first_position, page->sequence};
 }
 
 bool DiskArchive::Forget(const Namespace& space, std::string_view key) {
@@ -114,7 +114,7 @@ void DiskArchive::Read(const Namespace& space, std::span<ArchiveRead> reads) {
     }
     std::memcpy(read.slot.data(), get.body.data(), get.body.size());
     read.parent = std::string(get.header.parent);
-    read.page = {get.header.encoding, get.header.first_position};
+    read.page = {get.header.encoding, get.header.first_position, get.header.sequence};
   }
   ReturnBuffer(std::move(buffer));
 }

@@ -32,7 +32,7 @@ const DiskPlace* DiskIndex::Find(std::string_view fingerprint, std::string_view 
   return place == places_.end() ? nullptr : &*place;
 }
 
-void DiskIndex::Append(uint32_t segment, const PageHeader& header) {
+DiskPlace DiskIndex::Append(uint32_t segment, const PageHeader& header) {
   DiskSegmentPages& pages = segments_[segment];
   const DiskPlace place{segment, static_cast<uint32_t>(pages.entries.size())};
   DiskEntry& entry = pages.entries.emplace_back();
@@ -43,9 +43,11 @@ void DiskIndex::Append(uint32_t segment, const PageHeader& header) {
   entry.body_bytes = header.body_bytes;
   entry.first_position = header.first_position;
   entry.sequence = header.sequence;
+  DiskPlace older;
   if (const auto other = places_.find(Name{entry.space, header.key}); other != places_.end()) {
-    if (At(*other).sequence > entry.sequence) return;
-    Erase(*other);
+    if (At(*other).sequence > entry.sequence) return place;
+    older = *other;
+    Erase(older);
   }
   entry.live = true;
   places_.insert(place);
@@ -57,6 +59,7 @@ void DiskIndex::Append(uint32_t segment, const PageHeader& header) {
   pages.live_bytes += RecordBytes(entry.body_bytes);
   live_bytes_ += RecordBytes(entry.body_bytes);
   live_bytes_of_[entry.space] += RecordBytes(entry.body_bytes);
+  return older;
 }
 
 uint64_t DiskIndex::LiveBytesOf(std::string_view fingerprint) const {

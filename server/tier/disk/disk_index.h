@@ -71,8 +71,9 @@ class DiskIndex {
   const DiskSegmentPages& segment(uint32_t segment) const { return segments_[segment]; }
 
   // Appends the page as the next entry of its segment; of two with one key the one with the higher
-  // sequence stays.
-  void Append(uint32_t segment, const PageHeader& header);
+  // sequence stays. Returns the place of the other, which is still on the device and would come
+  // back if this one were removed; none if there was none.
+  DiskPlace Append(uint32_t segment, const PageHeader& header);
   // Appends an entry that holds no page.
   void AppendGap(uint32_t segment) { segments_[segment].entries.emplace_back(); }
   // Takes a live page out.

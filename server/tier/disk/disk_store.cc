@@ -25,7 +25,7 @@ std::string Name(std::string_view key) {
 }
 
 DiskPage PageOf(const DiskEntry& entry) {
-  return {entry.encoding, entry.first_position, entry.body_bytes};
+  return {entry.encoding, entry.first_position, entry.body_bytes, entry.sequence};
 }
 
 }  // namespace

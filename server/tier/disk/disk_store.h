@@ -76,6 +76,7 @@ struct DiskPage {
   Encoding encoding = Encoding::kWide;
   uint64_t first_position = 0;
   uint64_t body_bytes = 0;
+  uint64_t sequence = 0;  // rises with every page written
 };
 
 struct ListedDiskPage {

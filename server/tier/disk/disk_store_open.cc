@@ -64,6 +64,9 @@ struct DiskStore::Recovery {
   DiskStoreStats& stats;
   uint64_t sequence_max = 0;
   absl::flat_hash_map<uint64_t, Link> links = {};  // [hash of the page's name]
+  // Whole, but not to be found: older copies of pages that are there, and orphans. They would come
+  // back once the newer copy is removed, or what they extend is stored again.
+  std::vector<DiskPlace> unwanted = {};
 
   // Segments that have been started, by generation.
   std::vector<Found> FindSegments() {
@@ -173,7 +176,8 @@ struct DiskStore::Recovery {
 
   void Enter(uint32_t segment, uint32_t entry, const PageHeader& header) {
     while (index.segment(segment).entries.size() < entry) index.AppendGap(segment);
-    index.Append(segment, header);
+    const DiskPlace older = index.Append(segment, header);
+    if (!older.is_none()) unwanted.push_back(older);
     if (!index.At({segment, entry}).live) return;
     const uint64_t parent = header.parent.empty() ? 0 : HashOf(header.fingerprint, header.parent);
     links[HashOf(header.fingerprint, header.key)] = {{segment, entry}, parent};
@@ -208,6 +212,7 @@ struct DiskStore::Recovery {
     for (const auto& [name, link] : links) {
       if (reached[name]) continue;
       index.Erase(link.place);
+      unwanted.push_back(link.place);
       ++stats.orphan_pages;
     }
   }
@@ -240,6 +245,8 @@ absl::Status DiskStore::Recover() {
       stats_.last_error = std::string(status.message());
   }
   recovery.DropOrphans();
+  for (const DiskPlace& place : recovery.unwanted)
+    removals_.push_back({place, segments_[place.segment].generation});
   next_generation_ += kCounterJump;
   next_sequence_ = recovery.sequence_max + kCounterJump;
   stats_.recovered_pages = index_.pages();

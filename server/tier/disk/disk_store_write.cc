@@ -194,10 +194,11 @@ absl::Status DiskStore::Publish() {
   durable_ = written_;
   absl::MutexLock lock(&mutex_);
   for (const Staged& page : unpublished_) {
-    index_.Append(*active_, page.header);
+    const DiskPlace older = index_.Append(*active_, page.header);
     if (page.put == nullptr) {
-      ++stats_.rewritten_pages;
+      ++stats_.rewritten_pages;  // the older one's segment is about to be void
     } else {
+      if (!older.is_none()) removals_.push_back({older, segments_[older.segment].generation});
       ++stats_.written_pages;
       stats_.written_body_bytes += page.header.body_bytes;
     }

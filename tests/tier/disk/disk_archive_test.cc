@@ -33,8 +33,10 @@ class DiskArchiveTest : public StoreTest {
     ASSERT_OK(disk);
     auto tier = std::make_unique<FaultyTier>(std::make_unique<FakeTier>(pages * kWideSlotBytes));
     tier_ = tier.get();
-    auto store = PageStore::Create(options, std::move(tier), nullptr, clock_, nullptr,
-                                   std::make_unique<DiskArchive>(*std::move(disk)));
+    auto archive = std::make_unique<DiskArchive>(*std::move(disk));
+    archive_ = archive.get();
+    auto store =
+        PageStore::Create(options, std::move(tier), nullptr, clock_, nullptr, std::move(archive));
     ASSERT_OK(store);
     store_ = *std::move(store);
     auto space = store_->OpenNamespace(SmallSpec(), true);
@@ -66,6 +68,7 @@ class DiskArchiveTest : public StoreTest {
 
   ScopedFolder folder_{ScopedFolder::Where::kMemory};
   FaultyIo* io_ = nullptr;
+  DiskArchive* archive_ = nullptr;  // the store's
 };
 
 TEST_F(DiskArchiveTest, EvictedPagesAreFoundOnDiskAndComeBack) {
@@ -194,6 +197,53 @@ TEST_F(DiskArchiveTest, APageDeletedWhileItIsWrittenStaysAway) {
   EXPECT_TRUE(deleted);
   EXPECT_EQ(Prefix(chain), 0u);
   EXPECT_EQ(store().Stats().tiers.back().reserved_slots, 0u);
+}
+
+TEST_F(DiskArchiveTest, APageDeletedWhileItIsReadIsServedAndStaysAway) {
+  OpenWith(16);
+  const std::vector<TestItem> chain = Chain(space(), 0, 3);
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  WriteAll();
+  OpenWith(16);
+  bool deleted = false;
+  io_->OnRun([&] {
+    if (std::exchange(deleted, true)) return;
+    const std::string_view key = chain[0].key;
+    EXPECT_EQ(store().Delete(space(), {&key, 1})[0], ItemStatus::kOk);
+  });
+  EXPECT_EQ(Fetch(chain), ItemStatus::kOk);
+  io_->OnRun(nullptr);
+  EXPECT_TRUE(deleted);
+  EXPECT_EQ(Prefix(chain), 0u);
+  EXPECT_EQ(store().Stats().pages, 0u);
+  EXPECT_EQ(store().Stats().detached_pages, 0u);
+}
+
+TEST_F(DiskArchiveTest, APageThatWaitsTwiceIsWrittenOnceAndStaysAwayOnceDeleted) {
+  OpenWith(16, {.archive_admission = ArchiveAdmission::kFetched});
+  const std::vector<TestItem> chain = Chain(space(), 0, 2);
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  const std::vector<std::string_view> keys = KeysOf(chain);
+  store().Touch(space(), keys);
+  store().Touch(space(), keys);
+  WriteAll();
+  EXPECT_EQ(store().Stats().archive.written_pages, 2u);
+  EXPECT_EQ(store().Delete(space(), {keys.data(), 1})[0], ItemStatus::kOk);
+  WriteAll();
+  OpenWith(16);
+  EXPECT_EQ(Prefix(chain), 0u);
+}
+
+TEST_F(DiskArchiveTest, DeletingAPageThatIsNotThereSaysSoWhateverExtendsIt) {
+  OpenWith(16);
+  const std::vector<TestItem> chain = Chain(space(), 0, 2);
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  WriteAll();
+  OpenWith(16);
+  archive_->Forget(space(), chain[0].key);
+  const std::string_view key = chain[0].key;
+  EXPECT_EQ(store().Delete(space(), {&key, 1})[0], ItemStatus::kMiss);
+  EXPECT_EQ(TierOf(chain[1]), TierKind{});
 }
 
 TEST_F(DiskArchiveTest, APutReplacesWhatIsArchived) {

@@ -323,6 +323,20 @@ TEST_F(DiskStoreTest, PagesWhoseAncestorsAreGoneAreDroppedAtOpening) {
   EXPECT_FALSE(Holds(4));
 }
 
+TEST_F(DiskStoreTest, OrphansDoNotComeBackWithWhatTheyExtend) {
+  TestDiskPage parent(1, 1000);
+  TestDiskPage child(2, 1000);
+  child.parent = parent.key;
+  ASSERT_OK(WriteOne(*store_, child));
+  Reopen();
+  EXPECT_EQ(store_->Stats().orphan_pages, 1u);
+  ASSERT_OK(WriteOne(*store_, parent));
+  Reopen();
+  EXPECT_EQ(store_->Stats().orphan_pages, 0u);
+  EXPECT_TRUE(store_->Find(TestFingerprint(), parent.key).has_value());
+  EXPECT_FALSE(store_->Find(TestFingerprint(), child.key).has_value());
+}
+
 TEST_F(DiskStoreTest, PagesThatExtendEachOtherInACircleAreOrphans) {
   TestDiskPage a(1, 100);
   TestDiskPage b(2, 100);
