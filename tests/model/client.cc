@@ -1,0 +1,295 @@
+#include "tests/model/client.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "gtest/gtest.h"
+
+namespace oscarkv::testing {
+namespace {
+
+constexpr size_t kHeldMax = 6;
+constexpr size_t kPutsMax = 5;
+constexpr size_t kCopiesMax = 4;
+constexpr uint64_t kSeeds = 4;  // of the bytes of a page: writers disagree now and then
+
+}  // namespace
+
+std::span<const Client::Operation> Client::Operations() {
+  static constexpr Operation kOperations[] = {
+      {"begin a put", 30, &Client::BeginPut},
+      {"finish a put", 26, &Client::FinishPut},
+      {"fetch", 14, &Client::Fetch},
+      {"let go of a page", 6, &Client::LetGo},
+      {"lookup", 6, &Client::Lookup},
+      {"lease", 5, &Client::Lease},
+      {"release a lease", 3, &Client::ReleaseLease},
+      {"touch", 12, &Client::Touch},
+      {"delete", 2, &Client::Delete},
+      {"end the session", 1, &Client::EndSession},
+      {"drop all puts", 1, &Client::DropPuts},
+      {"read a copy", 8, &Client::ReadCopy},
+  };
+  return kOperations;
+}
+
+Client::Client(World& world, Book& book, uint64_t seed)
+    : world_(world), book_(book), random_(seed) {
+  OpenSession();
+}
+
+void Client::Step() {
+  const std::span<const Operation> operations = Operations();
+  int weights = 0;
+  for (const Operation& operation : operations) weights += operation.weight;
+  auto draw = static_cast<int>(random_.Below(static_cast<size_t>(weights)));
+  for (const Operation& operation : operations) {
+    draw -= operation.weight;
+    if (draw < 0) {
+      Tell("client ", session_, ": ", operation.name);
+      return (this->*operation.run)();
+    }
+  }
+}
+
+void Client::LetGoOfAll() {
+  held_.clear();
+  puts_.clear();
+  held_copies_.clear();
+}
+void Client::OpenSession() { session_ = store().OpenSession("model"); }
+void Client::CloseSession() {
+  ASSERT_TRUE(store().CloseSession(session_));
+  book_.EndLeasesOf(session_);
+}
+
+// --- Puts ---
+
+void Client::BeginPut() {
+  const Book::Node node = book_.ToPut(random_);
+  const Version version{random_.Below(kSeeds),
+                        random_.OneIn(2) ? Encoding::kWide : Encoding::kPacked};
+  TestItem wanted = book_.at(node).item;
+  wanted.encoding = version.encoding;
+  const TestPage page = MakePage(world_.space(), version.encoding, version.seed);
+  PutItem item = AsPutItem(wanted, page);
+  item.request = SomeTraits();
+  item.ends_put = random_.OneIn(3);
+  BeginPutResult begun = store().BeginPut(world_.space(), item);
+  CheckPutAnswer(node, version, begun.result.status, false);
+  if (!begun.result.ok()) return;
+  std::memcpy(begun.slot.bytes().data(), page.bytes.data(), page.bytes.size());
+  const bool spoiled = random_.OneIn(10);
+  if (spoiled) begun.slot.bytes()[random_.Below(64)] ^= std::byte{4};
+  puts_.push_back({std::move(begun.slot), node, version, spoiled, world_.flips()});
+}
+
+// What BeginPut and Commit may say, given what is known.
+void Client::CheckPutAnswer(Book::Node node, const Version& version, ItemStatus status,
+                            bool may_be_corrupt) {
+  const std::set<Version>& now = book_.at(node).now;
+  if (status == ItemStatus::kExists) {
+    ASSERT_TRUE(std::ranges::any_of(now, [&](const Version& stored) {
+      return stored.encoding != version.encoding || stored.seed == version.seed || world_.rotten();
+    }));
+  } else if (status == ItemStatus::kConflict) {
+    ASSERT_TRUE(std::ranges::any_of(now, [&](const Version& stored) {
+      return stored.encoding == version.encoding && stored.seed != version.seed;
+    }));
+  } else if (status == ItemStatus::kSkipped) {
+    ASSERT_TRUE(book_.at(node).parent.has_value());
+  } else {
+    ASSERT_TRUE(status == ItemStatus::kOk || status == ItemStatus::kNoSpace ||
+                status == ItemStatus::kQuota || (status == ItemStatus::kCorrupt && may_be_corrupt))
+        << ItemStatusName(status);
+  }
+}
+
+void Client::FinishPut() {
+  if (puts_.empty()) return;
+  std::swap(puts_[random_.Below(puts_.size())], puts_.back());
+  OpenPut put = std::move(puts_.back());
+  puts_.pop_back();
+  if (random_.OneIn(5)) return;  // the client died
+  const ItemStatus status = put.slot.Commit().status;
+  CheckPutAnswer(put.node, put.version, status, put.spoiled || put.flips != world_.flips());
+  if (status != ItemStatus::kOk) return;
+  ASSERT_FALSE(put.spoiled);
+  // In memory, whatever extended an older page of this key went with it.
+  if (!world_.has_disk()) book_.Gone(put.node);
+  book_.Stored(put.node, put.version);
+}
+
+void Client::DropPuts() {
+  if (puts_.size() > kPutsMax) puts_.clear();
+}
+
+// --- Reads ---
+
+std::optional<Version> Client::VersionOf(ByteView bytes, Encoding encoding,
+                                         const std::set<Version>& allowed) const {
+  for (const Version& version : allowed) {
+    if (version.encoding != encoding) continue;
+    if (std::ranges::equal(bytes, MakePage(world_.space(), encoding, version.seed).bytes))
+      return version;
+  }
+  return std::nullopt;
+}
+
+void Client::Fetch() {
+  const std::vector<Book::Node> path = book_.PathTo(book_.Any(random_));
+  const size_t first = random_.Below(path.size());
+  const std::vector<std::string_view> keys = book_.KeysAt(path);
+  const Book::Node node = path[first];
+  std::set<Version> allowed = book_.at(node).now;
+  const uint64_t changes = book_.changes();
+  const uint64_t flips = world_.flips();
+  book_.SetBusy(node);
+  PinResult pin = store().Pin(world_.space(), keys[first]);
+  if (pin.archived)
+    pin = store().Load(world_.space(), std::span<const std::string_view>(keys).subspan(first));
+  book_.SetBusy(std::nullopt);
+  // Others may have had their turn while the disk was read.
+  const bool meanwhile = changes != book_.changes();
+  allowed.insert(book_.at(node).now.begin(), book_.at(node).now.end());
+  if (pin.status != ItemStatus::kOk) {
+    ASSERT_TRUE(meanwhile || world_.rotten() || !book_.IsLeased(node))
+        << ItemStatusName(pin.status);
+    if (!meanwhile && pin.status != ItemStatus::kBusy) book_.Missed(node);
+    return;
+  }
+  ASSERT_FALSE(allowed.empty()) << "page " << node << ": a page that is not there was found";
+  const auto bytes = pin.page.VerifiedPage();
+  if (!bytes.ok()) {
+    ASSERT_TRUE(world_.rotten()) << bytes.status();
+    book_.DropLeasesOf(node);
+    book_.Gone(node);
+    return;
+  }
+  const std::optional<Version> version = VersionOf(*bytes, pin.page.meta().encoding, allowed);
+  ASSERT_TRUE(version.has_value()) << "wrong bytes";
+  ASSERT_EQ(pin.page.meta().first_position, book_.at(node).item.first_position);
+  ++pages_checked_;
+  if (!meanwhile) book_.at(node).now = {*version};
+  if (random_.OneIn(3) && held_.size() < kHeldMax)
+    held_.push_back({std::move(pin.page), *version, flips});
+}
+
+void Client::LetGo() {
+  if (held_.empty()) return;
+  std::swap(held_[random_.Below(held_.size())], held_.back());
+  HeldPage& held = held_.back();
+  // Deleted, evicted, cleared, stored anew: the bytes are those of the pin.
+  const auto bytes = held.page.VerifiedPage();
+  if (bytes.ok()) {
+    EXPECT_TRUE(VersionOf(*bytes, held.page.meta().encoding, {held.version}).has_value())
+        << "the bytes changed under a reader";
+  } else {
+    EXPECT_NE(held.flips, world_.flips()) << bytes.status();
+  }
+  held_.pop_back();
+}
+
+void Client::LookUp(bool lease) {
+  const std::vector<Book::Node> path = book_.PathTo(book_.Any(random_));
+  const std::vector<std::string_view> keys = book_.KeysAt(path);
+  const absl::Duration life = absl::Seconds(1 + random_.Below(60));
+  const absl::Duration before = world_.clock().Now();
+  const LookupResult found =
+      store().Lookup(world_.space(),
+                     {.keys = keys, .lease_session = lease ? session_ : 0, .lease_duration = life});
+  ASSERT_EQ(found.pages.size(), found.prefix_pages);
+  Book::Lease granted{found.lease, session_, before + std::min(life, absl::Seconds(50)), {}};
+  for (size_t i = 0; i < path.size(); ++i) {
+    const bool hit = i < found.prefix_pages;
+    // Only pages found in memory are leased. What follows the first miss was not looked for.
+    ASSERT_TRUE(i != found.prefix_pages || world_.rotten() || !book_.IsLeased(path[i]));
+    ASSERT_TRUE(!hit || !book_.at(path[i]).now.empty()) << "page " << path[i] << ": "
+                                                        << "a page that is not there was found";
+    if (hit && found.pages[i].meta.tier != TierKind::kDisk) granted.nodes.push_back(path[i]);
+  }
+  if (found.prefix_pages < path.size()) {
+    const Book::Node hole = path[found.prefix_pages];
+    // In memory there are no holes: nothing below it is stored.
+    if (world_.has_disk())
+      book_.Missed(hole);
+    else
+      book_.Gone(hole);
+  }
+  if (found.lease != 0) book_.leases().push_back(std::move(granted));
+}
+
+void Client::ReleaseLease() {
+  std::vector<Book::Lease>& leases = book_.leases();
+  if (leases.empty()) return;
+  const size_t nth = random_.Below(leases.size());
+  const ItemStatus status = store().ReleaseLease(leases[nth].lease);
+  ASSERT_TRUE(status == ItemStatus::kOk || leases[nth].end <= world_.clock().Now());
+  leases.erase(leases.begin() + static_cast<std::ptrdiff_t>(nth));
+}
+
+void Client::EndSession() {
+  CloseSession();
+  OpenSession();
+}
+
+// --- Others ---
+
+// Hints of all kinds; a page in eight is pinned, or let go again.
+RequestTraits Client::SomeTraits() {
+  return {.number = random_.Below(40),
+          .new_tokens = random_.Below(20'000),
+          .output_tokens = static_cast<uint32_t>(random_.Below(600)),
+          .reuse = static_cast<ReuseHint>(random_.Below(kReuseHints)),
+          .residency = !random_.OneIn(4)   ? Residency::kUnspecified
+                       : !random_.OneIn(2) ? Residency::kPinned
+                                           : static_cast<Residency>(random_.Below(3)),
+          .priority = static_cast<int8_t>(random_.Below(5) - 2)};
+}
+
+void Client::Touch() {
+  store().Touch(world_.space(), book_.KeysAt(book_.PathTo(book_.Likely(random_))), SomeTraits());
+}
+
+void Client::Delete() {
+  const Book::Node node = book_.Any(random_);
+  const std::string_view key = book_.at(node).item.key;
+  const ItemStatus status = store().Delete(world_.space(), {&key, 1})[0];
+  ASSERT_TRUE(status != ItemStatus::kOk || !book_.at(node).now.empty());
+  ASSERT_TRUE(status == ItemStatus::kOk || world_.rotten() || !book_.IsLeased(node));
+  book_.DropLeasesOf(node);
+  book_.Gone(node);
+}
+
+void Client::ReadCopy() {
+  if (world_.gpu() == nullptr) return;
+  const Book::Node node = book_.Likely(random_);
+  const PinResult pin = store().Pin(world_.space(), book_.at(node).item.key);
+  if (pin.status != ItemStatus::kOk) return;
+  PinnedCopy copy = store().PinCopy(pin.page);
+  if (!copy) return;
+  held_copies_.push_back({std::move(copy), book_.at(node).now});
+  CheckCopy(held_copies_.back());
+  // Whatever becomes of the page, now or later.
+  const size_t other = random_.Below(held_copies_.size());
+  CheckCopy(held_copies_[other]);
+  if (held_copies_.size() < kCopiesMax) return;
+  std::swap(held_copies_[other], held_copies_.back());
+  held_copies_.pop_back();
+}
+
+void Client::CheckCopy(const HeldCopy& held) {
+  std::vector<std::byte> bytes(held.copy.slot().bytes);
+  auto pending = world_.gpu()->CopyOut(held.copy.slot(), bytes);
+  if (!pending.ok() || !(*pending)->Wait().ok()) return;  // an injected fault
+  ++copies_checked_;
+  EXPECT_TRUE(std::ranges::any_of(held.versions, [&](const Version& version) {
+    const std::vector<std::byte> expected =
+        MakePage(world_.space(), version.encoding, version.seed).bytes;
+    return expected.size() <= bytes.size() &&
+           std::ranges::equal(expected, std::span(bytes).first(expected.size()));
+  })) << "wrong bytes in a copy";
+}
+
+}  // namespace oscarkv::testing

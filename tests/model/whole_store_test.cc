@@ -1,0 +1,228 @@
+// The whole store against a plain map: many clients, host memory, copies on a device and an archive
+// on disk, faults in each of them, and the death of the process. What must hold:
+//   * A read returns the bytes that were written, or an honest miss: never other bytes, never a
+//     page that was deleted, cleared or never stored. After a crash, what was on disk: the latest
+//     that is durable there where the device is sound, perhaps an older one where it is not.
+//   * A page that was durable is there after a crash, where the device is sound.
+//   * What is leased or being read is there, and does not change.
+//   * Space adds up after every step, and no tier holds more than it may.
+//   * After all is let go nothing is held, and Clear brings all memory back.
+//
+// Everything follows from a seed: what the store lies in, which faults there are, what happens.
+// A failure names its seed; --seed=N replays it, --seeds=N runs that many, --steps=N makes them
+// longer, --trace says what happens.
+#include <cinttypes>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "gtest/gtest.h"
+
+#include "tests/model/client.h"
+#include "tests/model/world.h"
+
+namespace oscarkv::testing {
+namespace {
+
+constexpr uint64_t kClients = 3;
+constexpr uint64_t kRoots = 12;
+
+struct Arguments {
+  uint64_t seed = 0;  // 0: some, at random
+  uint64_t seeds = 5000;
+  uint64_t steps = 400;
+};
+Arguments& GetArguments() {
+  static Arguments arguments;
+  return arguments;
+}
+
+struct WorldOperation {
+  const char* name;
+  int weight;  // in 400
+  void (World::*run)();
+};
+// To add an operation: write a method of World and give it a line here.
+constexpr WorldOperation kWorldOperations[] = {
+    {"copies move", 40, &World::MoveCopies},
+    {"pages are written to disk", 40, &World::WriteSome},
+    {"all is written to disk", 2, &World::WriteAll},
+    {"time passes", 8, &World::PassTime},
+    {"a reservation fails", 4, &World::FailReservation},
+    {"a bit flips in memory", 1, &World::FlipBit},
+    {"scrub", 2, &World::Scrub},
+    {"clear", 1, &World::Clear},
+    {"the GPU fails", 4, &World::FailDevice},
+    {"the disk's faults change", 4, &World::ChangeDiskFaults},
+    {"others fill the disk", 8, &World::FloodDisk},
+    {"the catalog", 4, &World::SaveInCatalog},
+};
+constexpr size_t kWeights = 400;
+
+// One run: clients that share a book take turns.
+class ModelRun {
+ public:
+  explicit ModelRun(uint64_t seed)
+      : world_(seed, Profile::Of(seed)), book_(world_.space(), 0, kRoots) {
+    world_.Attach(&book_);
+    for (uint64_t i = 0; i < kClients; ++i)
+      clients_.push_back(std::make_unique<Client>(world_, book_, world_.random().Number()));
+    // While a disk reads or writes, others go on.
+    world_.OnDisk([this] {
+      if (nested_ || !world_.random().OneIn(2)) return;
+      nested_ = true;
+      AnyClient().Step();
+      nested_ = false;
+    });
+  }
+
+  void Step() {
+    size_t draw = world_.random().Below(kWeights);
+    for (const WorldOperation& operation : kWorldOperations) {
+      if (draw < static_cast<size_t>(operation.weight)) {
+        Tell(operation.name);
+        return (world_.*operation.run)();
+      }
+      draw -= static_cast<size_t>(operation.weight);
+    }
+    if (draw < 2) return Die();
+    AnyClient().Step();
+  }
+
+  void Check() {
+    size_t puts = 0;
+    size_t copies = 0;
+    for (const auto& client : clients_) {
+      puts += client->open_puts();
+      copies += client->held_copies();
+    }
+    world_.CheckSpace(puts, book_.leases().size(), copies);
+  }
+
+  void End(std::map<std::string, uint64_t>* seen) {
+    world_.AddTo(seen);
+    (*seen)["restarts"] += world_.restarts();
+    for (const auto& client : clients_) {
+      (*seen)["pages checked"] += client->pages_checked();
+      (*seen)["copies checked"] += client->copies_checked();
+      client->LetGoOfAll();
+      client->CloseSession();
+    }
+    world_.CheckNothingHeld();
+  }
+
+ private:
+  Client& AnyClient() { return *clients_[world_.random().Below(clients_.size())]; }
+
+  // The process dies: in good order, or in the middle of something.
+  void Die() {
+    Tell("the process dies");
+    nested_ = true;  // nobody else's turn
+    const auto let_go = [this] {
+      for (const auto& client : clients_) client->LetGoOfAll();
+    };
+    let_go();
+    if (world_.random().OneIn(4)) {
+      world_.Restart();
+    } else {
+      world_.Crash([&] {
+        if (world_.random().OneIn(2)) world_.WriteSome();
+        AnyClient().Step();
+        world_.WriteSome();
+        let_go();
+      });
+    }
+    nested_ = false;
+    for (const auto& client : clients_) client->OpenSession();
+  }
+
+  World world_;
+  Book book_;
+  std::vector<std::unique_ptr<Client>> clients_;
+  bool nested_ = false;
+};
+
+TEST(WholeStoreTest, RandomOperationsAgreeWithAMap) {
+  const auto [only, seeds, steps] = GetArguments();
+  const uint64_t first = only != 0 ? only : 1 + std::random_device{}() % 1'000'000;
+  const uint64_t runs = only != 0 ? 1 : seeds;
+  std::printf("[    seeds ] %" PRIu64 " of %" PRIu64 " steps from --seed=%" PRIu64 "\n", runs,
+              steps, first);
+  std::fflush(stdout);
+  std::map<std::string, uint64_t> seen;
+  for (uint64_t seed = first; seed < first + runs; ++seed) {
+    SCOPED_TRACE(absl::StrCat("--seed=", seed, ": ", Profile::Of(seed).Describe()));
+    ModelRun run(seed);
+    for (uint64_t step = 0; step < steps; ++step) {
+      run.Step();
+      run.Check();
+      if (HasFailure()) FAIL() << "at step " << step;
+    }
+    run.End(&seen);
+    if (HasFailure()) FAIL() << "at the end";
+  }
+  if (only != 0) {
+    for (const auto& [name, count] : seen) std::printf("%10" PRIu64 " %s\n", count, name.c_str());
+  }
+  if (runs < Arguments{}.seeds) return;
+  // The runs were not idle ones: everything that can happen did.
+  for (const char* name : {"oscarkv_puts_total OK",
+                           "oscarkv_puts_total EXISTS",
+                           "oscarkv_puts_total CONFLICT",
+                           "oscarkv_puts_total SKIPPED",
+                           "oscarkv_puts_total CORRUPT",
+                           "oscarkv_puts_total NO_SPACE",
+                           "oscarkv_leases_granted_total",
+                           "oscarkv_leases_expired_total",
+                           "oscarkv_leases_orphaned_total",
+                           "oscarkv_moved_pages_total",
+                           "oscarkv_corrupt_pages_total",
+                           "oscarkv_gpu_tier_copied_pages_total",
+                           "oscarkv_gpu_tier_failed_pages_total",
+                           "oscarkv_disk_written_pages_total",
+                           "oscarkv_disk_loaded_pages_total",
+                           "oscarkv_disk_reclaimed_pages_total",
+                           "oscarkv_disk_corrupt_pages_total",
+                           "oscarkv_disk_failed_writes_total",
+                           "oscarkv_disk_failed_reads_total",
+                           "restarts",
+                           "pages checked",
+                           "copies checked"})
+    EXPECT_GT(seen[name], 0u) << name;
+  for (size_t reason = 0; reason < kRemoveReasons; ++reason) {
+    const std::string name(RemoveReasonName(static_cast<RemoveReason>(reason)));
+    EXPECT_GT(seen["oscarkv_removed_pages_total " + name], 0u) << name;
+  }
+}
+
+}  // namespace
+}  // namespace oscarkv::testing
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view text = argv[i];
+    auto& arguments = oscarkv::testing::GetArguments();
+    const bool known =
+        text == "--trace" ||
+        (absl::ConsumePrefix(&text, "--seed=") && absl::SimpleAtoi(text, &arguments.seed)) ||
+        (absl::ConsumePrefix(&text, "--seeds=") && absl::SimpleAtoi(text, &arguments.seeds)) ||
+        (absl::ConsumePrefix(&text, "--steps=") && absl::SimpleAtoi(text, &arguments.steps));
+    if (text == "--trace") oscarkv::testing::Tracing() = true;
+    if (!known) {
+      std::fprintf(
+          stderr,
+          "usage: whole_store_test [--seed=N] [--seeds=N] [--steps=N] [--trace]; found %s\n",
+          argv[i]);
+      return 2;
+    }
+  }
+  return RUN_ALL_TESTS();
+}
