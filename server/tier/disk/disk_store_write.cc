@@ -194,8 +194,13 @@ absl::Status DiskStore::Publish() {
   durable_ = written_;
   absl::MutexLock lock(&mutex_);
   for (const Staged& page : unpublished_) {
+    const bool kept = page.put == nullptr;
+    // Forgotten while its bytes were written again: they are not to bring it back.
+    const bool forgotten = kept && index_.Find(page.header.fingerprint, page.header.key) == nullptr;
     const DiskPlace older = index_.Append(*active_, page.header);
-    if (page.put == nullptr) {
+    if (forgotten) {
+      ForgetPlace(*index_.Find(page.header.fingerprint, page.header.key));
+    } else if (kept) {
       ++stats_.rewritten_pages;  // the older one's segment is about to be void
     } else {
       if (!older.is_none()) removals_.push_back({older, segments_[older.segment].generation});

@@ -217,6 +217,41 @@ TEST_F(DiskStoreTest, WhatWasReadIsKeptOnceAndWriteAmplificationIsBounded) {
   EXPECT_GT(stats.rewritten_pages, stats.written_pages / 8);
 }
 
+TEST_F(DiskStoreTest, APageThatIsForgottenWhileItIsKeptStaysAway) {
+  const auto fill = [this](uint64_t stop) {
+    WriteMany(0, 3);
+    ASSERT_OK(ReadOne(*store_, TestKey(1)).status);
+    for (uint64_t i = 3; i < stop; ++i) WriteMany(i, i + 1);
+  };
+  // The write that makes room, and writes page 1 again for it.
+  fill(3);
+  uint64_t last = 3;
+  for (; store_->Stats().rewritten_pages == 0; ++last) WriteMany(last, last + 1);
+  // At each of its steps.
+  int forgotten = 0;
+  int steps = 1;
+  for (int at = 0; at < steps; ++at) {
+    const ScopedFolder folder;
+    options_ = TestOptions(folder.path());
+    Reopen();
+    fill(last - 1);
+    steps = 0;
+    io_->OnRun([&] {
+      if (steps++ == at) forgotten += store_->Forget(TestFingerprint(), TestKey(1)) ? 1 : 0;
+    });
+    WriteMany(last - 1, last);
+    io_->OnRun(nullptr);
+    EXPECT_FALSE(Holds(1)) << "step " << at;
+    ASSERT_OK(store_->WriteRemovals());
+    Reopen();
+    EXPECT_FALSE(Holds(1)) << "after opening, step " << at;
+    EXPECT_EQ(ReadOne(*store_, TestKey(last - 1)).body, BodyOf(last - 1, kBytes));
+    store_.reset();
+  }
+  EXPECT_EQ(forgotten, steps);
+  EXPECT_GT(steps, 3);
+}
+
 TEST_F(DiskStoreTest, ASparseSegmentGoesFirst) {
   WriteMany(0, 2 * kPagesPerSegment);
   for (uint64_t i = kPagesPerSegment; i < 2 * kPagesPerSegment - 1; ++i)
