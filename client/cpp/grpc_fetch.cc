@@ -6,8 +6,8 @@
 #include "absl/strings/str_cat.h"
 
 #include "client/cpp/bulk_call.h"
-#include "client/cpp/page_path.h"
-#include "proto/convert/convert.h"
+#include "client/cpp/page_calls.h"
+#include "kernels/base/status_macros.h"
 #include "proto/convert/data_frames.h"
 
 namespace oscarkv::client {
@@ -58,16 +58,10 @@ class GrpcFetch {
   bool stopped() const { return !taken_.sink.ok() || taken_.stop != ItemStatus::kOk; }
 
   v1::GetRequest MakeRequest(size_t count) const {
-    const FetchRequest& asked = wanted_.request;
     v1::GetRequest request;
-    *request.mutable_scope() = space_.MakeScope();
-    for (const std::string& key : asked.keys.subspan(next(), count)) request.add_keys(key);
-    request.set_form(asked.decoded ? v1::DECODED : v1::STORED);
-    request.set_lease_id(asked.lease_id);
+    AskForPages(space_, wanted_, next(), count, &request);
+    request.set_form(wanted_.request.decoded ? v1::DECODED : v1::STORED);
     request.set_stop_at_first_miss(true);
-    *request.mutable_hints() = ToProto(asked.hints);
-    request.set_first_layer(wanted_.layers.first);
-    request.set_layers(wanted_.layers.count);
     request.set_first_head(wanted_.heads.first);
     request.set_heads(wanted_.heads.count);
     request.set_data_in_items(true);
@@ -100,21 +94,11 @@ class GrpcFetch {
       taken_.stop = status;
       return absl::OkStatus();
     }
-    const absl::StatusOr<Encoding> encoding = FromProto(item.encoding());
-    if (!encoding.ok() || !space_.MayHold(*encoding)) {
-      return absl::DataLossError(absl::StrCat("page ", page, " comes in encoding ",
-                                              static_cast<int>(item.encoding()),
-                                              ", which this namespace has not"));
-    }
-    const uint64_t expected =
-        space_.codec().layout(*encoding).range_bytes(wanted_.layers, wanted_.heads);
-    const int blocks = static_cast<int>(wanted_.layers.count * wanted_.heads.count);
-    if (item.bytes() != expected || item.block_crc32c_size() != blocks) {
-      return absl::DataLossError(absl::StrCat("page ", page, ": expected ", expected, " bytes and ",
-                                              blocks, " checksums, the server sends ", item.bytes(),
-                                              " and ", item.block_crc32c_size()));
-    }
-    absl::StatusOr<MutableByteView> room = sink_.Room(next(), *encoding, wanted_.layers, expected);
+    OSCARKV_ASSIGN_OR_RETURN(
+        const Encoding encoding,
+        CheckPage(space_, wanted_, page, item.encoding(), item.bytes(), item.block_crc32c_size()));
+    absl::StatusOr<MutableByteView> room =
+        sink_.Room(next(), encoding, wanted_.layers, item.bytes());
     if (!room.ok()) {
       taken_.sink = room.status();
       return absl::OkStatus();

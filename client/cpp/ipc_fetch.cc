@@ -13,9 +13,9 @@
 #include "absl/time/clock.h"
 
 #include "client/cpp/connection.h"
+#include "client/cpp/page_calls.h"
 #include "kernels/base/host_id.h"
 #include "kernels/base/status_macros.h"
-#include "proto/convert/convert.h"
 
 namespace oscarkv::client {
 namespace {
@@ -69,11 +69,7 @@ class IpcFetch {
     if (reply.hold_id() != 0)
       hold = std::make_unique<Hold>(space_.connection(), reply.hold_id(), wanted_.deadline);
     OSCARKV_RETURN_IF_ERROR(Check(reply, asked));
-    if (reply.pages().empty()) {
-      taken_.elsewhere = reply.elsewhere();
-      if (reply.has_stop()) taken_.stop = FromProto(reply.stop().status());
-      return absl::OkStatus();
-    }
+    if (TakeAbsence(reply, &taken_)) return absl::OkStatus();
     sink_.Keep(wanted_.first, static_cast<uint32_t>(reply.pages_size()), std::move(hold));
     for (const v1::HeldPage& page : reply.pages()) {
       Take(page);
@@ -84,15 +80,9 @@ class IpcFetch {
 
  private:
   absl::Status Ask(uint64_t session, uint32_t count, v1::HoldPagesReply* reply) {
-    const FetchRequest& asked = wanted_.request;
     v1::HoldPagesRequest request;
-    *request.mutable_scope() = space_.MakeScope();
+    AskForPages(space_, wanted_, wanted_.first, count, &request);
     request.set_session_id(session);
-    for (const std::string& key : asked.keys.subspan(wanted_.first, count)) request.add_keys(key);
-    request.set_lease_id(asked.lease_id);
-    *request.mutable_hints() = ToProto(asked.hints);
-    request.set_first_layer(wanted_.layers.first);
-    request.set_layers(wanted_.layers.count);
     return space_.Call(wanted_.deadline, [&](grpc::ClientContext* context) {
       return space_.connection()->stubs().peer->HoldPages(context, request, reply);
     });
@@ -100,34 +90,22 @@ class IpcFetch {
 
   // Whether the answer makes sense, and its places lie in the memory.
   absl::Status Check(const v1::HoldPagesReply& reply, uint32_t asked) const {
-    const auto pages = static_cast<uint32_t>(reply.pages_size());
-    const bool stopped = reply.has_stop() && FromProto(reply.stop().status()) != ItemStatus::kOk;
-    const int kinds = (pages > 0 ? 1 : 0) + (reply.elsewhere() > 0 ? 1 : 0) + (stopped ? 1 : 0);
-    if (kinds != 1 || pages > asked || reply.elsewhere() > asked ||
-        (pages > 0 && reply.hold_id() == 0)) {
-      return absl::DataLossError(absl::StrCat("of ", asked, " pages the server says that it holds ",
-                                              pages, ", and has ", reply.elsewhere(),
-                                              " elsewhere"));
+    OSCARKV_RETURN_IF_ERROR(CheckLeadingPages(reply, asked));
+    if (!reply.pages().empty() && reply.hold_id() == 0)
+      return absl::DataLossError("the server names pages, and no hold that keeps them in place");
+    for (int i = 0; i < reply.pages_size(); ++i) {
+      const v1::HeldPage& page = reply.pages(i);
+      OSCARKV_RETURN_IF_ERROR(CheckPage(space_, wanted_, wanted_.first + static_cast<size_t>(i),
+                                        page.encoding(), page.bytes(), page.block_crc32c_size())
+                                  .status());
+      if (page.offset() % kBlockAlignment == 0 && page.offset() <= shared_.bytes() &&
+          page.bytes() <= shared_.bytes() - page.offset())
+        continue;
+      return absl::DataLossError(absl::StrCat("the GPU's memory has ", shared_.bytes(),
+                                              " bytes, the server says that ", page.bytes(),
+                                              " of a page are at ", page.offset()));
     }
-    for (const v1::HeldPage& page : reply.pages()) OSCARKV_RETURN_IF_ERROR(CheckPlace(page));
     return absl::OkStatus();
-  }
-  absl::Status CheckPlace(const v1::HeldPage& page) const {
-    const absl::StatusOr<Encoding> encoding = FromProto(page.encoding());
-    if (!encoding.ok() || !space_.MayHold(*encoding))
-      return absl::DataLossError("a page comes in an encoding that this namespace has not");
-    const uint64_t bytes =
-        space_.codec().layout(*encoding).range_bytes(wanted_.layers, wanted_.heads);
-    const int blocks = static_cast<int>(wanted_.layers.count * wanted_.heads.count);
-    if (page.bytes() == bytes && page.block_crc32c_size() == blocks &&
-        page.offset() % kBlockAlignment == 0 && page.offset() <= shared_.bytes() &&
-        bytes <= shared_.bytes() - page.offset()) {
-      return absl::OkStatus();
-    }
-    return absl::DataLossError(absl::StrCat("expected ", bytes, " bytes and ", blocks,
-                                            " checksums in the GPU's memory of ", shared_.bytes(),
-                                            ", the server says ", page.bytes(), " and ",
-                                            page.block_crc32c_size(), " at ", page.offset()));
   }
 
   void Take(const v1::HeldPage& page) {

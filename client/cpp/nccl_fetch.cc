@@ -12,9 +12,9 @@
 
 #include "client/cpp/connection.h"
 #include "client/cpp/device_pages.h"
+#include "client/cpp/page_calls.h"
 #include "client/cpp/peer_receiver.h"
 #include "kernels/base/status_macros.h"
-#include "proto/convert/convert.h"
 
 namespace oscarkv::client {
 namespace {
@@ -49,11 +49,7 @@ class NcclFetch {
       peer_.Break(status);
       return status;
     }
-    if (reply.pages().empty()) {
-      taken_.elsewhere = reply.elsewhere();
-      if (reply.has_stop()) taken_.stop = FromProto(reply.stop().status());
-      return absl::OkStatus();
-    }
+    if (TakeAbsence(reply, &taken_)) return absl::OkStatus();
     std::vector<uint64_t> sizes;
     for (const v1::SentPage& page : reply.pages()) sizes.push_back(page.bytes());
     OSCARKV_RETURN_IF_ERROR(peer_.Receive({peer_.epoch(), reply.sequence(), reply.pages_crc32c()},
@@ -87,17 +83,11 @@ class NcclFetch {
   }
 
   absl::Status Ask(v1::SendPagesReply* reply) {
-    const FetchRequest& asked = wanted_.request;
+    asked_ = std::min(wanted_.end - wanted_.first, space_.max_items());
     v1::SendPagesRequest request;
-    *request.mutable_scope() = space_.MakeScope();
+    AskForPages(space_, wanted_, wanted_.first, asked_, &request);
     request.set_peer_id(peer_.peer_id());
     request.set_peer_epoch(peer_.epoch());
-    asked_ = std::min(wanted_.end - wanted_.first, space_.max_items());
-    for (const std::string& key : asked.keys.subspan(wanted_.first, asked_)) request.add_keys(key);
-    request.set_lease_id(asked.lease_id);
-    *request.mutable_hints() = ToProto(asked.hints);
-    request.set_first_layer(wanted_.layers.first);
-    request.set_layers(wanted_.layers.count);
     request.set_deadline_ms(static_cast<uint32_t>(
         std::max<int64_t>(1, absl::ToInt64Milliseconds(wanted_.deadline - absl::Now()))));
     return space_.Call(wanted_.deadline, [&](grpc::ClientContext* context) {
@@ -106,31 +96,17 @@ class NcclFetch {
   }
 
   absl::Status Check(const v1::SendPagesReply& reply) const {
-    const auto pages = static_cast<uint32_t>(reply.pages_size());
-    const bool stopped = reply.has_stop() && FromProto(reply.stop().status()) != ItemStatus::kOk;
-    const int kinds = (pages > 0 ? 1 : 0) + (reply.elsewhere() > 0 ? 1 : 0) + (stopped ? 1 : 0);
-    if (kinds != 1 || pages > asked_ || reply.elsewhere() > asked_) {
-      return absl::DataLossError(absl::StrCat("of ", asked_,
-                                              " pages the server says that it sends ", pages,
-                                              ", and has ", reply.elsewhere(), " elsewhere"));
-    }
+    OSCARKV_RETURN_IF_ERROR(CheckLeadingPages(reply, asked_));
     uint64_t all = 0;
-    for (const v1::SentPage& page : reply.pages()) {
-      const absl::StatusOr<Encoding> encoding = FromProto(page.encoding());
-      if (!encoding.ok() || !space_.MayHold(*encoding))
-        return absl::DataLossError("a page comes in an encoding that this namespace has not");
-      const uint64_t bytes =
-          space_.codec().layout(*encoding).range_bytes(wanted_.layers, wanted_.heads);
-      const int blocks = static_cast<int>(wanted_.layers.count * wanted_.heads.count);
-      all += bytes;
-      if (page.bytes() == bytes && page.block_crc32c_size() == blocks &&
-          all <= peer_.shape().slot_bytes) {
-        continue;
-      }
-      return absl::DataLossError(absl::StrCat("expected ", bytes, " bytes and ", blocks,
-                                              " checksums within a slot of ",
-                                              peer_.shape().slot_bytes, ", the server sends ",
-                                              page.bytes(), " and ", page.block_crc32c_size()));
+    for (int i = 0; i < reply.pages_size(); ++i) {
+      const v1::SentPage& page = reply.pages(i);
+      OSCARKV_RETURN_IF_ERROR(CheckPage(space_, wanted_, wanted_.first + static_cast<size_t>(i),
+                                        page.encoding(), page.bytes(), page.block_crc32c_size())
+                                  .status());
+      all += page.bytes();
+      if (all <= peer_.shape().slot_bytes) continue;
+      return absl::DataLossError(
+          absl::StrCat("a slot has ", peer_.shape().slot_bytes, " bytes, the server sends ", all));
     }
     return absl::OkStatus();
   }
