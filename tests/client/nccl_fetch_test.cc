@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -52,6 +53,8 @@ TEST_F(NcclFetchTest, CopiesAreSentAndTheRestGoesByGrpc) {
   ExpectWhole(sink, 8);
   EXPECT_EQ(report.bytes_wire, 8 * 2 * kLayerBytes);
   EXPECT_EQ(hub_->Stats().peers, 1u);
+  // The worker has the pages before the server knows that they have left.
+  while (hub_->Stats().sending > 0) std::this_thread::yield();
   // The session ends, and with it the peer.
   remote_.reset();
   client_.reset();
