@@ -194,11 +194,10 @@ absl::Status DiskStore::Publish() {
   durable_ = written_;
   absl::MutexLock lock(&mutex_);
   for (const Staged& page : unpublished_) {
-    const bool kept = page.put == nullptr;
-    // Forgotten while its bytes were written again: they are not to bring it back.
-    const bool forgotten = kept && index_.Find(page.header.fingerprint, page.header.key) == nullptr;
     const DiskPlace older = index_.Append(*active_, page.header);
-    if (forgotten) {
+    const bool kept = page.put == nullptr;
+    if (kept && older.is_none()) {
+      // Forgotten while its bytes were written again: they are not to bring it back.
       ForgetPlace(*index_.Find(page.header.fingerprint, page.header.key));
     } else if (kept) {
       ++stats_.rewritten_pages;  // the older one's segment is about to be void
