@@ -231,6 +231,9 @@ class PageStore {
   friend class ReEncoder;
   friend class PinnedPage;
 
+  // Places of the record table that are looked at in one hold of the tree lock.
+  static constexpr uint32_t kPlacesPerLock = 4096;
+
   // Counters that several threads raise; relaxed, for each is complete in itself.
   using Counter = std::atomic<uint64_t>;
   struct Counters {
@@ -329,6 +332,8 @@ class PageStore {
   bool IsArchived(const Namespace& space, std::string_view key) const;
   // With what extends it.
   void ForgetArchived(const Namespace& space, std::string_view key);
+  // The page has the form that it is going to keep: it is written, if all are.
+  void ArchiveNewForm(PageRecord& record);
   // Empty when the page has gone, or is archived. `parent` becomes the parent's key.
   PinnedPage PinForArchive(PageRecord& record, std::string* parent)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
@@ -355,7 +360,6 @@ class PageStore {
   struct WidePage {
     PinnedPage page;
     const PageCodec* codec = nullptr;
-    bool due = false;  // not because memory is short
   };
   WidePage TakeWide() ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // There was no room of `bytes`, or (`tenant`) none that it may hold.

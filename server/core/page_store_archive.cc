@@ -36,6 +36,11 @@ uint64_t PageStore::ClearArchive(const Namespace& space) {
 
 // --- Out ---
 
+void PageStore::ArchiveNewForm(PageRecord& record) {
+  if (archive_ != nullptr && options_.archive_admission == ArchiveAdmission::kAll)
+    archive_queue_->Add(&record);
+}
+
 PinnedPage PageStore::PinForArchive(PageRecord& record, std::string* parent) {
   absl::MutexLock lock(&tree_mutex_);
   if (!record.in_index || IsArchived(*record.space, record.key.view())) return {};

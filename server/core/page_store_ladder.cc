@@ -5,12 +5,6 @@
 #include "server/core/page_store.h"
 
 namespace oscarkv {
-namespace {
-
-// Places looked at in one hold of the tree lock.
-constexpr uint32_t kPlacesPerLock = 4096;
-
-}  // namespace
 
 // --- Rules ---
 
@@ -96,7 +90,7 @@ PageStore::WidePage PageStore::TakeWide() {
       ParkLeasedLocked(*record);
       continue;
     }
-    return {PinRecordLocked(*record), ladder_.CodecOf(*record->space), record->rung == Rung::kDue};
+    return {PinRecordLocked(*record), ladder_.CodecOf(*record->space)};
   }
 }
 
@@ -164,8 +158,7 @@ bool PageStore::SwapForm(const PinnedPage& wide, const TierSlot& packed) {
   if (copies_ != nullptr) copies_->OnRemove(record);
   const bool due = record.rung == Rung::kDue;
   ladder_.OnLeave(record);
-  if (due && archive_ != nullptr && options_.archive_admission == ArchiveAdmission::kAll)
-    archive_queue_->Add(&record);
+  if (due) ArchiveNewForm(record);
 
   const uint64_t freed = old.bytes - packed.bytes;
   if (record.pinned) {
@@ -204,8 +197,7 @@ void PageStore::KeepWide(const PinnedPage& wide, std::optional<StaysWide> why) {
   if (!record.in_index) return;
   const bool due = record.rung == Rung::kDue;
   ladder_.Keep(record);
-  if (due && archive_ != nullptr && options_.archive_admission == ArchiveAdmission::kAll)
-    archive_queue_->Add(&record);
+  if (due) ArchiveNewForm(record);
 }
 
 void PageStore::FillLadderStatsLocked(LadderStats* stats) const {

@@ -240,9 +240,7 @@ ItemStatus PageStore::InsertPage(PutSlot& slot, const PageProbe& probe) {
   }
   EnterLocked(*record, slot.parent_, probe, {slot.ends_put_, slot.request_});
   // What is about to be re-encoded is written as it is then.
-  if (archive_ != nullptr && options_.archive_admission == ArchiveAdmission::kAll &&
-      record->rung != Rung::kDue)
-    archive_queue_->Add(record);
+  if (record->rung != Rung::kDue) ArchiveNewForm(*record);
   slot.slot_ = {};  // now the record's
   slot.memory_ = {};
   return ItemStatus::kOk;

@@ -6,9 +6,8 @@
 namespace oscarkv {
 namespace {
 
-// Pages removed, or places looked at, in one hold of the tree lock.
+// Pages removed in one hold of the tree lock.
 constexpr uint32_t kRemovalsPerLock = 256;
-constexpr uint32_t kPlacesPerLock = 4096;
 // How often pages past their time to live are looked for: a sixteenth of it, within these.
 constexpr absl::Duration kExpireEveryMin = absl::Seconds(1);
 constexpr absl::Duration kExpireEveryMax = absl::Minutes(1);

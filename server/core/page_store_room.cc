@@ -82,7 +82,7 @@ PageStore::Evicted PageStore::EvictSome(const Eviction& eviction, uint32_t* work
   absl::MutexLock lock(&tree_mutex_);
   const absl::Duration now = clock_.Now();
   Evicted evicted = Evicted::kNone;
-  for (uint32_t work = 0; work<kEvictionsPerLock&& * work_left> 0; ++work, --*work_left) {
+  for (uint32_t work = 0; work < kEvictionsPerLock && *work_left != 0; ++work) {
     const auto victim = eviction_.Next(eviction.asker, eviction.own_only, now);
     if (!victim.has_value()) break;
     // Of two pages of one tenant its policy says which is worth more; between tenants it is who
@@ -91,13 +91,13 @@ PageStore::Evicted PageStore::EvictSome(const Eviction& eviction, uint32_t* work
         !eviction_.Admits(eviction.asker, *eviction.judged))
       return Evicted::kRefused;
     evicted = Evicted::kSome;
+    --*work_left;
     PageRecord& record = records_.Get(victim->page);
     const bool ahead =
         !eviction.re_encodes && ladder_.HasWork(eviction.own_only ? &eviction.asker : nullptr);
     if (RemoveLocked(record, RemoveReason::kEvicted)) {
       if (ahead) ++ladder_stats_.evicted_ahead;
       if (!enough()) continue;
-      --*work_left;
       return Evicted::kEnough;
     }
     // Held: out of the policy's way until the last holder lets go. Unless that has just happened.

@@ -7,7 +7,6 @@
 namespace oscarkv {
 namespace {
 
-constexpr uint32_t kPlacesPerLock = 4096;
 constexpr uint32_t kPlacesPerCall = 1 << 16;
 // In a cursor: memory is done, the rest is the archive's cursor.
 constexpr uint64_t kInArchive = uint64_t{1} << 63;
