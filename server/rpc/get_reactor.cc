@@ -116,11 +116,15 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     StartItem(std::move(pinned));
   }
 
-  // Of all that is asked for, as if all of it were there.
-  uint64_t BytesWanted() const {
+  // Of a page, as far as it is asked for, before it is known.
+  uint64_t PageBytesWanted() const {
     const bool packed = codec_ == nullptr && space_->holds(Encoding::kPacked);
     const PageLayout& layout = space_->layout(packed ? Encoding::kPacked : Encoding::kWide);
-    return layout.range_bytes(layers_, heads_) * static_cast<uint64_t>(request_.keys_size());
+    return layout.range_bytes(layers_, heads_);
+  }
+  // Of all of them, as if all were there.
+  uint64_t BytesWanted() const {
+    return PageBytesWanted() * static_cast<uint64_t>(request_.keys_size());
   }
 
   // Brings the item's page into memory, and those of the keys that follow. On a worker thread.
@@ -130,7 +134,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     uint64_t bytes = 0;
     for (const std::string_view key :
          std::span(keys).first(std::min(keys.size(), PageStore::kPagesPerLoad)))
-      bytes += context_.store().Holds(*space_, key) ? 0 : BytesWanted() / keys.size();
+      bytes += context_.store().Holds(*space_, key) ? 0 : PageBytesWanted();
     SharedRate::Use loading(context_.fetches().loading(), bytes, absl::Now());
     PinResult pinned = context_.store().Load(*space_, keys);
     loading.Moved(bytes);
