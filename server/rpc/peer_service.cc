@@ -20,7 +20,6 @@ std::span<const uint32_t> CrcsOf(const PinnedPage& page, BlockRange layers) {
   return page.block_crcs().subspan(layers.first * heads, layers.count * heads);
 }
 
-// Both requests have them.
 template <typename Request>
 absl::StatusOr<BlockRange> LayersOf(const Request& request, const Namespace& space) {
   const uint32_t all = space.spec().geometry.layers;
@@ -29,6 +28,26 @@ absl::StatusOr<BlockRange> LayersOf(const Request& request, const Namespace& spa
     return BlockRange{first, request.layers() == 0 ? all - first : request.layers()};
   return absl::OutOfRangeError(absl::StrCat("layers ", first, " + ", request.layers(),
                                             " pass the end: the namespace has ", all));
+}
+
+// What HoldPagesRequest and SendPagesRequest have in common, checked.
+struct PagesAsked {
+  const Namespace* space = nullptr;
+  BlockRange layers;
+  std::vector<std::string_view> keys;
+  RequestTraits traits;
+  LeaseId lease = 0;
+};
+
+template <typename Request>
+absl::StatusOr<PagesAsked> PagesOf(const Request& request, RpcContext& context) {
+  PagesAsked asked;
+  asked.lease = request.lease_id();
+  OSCARKV_ASSIGN_OR_RETURN(asked.space, context.Resolve(request.scope()));
+  OSCARKV_ASSIGN_OR_RETURN(asked.layers, LayersOf(request, *asked.space));
+  OSCARKV_ASSIGN_OR_RETURN(asked.keys, KeysOf(request, context.options().max_items));
+  OSCARKV_ASSIGN_OR_RETURN(asked.traits, context.TraitsOf(request.hints()));
+  return asked;
 }
 
 // A page that has a copy, and where the layers that are wanted of it lie.
@@ -41,17 +60,16 @@ struct CopiedPage {
 
 // Of the keys the leading pages of one kind: copied, or stored elsewhere. Of copied ones no more
 // than `bytes_max` bytes, one at least.
-template <typename Request, typename Reply>
-std::vector<CopiedPage> LeadingPages(PageStore& store, const Namespace& space,
-                                     std::span<const std::string_view> keys, BlockRange layers,
-                                     uint64_t bytes_max, const Request& request, Reply* reply) {
+template <typename Reply>
+std::vector<CopiedPage> LeadingPages(PageStore& store, const PagesAsked& asked, uint64_t bytes_max,
+                                     Reply* reply) {
   std::vector<CopiedPage> copied;
   uint64_t bytes = 0;
-  for (const std::string_view key : keys) {
-    PinResult pinned = store.Pin(space, key);
+  for (const std::string_view key : asked.keys) {
+    PinResult pinned = store.Pin(*asked.space, key);
     if (pinned.status != ItemStatus::kOk && !pinned.archived) {
       if (!copied.empty() || reply->elsewhere() > 0) break;
-      const bool fenced = request.lease_id() != 0 && !store.LeaseIsLive(request.lease_id());
+      const bool fenced = asked.lease != 0 && !store.LeaseIsLive(asked.lease);
       reply->mutable_stop()->set_status(ToProto(fenced ? ItemStatus::kFenced : pinned.status));
       break;
     }
@@ -63,8 +81,8 @@ std::vector<CopiedPage> LeadingPages(PageStore& store, const Namespace& space,
       continue;
     }
     const PageLayout& layout = pinned.page.layout();
-    page.offset = page.copy.slot().offset + layout.block_offset(layers.first, 0);
-    page.bytes = layout.range_bytes(layers, {0, layout.geometry().kv_heads});
+    page.offset = page.copy.slot().offset + layout.block_offset(asked.layers.first, 0);
+    page.bytes = layout.range_bytes(asked.layers, {0, layout.geometry().kv_heads});
     bytes += page.bytes;
     if (bytes > bytes_max && !copied.empty()) break;
     page.page = std::move(pinned.page);
@@ -111,27 +129,23 @@ grpc::ServerUnaryReactor* PeerService::HoldPages(grpc::CallbackServerContext* ca
 
 absl::Status PeerService::Hold(const v1::HoldPagesRequest& request, v1::HoldPagesReply* reply) {
   OSCARKV_RETURN_IF_ERROR(CheckShared());
-  OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request.scope()));
-  OSCARKV_ASSIGN_OR_RETURN(const BlockRange layers, LayersOf(request, *space));
-  OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string_view> keys,
-                           KeysOf(request, context_.options().max_items));
-  OSCARKV_ASSIGN_OR_RETURN(const RequestTraits traits, context_.TraitsOf(request.hints()));
+  OSCARKV_ASSIGN_OR_RETURN(const PagesAsked asked, PagesOf(request, context_));
   PageStore& store = context_.store();
   std::vector<PinnedCopy> copies;
   uint64_t bytes = 0;
-  for (CopiedPage& copied : LeadingPages(store, *space, keys, layers, kAnyBytes, request, reply)) {
+  for (CopiedPage& copied : LeadingPages(store, asked, kAnyBytes, reply)) {
     v1::HeldPage* held = reply->add_pages();
     held->set_encoding(ToProto(copied.page.meta().encoding));
     held->set_first_position(copied.page.meta().first_position);
     held->set_offset(copied.offset);
     held->set_bytes(copied.bytes);
-    const auto crcs = CrcsOf(copied.page, layers);
+    const auto crcs = CrcsOf(copied.page, asked.layers);
     held->mutable_block_crc32c()->Add(crcs.begin(), crcs.end());
     bytes += copied.bytes;
     copies.push_back(std::move(copied.copy));
   }
   if (copies.empty()) return absl::OkStatus();
-  store.Touch(*space, std::span(keys).first(copies.size()), traits);
+  store.Touch(*asked.space, std::span(asked.keys).first(copies.size()), asked.traits);
   OSCARKV_ASSIGN_OR_RETURN(const HoldId hold, context_.device_holds()->Add(
                                                   request.session_id(), std::move(copies), bytes));
   reply->set_hold_id(hold);
@@ -194,30 +208,26 @@ grpc::ServerUnaryReactor* PeerService::SendPages(grpc::CallbackServerContext* ca
 
 absl::Status PeerService::Send(PeerHub& hub, const v1::SendPagesRequest& request,
                                v1::SendPagesReply* reply) {
-  OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request.scope()));
-  OSCARKV_ASSIGN_OR_RETURN(const BlockRange layers, LayersOf(request, *space));
-  OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string_view> keys,
-                           KeysOf(request, context_.options().max_items));
-  OSCARKV_ASSIGN_OR_RETURN(const RequestTraits traits, context_.TraitsOf(request.hints()));
+  OSCARKV_ASSIGN_OR_RETURN(const PagesAsked asked, PagesOf(request, context_));
   OSCARKV_ASSIGN_OR_RETURN(const uint64_t slot_bytes,
                            hub.SlotBytes(request.peer_id(), request.peer_epoch()));
   PageStore& store = context_.store();
   std::vector<PeerHub::Page> pages;
   uint64_t bytes = 0;
-  for (CopiedPage& copied : LeadingPages(store, *space, keys, layers, slot_bytes, request, reply)) {
+  for (CopiedPage& copied : LeadingPages(store, asked, slot_bytes, reply)) {
     v1::SentPage* sent = reply->add_pages();
     sent->set_encoding(ToProto(copied.page.meta().encoding));
     sent->set_bytes(copied.bytes);
-    const auto crcs = CrcsOf(copied.page, layers);
+    const auto crcs = CrcsOf(copied.page, asked.layers);
     sent->mutable_block_crc32c()->Add(crcs.begin(), crcs.end());
     bytes += copied.bytes;
-    pages.push_back({.key = std::string(keys[pages.size()]),
+    pages.push_back({.key = std::string(asked.keys[pages.size()]),
                      .copy = std::move(copied.copy),
                      .offset = copied.offset,
                      .bytes = copied.bytes});
   }
   if (pages.empty()) return absl::OkStatus();
-  store.Touch(*space, std::span(keys).first(pages.size()), traits);
+  store.Touch(*asked.space, std::span(asked.keys).first(pages.size()), asked.traits);
   OSCARKV_ASSIGN_OR_RETURN(const comm::Ticket ticket,
                            hub.Send(request.peer_id(), request.peer_epoch(), std::move(pages),
                                     absl::Milliseconds(request.deadline_ms()),
