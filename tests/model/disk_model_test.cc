@@ -17,12 +17,11 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "gtest/gtest.h"
 
 #include "server/tier/disk/posix_io.h"
+#include "tests/model/model_flags.h"
 #include "tests/support/faulty_io.h"
 #include "tests/support/scoped_folder.h"
 #include "tests/support/status_matchers.h"
@@ -236,19 +235,8 @@ INSTANTIATE_TEST_SUITE_P(SoundFailingAndLyingDevices, DiskModelTest, ::testing::
 }  // namespace oscarkv::testing
 
 int main(int argc, char** argv) {
-  ::testing::InitGoogleTest(&argc, argv);
-  for (int i = 1; i < argc; ++i) {
-    absl::string_view text = argv[i];
-    auto& arguments = oscarkv::testing::GetArguments();
-    const bool known =
-        (absl::ConsumePrefix(&text, "--seed=") && absl::SimpleAtoi(text, &arguments.seed)) ||
-        (absl::ConsumePrefix(&text, "--seeds=") && absl::SimpleAtoi(text, &arguments.seeds)) ||
-        (absl::ConsumePrefix(&text, "--steps=") && absl::SimpleAtoi(text, &arguments.steps));
-    if (!known) {
-      std::fprintf(stderr, "usage: disk_model_test [--seed=N] [--seeds=N] [--steps=N]; found %s\n",
-                   argv[i]);
-      return 2;
-    }
-  }
-  return RUN_ALL_TESTS();
+  auto& arguments = oscarkv::testing::GetArguments();
+  return oscarkv::testing::RunModelTests(
+      argc, argv,
+      {{"seed", &arguments.seed}, {"seeds", &arguments.seeds}, {"steps", &arguments.steps}});
 }

@@ -25,9 +25,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "gtest/gtest.h"
 
 #include "server/core/copy_mover.h"
@@ -37,6 +35,7 @@
 #include "server/tier/host_tier.h"
 #include "tests/core/store_test.h"
 #include "tests/model/key_tree.h"
+#include "tests/model/model_flags.h"
 #include "tests/support/fake_device_memory.h"
 
 namespace oscarkv::testing {
@@ -584,17 +583,7 @@ INSTANTIATE_TEST_SUITE_P(OverEachMemory, StoreModelTest,
 }  // namespace oscarkv::testing
 
 int main(int argc, char** argv) {
-  ::testing::InitGoogleTest(&argc, argv);
-  for (int i = 1; i < argc; ++i) {
-    absl::string_view text = argv[i];
-    auto& arguments = oscarkv::testing::GetArguments();
-    const bool known =
-        (absl::ConsumePrefix(&text, "--seed=") && absl::SimpleAtoi(text, &arguments.seed)) ||
-        (absl::ConsumePrefix(&text, "--steps=") && absl::SimpleAtoi(text, &arguments.steps));
-    if (!known) {
-      std::fprintf(stderr, "usage: store_model_test [--seed=N] [--steps=N]; found %s\n", argv[i]);
-      return 2;
-    }
-  }
-  return RUN_ALL_TESTS();
+  auto& arguments = oscarkv::testing::GetArguments();
+  return oscarkv::testing::RunModelTests(argc, argv,
+                                         {{"seed", &arguments.seed}, {"steps", &arguments.steps}});
 }

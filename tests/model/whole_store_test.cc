@@ -20,12 +20,11 @@
 #include <thread>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "gtest/gtest.h"
 
 #include "tests/model/client.h"
+#include "tests/model/model_flags.h"
 #include "tests/model/world.h"
 
 namespace oscarkv::testing {
@@ -206,23 +205,10 @@ TEST(WholeStoreTest, RandomOperationsAgreeWithAMap) {
 }  // namespace oscarkv::testing
 
 int main(int argc, char** argv) {
-  ::testing::InitGoogleTest(&argc, argv);
-  for (int i = 1; i < argc; ++i) {
-    absl::string_view text = argv[i];
-    auto& arguments = oscarkv::testing::GetArguments();
-    const bool known =
-        text == "--trace" ||
-        (absl::ConsumePrefix(&text, "--seed=") && absl::SimpleAtoi(text, &arguments.seed)) ||
-        (absl::ConsumePrefix(&text, "--seeds=") && absl::SimpleAtoi(text, &arguments.seeds)) ||
-        (absl::ConsumePrefix(&text, "--steps=") && absl::SimpleAtoi(text, &arguments.steps));
-    if (text == "--trace") oscarkv::testing::Tracing() = true;
-    if (!known) {
-      std::fprintf(
-          stderr,
-          "usage: whole_store_test [--seed=N] [--seeds=N] [--steps=N] [--trace]; found %s\n",
-          argv[i]);
-      return 2;
-    }
-  }
-  return RUN_ALL_TESTS();
+  auto& arguments = oscarkv::testing::GetArguments();
+  return oscarkv::testing::RunModelTests(argc, argv,
+                                         {{"seed", &arguments.seed},
+                                          {"seeds", &arguments.seeds},
+                                          {"steps", &arguments.steps},
+                                          {"trace", nullptr, &oscarkv::testing::Tracing()}});
 }
