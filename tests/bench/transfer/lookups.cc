@@ -9,6 +9,7 @@
 
 #include "kernels/base/bytes.h"
 #include "kernels/base/status_macros.h"
+#include "tests/bench/transfer/moving.h"
 #include "tests/bench/transfer/timing.h"
 #include "tests/bench/transfer/transfer_peer.h"
 
@@ -16,30 +17,56 @@ namespace oscarkv::bench {
 namespace {
 
 constexpr uint32_t kSmallPageBytes = 64 << 10;
+constexpr uint32_t kAnswerBytes = 2 << 10;  // about what 128 keys are answered with
 constexpr uint32_t kBulkPageBytes = 1 << 20;
 constexpr uint32_t kBulkBatch = 16;
 
-absl::StatusOr<std::unique_ptr<LookupPeer>> Filled(const LookupPlan& plan) {
-  OSCARKV_ASSIGN_OR_RETURN(
-      auto peer, ConnectForLookups({.endpoint = plan.endpoint, .page_bytes = kSmallPageBytes}));
-  const std::vector<std::byte> page(uint64_t{plan.keys} * kSmallPageBytes, std::byte{1});
-  OSCARKV_RETURN_IF_ERROR(peer->Remove(0, 1));
-  OSCARKV_RETURN_IF_ERROR(peer->Put(0, page));
-  return peer;
-}
+// One client's small calls.
+class Asker {
+ public:
+  static absl::StatusOr<Asker> Make(const LookupPlan& plan) {
+    Asker asker;
+    asker.keys_ = plan.keys;
+    if (plan.peer != "ours") {
+      OSCARKV_ASSIGN_OR_RETURN(asker.other_, Connect(plan.peer, {.endpoint = plan.endpoint,
+                                                                 .page_bytes = kAnswerBytes}));
+      return asker;
+    }
+    OSCARKV_ASSIGN_OR_RETURN(
+        asker.ours_, ConnectForLookups({.endpoint = plan.endpoint, .page_bytes = kSmallPageBytes}));
+    const std::vector<std::byte> page(uint64_t{plan.keys} * kSmallPageBytes, std::byte{1});
+    OSCARKV_RETURN_IF_ERROR(asker.ours_->Remove(0, 1));
+    OSCARKV_RETURN_IF_ERROR(asker.ours_->Put(0, page));
+    return asker;
+  }
+
+  absl::Status Ask() {
+    if (ours_ != nullptr) return ours_->LookUp(keys_);
+    std::byte room[kAnswerBytes];
+    return other_->Get(0, room);
+  }
+
+ private:
+  std::unique_ptr<LookupPeer> ours_;
+  std::unique_ptr<TransferPeer> other_;
+  uint32_t keys_ = 0;
+};
 
 }  // namespace
 
 absl::Status MeasureLookups(const LookupPlan& plan) {
-  std::vector<std::unique_ptr<LookupPeer>> clients;
+  std::vector<Asker> clients;
   for (uint32_t i = 0; i < plan.clients; ++i) {
-    OSCARKV_ASSIGN_OR_RETURN(auto client, Filled(plan));
+    OSCARKV_ASSIGN_OR_RETURN(Asker client, Asker::Make(plan));
     clients.push_back(std::move(client));
   }
   std::vector<std::unique_ptr<TransferPeer>> bulk;
   for (uint32_t i = 0; i < plan.bulk; ++i) {
     OSCARKV_ASSIGN_OR_RETURN(
-        auto peer, ConnectOurs({.endpoint = plan.endpoint, .page_bytes = kBulkPageBytes}));
+        auto peer,
+        Connect(plan.bulk_peer,
+                {.endpoint = plan.bulk_endpoint.empty() ? plan.endpoint : plan.bulk_endpoint,
+                 .page_bytes = kBulkPageBytes}));
     const std::vector<std::byte> pages(uint64_t{kBulkBatch} * kBulkPageBytes, std::byte{2});
     const uint64_t first = uint64_t{i} * kBulkBatch;
     OSCARKV_RETURN_IF_ERROR(peer->Remove(first, kBulkBatch));
@@ -71,7 +98,7 @@ absl::Status MeasureLookups(const LookupPlan& plan) {
     lookers.emplace_back([&, i] {
       while (Clock::now() < start + Seconds(plan.seconds)) {
         const Clock::time_point begin = Clock::now();
-        const absl::Status status = clients[i]->LookUp(plan.keys);
+        const absl::Status status = clients[i].Ask();
         if (status.ok()) {
           us[i].push_back(MicrosSince(begin));
         } else {
@@ -91,6 +118,8 @@ absl::Status MeasureLookups(const LookupPlan& plan) {
     failures += failed[i];
   }
   nlohmann::json json = {
+      {"peer", plan.peer},
+      {"bulk_peer", plan.bulk_peer},
       {"keys", plan.keys},
       {"clients", plan.clients},
       {"bulk", plan.bulk},
