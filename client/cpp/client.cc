@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include <google/protobuf/util/json_util.h>
 
+#include "client/cpp/bulk_call.h"
 #include "client/cpp/connection.h"
 #include "client/cpp/namespace_impl.h"
 #include "client/cpp/paths.h"
@@ -16,6 +17,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/codec/transform_file.h"
 #include "proto/convert/convert.h"
+#include "proto/convert/data_frames.h"
 
 namespace oscarkv::client {
 namespace {
@@ -139,20 +141,23 @@ absl::StatusOr<std::string> Client::GetTransformSet(const std::string& hash) {
   v1::GetTransformSetRequest request;
   request.set_hash(hash);
   std::string file;
-  OSCARKV_RETURN_IF_ERROR(connection_->Call(
-      connection_->options().transform_timeout, [&](grpc::ClientContext* context) {
-        file.clear();
-        const auto reader = connection_->stubs().cache->GetTransformSet(context, request);
-        v1::GetTransformSetReply reply;
-        while (reader->Read(&reply)) {
-          if (file.size() + reply.data().size() > kTransformBytesMax) {
-            context->TryCancel();
-            break;
-          }
-          file += reply.data();
-        }
-        return reader->Finish();
-      }));
+  CallGroup alone;
+  const absl::Time deadline = absl::Now() + connection_->options().transform_timeout;
+  const auto attempt = [&](const std::shared_ptr<grpc::Channel>& channel) {
+    file.clear();
+    BulkCall call(channel, method::kGetTransformSet, alone, deadline);
+    grpc::ByteBuffer message;
+    v1::GetTransformSetReply reply;
+    bool going = call.WriteLast(FrameMessage(request));
+    while (going && call.Read(&message)) {
+      going =
+          ParseMessage(message, &reply) && file.size() + reply.data().size() <= kTransformBytesMax;
+      if (going) file += reply.data();
+    }
+    // What is no such file is seen below.
+    return going ? call.Finish() : grpc::Status::OK;
+  };
+  OSCARKV_RETURN_IF_ERROR(connection_->Transfer(alone, deadline, attempt));
   if (Sha256Of(AsBytes(file)) == hash) return file;
   return absl::DataLossError(
       absl::StrCat("the transform set that came is not ", absl::BytesToHexString(hash)));
@@ -160,10 +165,8 @@ absl::StatusOr<std::string> Client::GetTransformSet(const std::string& hash) {
 
 absl::StatusOr<std::string> Client::StatsJson() {
   v1::StatsReply reply;
-  OSCARKV_RETURN_IF_ERROR(
-      connection_->Call(connection_->options().control_timeout, [&](grpc::ClientContext* context) {
-        return connection_->stubs().admin->Stats(context, v1::StatsRequest(), &reply);
-      }));
+  OSCARKV_RETURN_IF_ERROR(connection_->Call(connection_->options().control_timeout, method::kStats,
+                                            v1::StatsRequest(), &reply));
   google::protobuf::util::JsonPrintOptions options;
   options.always_print_primitive_fields = true;
   options.preserve_proto_field_names = true;
@@ -177,13 +180,21 @@ absl::Status Client::Verify(uint64_t bytes_per_second,
                             absl::AnyInvocable<void(uint64_t, uint64_t, uint64_t)> progress) {
   v1::VerifyRequest request;
   request.set_bytes_per_second(bytes_per_second);
+  CallGroup alone;
   // As long as it takes: the operator who waits sees the progress and can stop it.
-  return connection_->Call(absl::Hours(24 * 365), [&](grpc::ClientContext* context) {
-    const auto reader = connection_->stubs().admin->Verify(context, request);
+  const absl::Time deadline = absl::InfiniteFuture();
+  return connection_->Transfer(alone, deadline, [&](const std::shared_ptr<grpc::Channel>& channel) {
+    BulkCall call(channel, method::kVerify, alone, deadline);
+    grpc::ByteBuffer message;
     v1::VerifyReply reply;
-    while (reader->Read(&reply))
+    const bool going = call.WriteLast(FrameMessage(request));
+    while (going && call.Read(&message)) {
+      if (!ParseMessage(message, &reply))
+        return ToGrpcStatus(
+            absl::DataLossError("the server sent a message that is no VerifyReply"));
       progress(reply.pages_checked(), reply.pages_total(), reply.pages_corrupt());
-    return reader->Finish();
+    }
+    return call.Finish();
   });
 }
 

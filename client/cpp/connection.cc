@@ -6,8 +6,10 @@
 #include "absl/random/random.h"
 #include "absl/time/clock.h"
 
+#include "client/cpp/bulk_call.h"
 #include "client/cpp/paths.h"
 #include "proto/convert/convert.h"
+#include "proto/convert/data_frames.h"
 
 namespace oscarkv::client {
 namespace {
@@ -44,12 +46,13 @@ absl::Duration RetryWait(int attempt) {
 // A session stream and the thread that waits for its end.
 class Connection::SessionStream {
  public:
-  // Everything is done by the thread: gRPC may wait long for a server that does not answer.
-  SessionStream(const WireStubs& stubs, v1::SessionRequest request)
-      : thread_([this, &stubs, request = std::move(request)] { Run(stubs, request); }) {}
+  SessionStream(std::shared_ptr<grpc::Channel> channel, v1::SessionRequest request)
+      : thread_([this, channel = std::move(channel), request = std::move(request)] {
+          Run(channel, request);
+        }) {}
 
   ~SessionStream() {
-    context_.TryCancel();
+    group_.Cancel();
     thread_.join();
   }
 
@@ -71,21 +74,22 @@ class Connection::SessionStream {
     return ended_ || reply_.session_id() != 0;
   }
 
-  void Run(const WireStubs& stubs, const v1::SessionRequest& request) {
-    const auto stream = stubs.cache->Session(&context_);
+  // Until the server ends it, the connection breaks, or it is cancelled. How does not matter: its
+  // leases are gone.
+  void Run(const std::shared_ptr<grpc::Channel>& channel, const v1::SessionRequest& request) {
+    BulkCall call(channel, method::kSession, group_, absl::InfiniteFuture());
+    grpc::ByteBuffer message;
     v1::SessionReply reply;
-    if (stream->Write(request)) {
-      while (stream->Read(&reply)) {
-        const absl::MutexLock lock(&mutex_);
-        reply_ = reply;
-      }
+    const bool going = call.Write(FrameMessage(request));
+    while (going && call.Read(&message) && ParseMessage(message, &reply)) {
+      const absl::MutexLock lock(&mutex_);
+      reply_ = reply;
     }
-    stream->Finish().ok();  // how it ended does not matter: its leases are gone
     const absl::MutexLock lock(&mutex_);
     ended_ = true;
   }
 
-  grpc::ClientContext context_;
+  CallGroup group_;
   absl::Mutex mutex_;
   v1::SessionReply reply_ ABSL_GUARDED_BY(mutex_);
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
@@ -100,10 +104,10 @@ Connection::Connection(const ClientOptions& options)
 
 Connection::~Connection() = default;
 
-const WireStubs& Connection::stubs() {
+std::shared_ptr<grpc::Channel> Connection::channel() {
   const absl::MutexLock lock(&mutex_);
-  if (stubs_ == nullptr) stubs_ = std::make_unique<WireStubs>(MakeWireStubs(options_.endpoint));
-  return *stubs_;
+  if (channel_ == nullptr) channel_ = MakeChannel(options_.endpoint);
+  return channel_;
 }
 
 absl::Status Connection::CheckCallable() const {
@@ -111,19 +115,25 @@ absl::Status Connection::CheckCallable() const {
   return breaker_.Refuses(absl::Now()) ? RefusedError() : absl::OkStatus();
 }
 
-absl::Status Connection::Call(absl::Duration timeout,
-                              absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt) {
+absl::Status Connection::Call(absl::Duration timeout, const char* method,
+                              const google::protobuf::MessageLite& request,
+                              google::protobuf::MessageLite* reply) {
   CallGroup alone;
-  return Call(alone, absl::Now() + timeout, attempt);
+  return Call(alone, absl::Now() + timeout, method, request, reply);
+}
+
+absl::Status Connection::Call(CallGroup& group, absl::Time deadline, const char* method,
+                              const google::protobuf::MessageLite& request,
+                              google::protobuf::MessageLite* reply) {
+  return Call(group, deadline, [&](UnaryCall& call) { return call.Run(method, request, reply); });
 }
 
 absl::Status Connection::Call(CallGroup& group, absl::Time deadline,
-                              absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt) {
-  return Repeat(group, deadline, *stubs().channel, [&] {
-    grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(deadline));
-    const CallGroup::Member member(group, &context);
-    return attempt(&context);
+                              absl::FunctionRef<grpc::Status(UnaryCall&)> attempt) {
+  const std::shared_ptr<grpc::Channel> way = channel();
+  return Repeat(group, deadline, *way, [&] {
+    UnaryCall call(way, group, deadline);
+    return attempt(call);
   });
 }
 
@@ -133,7 +143,7 @@ absl::Status Connection::Transfer(
   const std::shared_ptr<grpc::Channel> channel = NextBulkChannel();
   // It need not find out by itself that the server is back: the other one has.
   if (channel->GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_TRANSIENT_FAILURE &&
-      stubs().channel->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY) {
+      this->channel()->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY) {
     grpc::experimental::ChannelResetConnectionBackoff(channel.get());
   }
   return Repeat(group, deadline, *channel, [&] { return attempt(channel); });
@@ -194,7 +204,7 @@ uint64_t Connection::Session(absl::Time deadline) {
 }
 
 std::optional<v1::SessionReply> Connection::AwaitSession(absl::Time deadline) {
-  const WireStubs& wire = stubs();
+  std::shared_ptr<grpc::Channel> way = channel();
   std::shared_ptr<SessionStream> stream;
   std::shared_ptr<SessionStream> ended;  // destroyed, and so joined, without the lock
   {
@@ -205,7 +215,7 @@ std::optional<v1::SessionReply> Connection::AwaitSession(absl::Time deadline) {
       v1::SessionRequest request;
       request.set_client_name(options_.name);
       *request.mutable_paths() = paths_->Offer();
-      session_ = std::make_shared<SessionStream>(wire, std::move(request));
+      session_ = std::make_shared<SessionStream>(std::move(way), std::move(request));
     }
     stream = session_;
   }

@@ -22,6 +22,7 @@
 #include "client/cpp/circuit_breaker.h"
 #include "client/cpp/client.h"
 #include "client/cpp/fetch_times.h"
+#include "client/cpp/unary_call.h"
 #include "client/cpp/wire.h"
 #include "kernels/base/task_queue.h"
 
@@ -39,14 +40,19 @@ class Connection {
 
   const ClientOptions& options() const { return options_; }
 
-  // Runs `attempt` with a fresh context until it succeeds, its error is final, or the deadline has
+  // Runs `attempt` with a fresh call until it succeeds, its error is final, or the deadline has
   // come. UNAVAILABLE is tried again after a jittered wait. Asks and feeds the breaker: while it is
   // open the answer is UNAVAILABLE at once. CANCELLED once the group is.
   absl::Status Call(CallGroup& group, absl::Time deadline,
-                    absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt);
+                    absl::FunctionRef<grpc::Status(UnaryCall&)> attempt);
+  // The same of one message.
+  absl::Status Call(CallGroup& group, absl::Time deadline, const char* method,
+                    const google::protobuf::MessageLite& request,
+                    google::protobuf::MessageLite* reply);
   // A call that belongs to no namespace.
-  absl::Status Call(absl::Duration timeout,
-                    absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt);
+  absl::Status Call(absl::Duration timeout, const char* method,
+                    const google::protobuf::MessageLite& request,
+                    google::protobuf::MessageLite* reply);
 
   // The same for a call that moves pages, on a channel for that.
   absl::Status Transfer(
@@ -59,9 +65,6 @@ class Connection {
 
   // Ends the session. Calls from now on are CANCELLED.
   void Close();
-
-  // The stubs; made by the first call.
-  const WireStubs& stubs();
 
   // The id of this client's live session, opened when there is none; 0 when that fails until the
   // deadline.
@@ -90,13 +93,15 @@ class Connection {
   class SessionStream;
   absl::Status Repeat(CallGroup& group, absl::Time deadline, grpc::Channel& channel,
                       absl::FunctionRef<grpc::Status()> attempt);
-  std::shared_ptr<grpc::Channel> NextBulkChannel();
+  // For look-ups and control; made by the first call.
+  std::shared_ptr<grpc::Channel> channel() ABSL_LOCKS_EXCLUDED(mutex_);
+  std::shared_ptr<grpc::Channel> NextBulkChannel() ABSL_LOCKS_EXCLUDED(mutex_);
   bool NoPush() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(push_mutex_) { return queued_pushes_ == 0; }
 
   const ClientOptions options_;
   CircuitBreaker breaker_;
   absl::Mutex mutex_;
-  std::unique_ptr<WireStubs> stubs_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<grpc::Channel> channel_ ABSL_GUARDED_BY(mutex_);
   // Pages have connections of their own: look-ups do not queue behind them, and are not held up by
   // one that is stuck.
   std::vector<std::shared_ptr<grpc::Channel>> bulk_channels_ ABSL_GUARDED_BY(mutex_);

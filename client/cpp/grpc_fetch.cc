@@ -37,7 +37,7 @@ class GrpcFetch {
       end_ = end;
       item_open_ = false;
       if (base_ == end) return grpc::Status::OK;
-      BulkCall call(channel, BulkCall::Method::kGet, wanted_.group, wanted_.deadline);
+      BulkCall call(channel, method::kGet, wanted_.group, wanted_.deadline);
       grpc::ByteBuffer message;
       absl::Status torn;
       bool going = call.WriteLast(FrameMessage(MakeRequest(end - base_)));

@@ -28,7 +28,7 @@ class GrpcPush final : public PushCall {
     v1::PutReply reply;
     const auto attempt = [&](const std::shared_ptr<grpc::Channel>& channel) {
       reply.Clear();
-      BulkCall call(channel, BulkCall::Method::kPut, space.group(), offered.deadline);
+      BulkCall call(channel, method::kPut, space.group(), offered.deadline);
       v1::PutRequest header;
       FillPutHeader(space, offered, header.mutable_header());
       if (call.Write(FrameMessage(header)))

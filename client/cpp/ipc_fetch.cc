@@ -35,10 +35,8 @@ class Hold final : public PagesHold {
     v1::EndHoldRequest request;
     request.set_hold_id(std::exchange(id_, 0));
     v1::EndHoldReply reply;
-    OSCARKV_RETURN_IF_ERROR(connection_->Call(
-        std::max(deadline_ - absl::Now(), kEndTimeoutMin), [&](grpc::ClientContext* context) {
-          return connection_->stubs().peer->EndHold(context, request, &reply);
-        }));
+    OSCARKV_RETURN_IF_ERROR(connection_->Call(std::max(deadline_ - absl::Now(), kEndTimeoutMin),
+                                              method::kEndHold, request, &reply));
     if (reply.held()) return absl::OkStatus();
     return absl::AbortedError("the server did not keep the page until it was read");
   }
@@ -83,9 +81,7 @@ class IpcFetch {
     v1::HoldPagesRequest request;
     AskForPages(space_, wanted_, wanted_.first, count, &request);
     request.set_session_id(session);
-    return space_.Call(wanted_.deadline, [&](grpc::ClientContext* context) {
-      return space_.connection()->stubs().peer->HoldPages(context, request, reply);
-    });
+    return space_.Call(wanted_.deadline, method::kHoldPages, request, reply);
   }
 
   // Whether the answer makes sense, and its places lie in the memory.
@@ -155,9 +151,7 @@ class IpcFetchPath final : public FetchPath {
     v1::ShareDeviceRequest request;
     request.set_host(HostId());
     v1::ShareDeviceReply reply;
-    OSCARKV_RETURN_IF_ERROR(space.Call(deadline, [&](grpc::ClientContext* context) {
-      return space.connection()->stubs().peer->ShareDevice(context, request, &reply);
-    }));
+    OSCARKV_RETURN_IF_ERROR(space.Call(deadline, method::kShareDevice, request, &reply));
     const absl::MutexLock lock(&mutex_);
     session_ = session;
     shared_ = reply;

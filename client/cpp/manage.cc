@@ -12,13 +12,10 @@
 namespace oscarkv::client {
 namespace {
 
-using KeysMethod = grpc::Status (v1::KvCache::Stub::*)(grpc::ClientContext*, const v1::KeysRequest&,
-                                                       v1::KeysReply*);
-
 // Calls `method` on the keys in batches. Keys of a call that failed count as not there.
 absl::StatusOr<std::vector<ItemStatus>> ForKeys(Namespace::Impl& space,
                                                 std::span<const std::string> keys,
-                                                const RequestHints& hints, KeysMethod method) {
+                                                const RequestHints& hints, const char* method) {
   OSCARKV_RETURN_IF_ERROR(space.CheckKeys(keys));
   std::vector<ItemStatus> statuses;
   Connection& connection = *space.connection();
@@ -32,9 +29,7 @@ absl::StatusOr<std::vector<ItemStatus>> ForKeys(Namespace::Impl& space,
       *request.mutable_scope() = space.MakeScope();
       *request.mutable_hints() = ToProto(hints);
       for (const std::string& key : batch) request.add_keys(key);
-      return space.Call(deadline, [&](grpc::ClientContext* context) {
-        return ((*connection.stubs().cache).*method)(context, request, &reply);
-      });
+      return space.Call(deadline, method, request, &reply);
     });
     for (size_t i = 0; i < batch.size(); ++i) {
       const bool answered = status.ok() && i < static_cast<size_t>(reply.results_size());
@@ -48,12 +43,12 @@ absl::StatusOr<std::vector<ItemStatus>> ForKeys(Namespace::Impl& space,
 }  // namespace
 
 absl::StatusOr<std::vector<ItemStatus>> Namespace::Delete(std::span<const std::string> keys) const {
-  return ForKeys(*impl_, keys, {}, &v1::KvCache::Stub::Delete);
+  return ForKeys(*impl_, keys, {}, method::kDelete);
 }
 
 absl::StatusOr<std::vector<ItemStatus>> Namespace::Touch(std::span<const std::string> keys,
                                                          const RequestHints& hints) const {
-  return ForKeys(*impl_, keys, hints, &v1::KvCache::Stub::Touch);
+  return ForKeys(*impl_, keys, hints, method::kTouch);
 }
 
 absl::StatusOr<std::vector<ListedKey>> Namespace::List(uint32_t keys_max) const {
@@ -70,9 +65,7 @@ absl::StatusOr<std::vector<ListedKey>> Namespace::List(uint32_t keys_max) const 
       request.set_max_keys(
           std::min<uint32_t>(keys_max - static_cast<uint32_t>(listed.size()), impl_->max_items()));
       request.set_cursor(cursor);
-      return impl_->Call(deadline, [&](grpc::ClientContext* context) {
-        return connection.stubs().cache->List(context, request, &reply);
-      });
+      return impl_->Call(deadline, method::kList, request, &reply);
     }));
     if (!cursor.empty() && reply.cursor() == cursor)
       return absl::DataLossError("the server's list does not get on");
@@ -98,9 +91,7 @@ absl::StatusOr<uint64_t> Namespace::Clear() const {
   OSCARKV_RETURN_IF_ERROR(impl_->WithOpen(Impl::Needs::kNamespace, deadline, [&] {
     v1::ClearRequest request;
     *request.mutable_scope() = impl_->MakeScope();
-    return impl_->Call(deadline, [&](grpc::ClientContext* context) {
-      return connection.stubs().cache->Clear(context, request, &reply);
-    });
+    return impl_->Call(deadline, method::kClear, request, &reply);
   }));
   return reply.removed();
 }

@@ -108,14 +108,14 @@ absl::StatusOr<Hit> Namespace::Impl::Lookup(std::span<const std::string> keys,
     for (const std::string& key : keys.first(std::min<size_t>(keys.size(), max_items())))
       request.add_keys(key);
     request.set_mode(v1::LookupRequest::PREFIX);
-    return Call(deadline, [&](grpc::ClientContext* context) {
+    return Call(deadline, [&](UnaryCall& call) {
       // Half of the time at most: a hit without a lease is better than none.
       const absl::Time now = absl::Now();
       const uint64_t session = options.lease ? connection_->Session(now + (deadline - now) / 2) : 0;
       request.set_lease(session != 0);
       request.set_session_id(session);
       const absl::Time asked = absl::Now();
-      const grpc::Status status = connection_->stubs().cache->Lookup(context, request, &reply);
+      const grpc::Status status = call.Run(method::kLookup, request, &reply);
       if (status.ok()) connection_->fetch_times().RecordRoundTrip(absl::Now() - asked);
       return status;
     });
@@ -164,11 +164,7 @@ void Lease::Release() {
   v1::ReleaseLeaseReply reply;
   // A release that is lost is harmless: the lease ends with the session, or at the server's
   // ceiling.
-  connection_
-      ->Call(connection_->options().lookup_timeout,
-             [&](grpc::ClientContext* context) {
-               return connection_->stubs().cache->ReleaseLease(context, request, &reply);
-             })
+  connection_->Call(connection_->options().lookup_timeout, method::kReleaseLease, request, &reply)
       .IgnoreError();
   connection_.reset();
 }

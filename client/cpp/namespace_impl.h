@@ -50,9 +50,13 @@ class Namespace::Impl {
   absl::Status WithOpen(Needs needs, absl::Time deadline, absl::FunctionRef<absl::Status()> call);
 
   // One call to the server, cancelled when the namespace is destroyed.
-  absl::Status Call(absl::Time deadline,
-                    absl::FunctionRef<grpc::Status(grpc::ClientContext*)> attempt) {
+  absl::Status Call(absl::Time deadline, absl::FunctionRef<grpc::Status(UnaryCall&)> attempt) {
     return connection_->Call(group_, deadline, attempt);
+  }
+  absl::Status Call(absl::Time deadline, const char* method,
+                    const google::protobuf::MessageLite& request,
+                    google::protobuf::MessageLite* reply) {
+    return connection_->Call(group_, deadline, method, request, reply);
   }
   CallGroup& group() { return group_; }
   // Whether a call would go: asked before work that only a call is done for.

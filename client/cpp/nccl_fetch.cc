@@ -68,9 +68,7 @@ class NcclFetch {
     request.set_slots(peer_.shape().slots);
     request.set_slot_bytes(peer_.shape().slot_bytes);
     v1::OpenPeerReply reply;
-    OSCARKV_RETURN_IF_ERROR(space_.Call(wanted_.deadline, [&](grpc::ClientContext* context) {
-      return space_.connection()->stubs().peer->OpenPeer(context, request, &reply);
-    }));
+    OSCARKV_RETURN_IF_ERROR(space_.Call(wanted_.deadline, method::kOpenPeer, request, &reply));
     comm::PairId pair;
     if (reply.pair().size() != pair.size() || reply.slots() == 0 ||
         reply.slot_bytes() > peer_.shape().slot_bytes) {
@@ -90,9 +88,7 @@ class NcclFetch {
     request.set_peer_epoch(peer_.epoch());
     request.set_deadline_ms(static_cast<uint32_t>(
         std::max<int64_t>(1, absl::ToInt64Milliseconds(wanted_.deadline - absl::Now()))));
-    return space_.Call(wanted_.deadline, [&](grpc::ClientContext* context) {
-      return space_.connection()->stubs().peer->SendPages(context, request, reply);
-    });
+    return space_.Call(wanted_.deadline, method::kSendPages, request, reply);
   }
 
   absl::Status Check(const v1::SendPagesReply& reply) const {

@@ -49,7 +49,7 @@ absl::Status UploadTransformSet(Connection& connection, CallGroup& group, const 
   const absl::Time deadline = absl::Now() + connection.options().transform_timeout;
   // As pages: it is large, and may not be in the way of other calls.
   const auto attempt = [&](const std::shared_ptr<grpc::Channel>& channel) {
-    BulkCall call(channel, BulkCall::Method::kPutTransformSet, group, deadline);
+    BulkCall call(channel, method::kPutTransformSet, group, deadline);
     v1::PutTransformSetRequest request;
     request.mutable_header()->set_hash(hash);
     request.mutable_header()->set_bytes(file.size());
@@ -83,9 +83,7 @@ absl::Status Namespace::Impl::Open(bool create, absl::Time deadline) {
   request.set_create(create);
   request.set_expected_fingerprint(fingerprint_);
   v1::OpenNamespaceReply reply;
-  OSCARKV_RETURN_IF_ERROR(Call(deadline, [&](grpc::ClientContext* context) {
-    return connection_->stubs().cache->OpenNamespace(context, request, &reply);
-  }));
+  OSCARKV_RETURN_IF_ERROR(Call(deadline, method::kOpenNamespace, request, &reply));
   OSCARKV_RETURN_IF_ERROR(CheckReply(*codec_, fingerprint_, reply));
   const absl::MutexLock lock(&mutex_);
   open_ = true;

@@ -25,10 +25,8 @@ std::string TierName(v1::Tier tier) {
 
 absl::StatusOr<ServerStats> Client::Stats() {
   v1::StatsReply reply;
-  OSCARKV_RETURN_IF_ERROR(
-      connection_->Call(connection_->options().control_timeout, [&](grpc::ClientContext* context) {
-        return connection_->stubs().admin->Stats(context, v1::StatsRequest(), &reply);
-      }));
+  OSCARKV_RETURN_IF_ERROR(connection_->Call(connection_->options().control_timeout, method::kStats,
+                                            v1::StatsRequest(), &reply));
   ServerStats stats;
   stats.version = reply.version();
   stats.epoch = reply.server_epoch();

@@ -23,15 +23,6 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint) {
   return grpc::CreateCustomChannel(endpoint, grpc::InsecureChannelCredentials(), arguments);
 }
 
-WireStubs MakeWireStubs(const std::string& endpoint) {
-  WireStubs stubs;
-  stubs.channel = MakeChannel(endpoint);
-  stubs.cache = v1::KvCache::NewStub(stubs.channel);
-  stubs.admin = v1::Admin::NewStub(stubs.channel);
-  stubs.peer = v1::Peer::NewStub(stubs.channel);
-  return stubs;
-}
-
 v1::RequestHints ToProto(const RequestHints& hints) {
   v1::RequestHints out;
   out.set_reuse(static_cast<v1::Reuse>(hints.reuse));

@@ -1,5 +1,5 @@
-// The gRPC stubs of one channel. Included by the client's own sources only: its public headers know
-// no gRPC.
+// What the client sends its calls by. Included by the client's own sources only: its public headers
+// know no gRPC.
 #ifndef OSCARKV_CLIENT_CPP_WIRE_H_
 #define OSCARKV_CLIENT_CPP_WIRE_H_
 
@@ -10,22 +10,37 @@
 
 #include "client/cpp/hints.h"
 
-#include "oscarkv/v1/admin.grpc.pb.h"
-#include "oscarkv/v1/kv_cache.grpc.pb.h"
-#include "oscarkv/v1/peer.grpc.pb.h"
+#include "oscarkv/v1/admin.pb.h"
+#include "oscarkv/v1/kv_cache.pb.h"
+#include "oscarkv/v1/peer.pb.h"
 
 namespace oscarkv::client {
 
-struct WireStubs {
-  std::shared_ptr<grpc::Channel> channel;
-  std::unique_ptr<v1::KvCache::Stub> cache;
-  std::unique_ptr<v1::Admin::Stub> admin;
-  std::unique_ptr<v1::Peer::Stub> peer;
-};
+// The methods, as they are called.
+namespace method {
+inline constexpr char kClear[] = "/oscarkv.v1.KvCache/Clear";
+inline constexpr char kDelete[] = "/oscarkv.v1.KvCache/Delete";
+inline constexpr char kEndHold[] = "/oscarkv.v1.Peer/EndHold";
+inline constexpr char kGet[] = "/oscarkv.v1.KvCache/Get";
+inline constexpr char kGetTransformSet[] = "/oscarkv.v1.KvCache/GetTransformSet";
+inline constexpr char kHoldPages[] = "/oscarkv.v1.Peer/HoldPages";
+inline constexpr char kList[] = "/oscarkv.v1.KvCache/List";
+inline constexpr char kLookup[] = "/oscarkv.v1.KvCache/Lookup";
+inline constexpr char kOpenNamespace[] = "/oscarkv.v1.KvCache/OpenNamespace";
+inline constexpr char kOpenPeer[] = "/oscarkv.v1.Peer/OpenPeer";
+inline constexpr char kPut[] = "/oscarkv.v1.KvCache/Put";
+inline constexpr char kPutTransformSet[] = "/oscarkv.v1.KvCache/PutTransformSet";
+inline constexpr char kReleaseLease[] = "/oscarkv.v1.KvCache/ReleaseLease";
+inline constexpr char kSendPages[] = "/oscarkv.v1.Peer/SendPages";
+inline constexpr char kSession[] = "/oscarkv.v1.KvCache/Session";
+inline constexpr char kShareDevice[] = "/oscarkv.v1.Peer/ShareDevice";
+inline constexpr char kStats[] = "/oscarkv.v1.Admin/Stats";
+inline constexpr char kTouch[] = "/oscarkv.v1.KvCache/Touch";
+inline constexpr char kVerify[] = "/oscarkv.v1.Admin/Verify";
+}  // namespace method
 
 // Opens a channel lazily: nothing is sent yet. Each has a connection of its own.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint);
-WireStubs MakeWireStubs(const std::string& endpoint);
 
 v1::RequestHints ToProto(const RequestHints& hints);
 

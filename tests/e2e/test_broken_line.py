@@ -156,6 +156,21 @@ def test_a_push_that_is_stuck_does_not_hold_up_other_calls(server, proxy, client
     server.wait_until(lambda: large.lookup(keys).error == "", "it answers again")
 
 
+def test_small_calls_do_not_wait_for_a_line_that_is_full(server, proxy, in_time):
+    client = oscarkv.Client(proxy.endpoint, timeout_ms=200, control_timeout_ms=TIMEOUT_MS, breaker_failures=1000)
+    space = client.open(SPEC, transforms=TRANSFORMS)
+    keys = [number.to_bytes(64, "big") for number in range(1000)]
+    assert space.lookup(keys, lease=True).error == ""
+    proxy.stall()
+    with concurrent.futures.ThreadPoolExecutor(16) as threads:  # 13 MB: more than sockets take
+        hits = [threads.submit(in_time, space.lookup, keys, lease=True) for _ in range(200)]
+        assert all(hit.result().error for hit in hits)
+    with pytest.raises(RuntimeError):
+        in_time(client.stats)
+    assert in_time(space.touch, keys) == ["MISS"] * len(keys)
+    in_time(client.close)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_server_killed_in_the_middle_of_a_fetch(server, proxy, space, in_time, seed):
     assert push(space).statuses == ["OK"] * PAGES
