@@ -167,7 +167,10 @@ class Server::Impl {
     if (hub_ != nullptr) hub_->Stop();  // what it calls back is there until here
     copy_worker_.reset();
     re_encoders_.reset();
-    if (archive_worker_ != nullptr) store_->archive_queue()->AwaitDrained(deadline);
+    if (archive_worker_ != nullptr) {
+      store_->ArchiveWorthy(deadline);
+      store_->archive_queue()->AwaitDrained(deadline);
+    }
     archive_worker_.reset();
     grpc_.reset();
     ticker_.reset();
@@ -217,7 +220,7 @@ class Server::Impl {
     std::unique_ptr<PageArchive> archive;
     if (WantsDisk(config_)) {
       options.archive_admission =
-          config_.disk().admit() == "fetched" ? ArchiveAdmission::kFetched : ArchiveAdmission::kAll;
+          ParseArchiveAdmission(config_.disk().admit()).value_or(ArchiveAdmission::kWorth);
       OSCARKV_ASSIGN_OR_RETURN(archive, OpenDiskArchive(config_.disk(), logger_));
       catalog_ = archive->catalog();
     }

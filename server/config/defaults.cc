@@ -12,6 +12,7 @@
 #include "kernels/base/status_macros.h"
 #include "proto/wire/data_path.h"
 #include "server/config/load.h"
+#include "server/core/page_archive.h"
 #include "server/tier/disk/block_io.h"
 #include "server/tier/disk/disk_directory.h"
 
@@ -115,9 +116,9 @@ absl::Status CheckDisk(const v1::ServerConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("disk.io must be auto, io_uring or pread, found '", disk.io(), "'"));
   }
-  if (disk.admit() == "all" || disk.admit() == "fetched") return absl::OkStatus();
+  if (ParseArchiveAdmission(disk.admit()).has_value()) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("disk.admit must be all or fetched, found '", disk.admit(), "'"));
+      absl::StrCat("disk.admit must be all, fetched or worth, found '", disk.admit(), "'"));
 }
 
 absl::Status CheckPaths(const char* field,
@@ -311,7 +312,7 @@ v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes) {
   SetDefault(disk->mutable_segment(), "256MiB");
   SetDefault(disk->mutable_owner(), "oscarkvd");
   SetDefault(disk->mutable_io(), "auto");
-  SetDefault(disk->mutable_admit(), "all");
+  SetDefault(disk->mutable_admit(), "worth");
   SetDefaultPaths(config.mutable_paths()->mutable_fetch());
   SetDefaultPaths(config.mutable_paths()->mutable_push());
   v1::EvictionConfig* eviction = config.mutable_eviction();

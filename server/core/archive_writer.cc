@@ -47,6 +47,11 @@ bool ArchiveWriter::Step(absl::Status* error) {
   std::vector<ArchiveWrite> writes;
   const auto held = [this](const Tenant& tenant) { return store_.ArchivedBytesOf(tenant); };
   DiskQuotas quotas(held);
+  PageStore::ArchiveRefusals refused{};
+  const auto refuse = [&](ArchiveRefusal why) { ++refused[static_cast<size_t>(why)]; };
+  // Not a queue of all pages: parents come first, or do not come.
+  const bool chosen = store_.options_.archive_admission != ArchiveAdmission::kAll;
+  absl::flat_hash_set<std::pair<const Namespace*, std::string>> writing;
   absl::flat_hash_set<PageRecord*> seen;  // a page that was fetched twice waits twice
   for (PageRecord* record : *taken) {
     if (!seen.insert(record).second) continue;
@@ -54,7 +59,17 @@ bool ArchiveWriter::Step(absl::Status* error) {
     PinnedPage page = store_.PinForArchive(*record, &parent);
     // What has rotted is dropped by this, and not written.
     if (!page || !page.VerifyAll().ok()) continue;
-    if (!quotas.Take(record->space->tenant(), page.slot_.size())) continue;
+    const Namespace* space = record->space;
+    if (chosen && !parent.empty() && !writing.contains({space, parent}) &&
+        !store_.IsArchived(*space, parent)) {
+      refuse(ArchiveRefusal::kNoParent);
+      continue;
+    }
+    if (!quotas.Take(space->tenant(), page.slot_.size())) {
+      refuse(ArchiveRefusal::kQuota);
+      continue;
+    }
+    if (chosen) writing.emplace(space, record->key.view());
     pages.push_back(std::move(page));
     parents.push_back(std::move(parent));
   }
@@ -69,9 +84,13 @@ bool ArchiveWriter::Step(absl::Status* error) {
   }
   store_.archive_->Write(writes);
   for (size_t i = 0; i < pages.size(); ++i) {
-    if (!writes[i].status.ok() && error != nullptr) *error = writes[i].status;
+    if (!writes[i].status.ok()) {
+      refuse(ArchiveRefusal::kFailed);
+      if (error != nullptr) *error = writes[i].status;
+    }
     store_.FinishArchiving(*pages[i].record_);
   }
+  store_.EndDemotions(*taken, refused);
   return true;
 }
 

@@ -4,6 +4,12 @@
 
 namespace oscarkv {
 
+const char* ArchiveRefusalName(ArchiveRefusal why) {
+  constexpr const char* kNames[kArchiveRefusals] = {"not_worth", "behind", "quota", "no_parent",
+                                                    "failed"};
+  return kNames[static_cast<size_t>(why)];
+}
+
 namespace {
 
 void AddArchive(const StoreStats& stats, std::vector<NamedCounter>* counters) {
@@ -31,8 +37,6 @@ void AddArchive(const StoreStats& stats, std::vector<NamedCounter>* counters) {
        a.failed_reads},
       {{"oscarkv_disk_failed_writes_total", "Pages that the disk could not write"},
        a.failed_writes},
-      {{"oscarkv_disk_refused_pages_total", "Pages not written to disk because too many waited"},
-       a.refused_pages},
       {{"oscarkv_disk_catalog_skipped_total",
         "Namespaces and transform sets on disk that were damaged or another server's"},
        a.catalog_skipped},
@@ -42,6 +46,12 @@ void AddArchive(const StoreStats& stats, std::vector<NamedCounter>* counters) {
   };
   for (const auto& [name, value] : named)
     counters->push_back({name.first, name.second, "", "", value});
+  for (size_t reason = 0; reason < kArchiveRefusals; ++reason) {
+    counters->push_back({"oscarkv_disk_refused_pages_total",
+                         "Pages that were not written to disk, by reason", "reason",
+                         ArchiveRefusalName(static_cast<ArchiveRefusal>(reason)),
+                         a.refused_pages[reason]});
+  }
 }
 
 // Of the tiers that there are.

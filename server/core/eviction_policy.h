@@ -82,6 +82,9 @@ inline constexpr size_t kRemoveReasons = 5;
 
 std::string_view RemoveReasonName(RemoveReason reason);
 
+// What UseChance looks ahead.
+inline constexpr absl::Duration kUseHorizon = absl::Hours(1);
+
 // Not thread-safe: the store calls under its tree lock. Calls must be quick (O(log pages)), may
 // not call back, and allocate only as their state grows with the greatest page number seen.
 class EvictionPolicy {
@@ -120,6 +123,13 @@ class EvictionPolicy {
   // asked again without other calls, answers the same. The store then calls OnRemove, or
   // SetEvictable(page, false) when it finds the page held.
   virtual std::optional<PageId> Victim(absl::Duration now) = 0;
+
+  // How likely `page`, which is there, is used again within kUseHorizon; nothing when that is not
+  // known.
+  virtual std::optional<double> UseChance(PageId page, absl::Duration now) const = 0;
+
+  // The same of a page that is put, as Admits is asked.
+  virtual std::optional<double> PutChance(const PageTraits& traits) = 0;
 
   // Of all that the policy remembers.
   virtual uint64_t memory_bytes() const = 0;

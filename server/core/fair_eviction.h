@@ -49,6 +49,15 @@ class FairEviction {
   // The page that goes next for a page of `asker`; of the asker's own pages when `own_only`.
   std::optional<Victim> Next(const Tenant& asker, bool own_only, absl::Duration now);
 
+  // Of a page that is there.
+  std::optional<double> UseChance(const Tenant& tenant, PageId page, absl::Duration now) const {
+    return shares_[tenant.id()].policy->UseChance(numbers_[page], now);
+  }
+
+  std::optional<double> PutChance(const Tenant& tenant, const PageTraits& traits) {
+    return Of(tenant).policy->PutChance(Translated(traits));
+  }
+
   std::string_view name() const { return shares_.front().policy->name(); }
   uint64_t memory_bytes() const;
 

@@ -14,7 +14,8 @@ constexpr size_t kCountedAtOnce = size_t{1} << 14;
 // common: a system prompt.
 constexpr uint16_t kForksShared = 8;
 constexpr int kTurnMax = 1000;
-// Nothing is refused before so many uses are known: a store that was only written to takes all.
+// Nothing is refused, here or by who asks for chances, before so many uses are known: a store that
+// was only written to takes all.
 constexpr double kUsesToRefuse = 32.0;
 constexpr uint32_t kNoSet = 0xffffffff;
 
@@ -161,13 +162,16 @@ void LearntPolicy::OnInsert(PageId page, const PageTraits& traits) {
   Watch(&run);
 }
 
+ReuseModel::ClassId LearntPolicy::ClassOfNewPut(const PageTraits& traits) {
+  RunKind kind = RunKind::kNew;
+  return ClassOfPut(traits, PutOf(traits, watch_.Find(traits.key_hash)), &kind);
+}
+
 bool LearntPolicy::Admits(const PageTraits& traits) {
   Advance(traits.now);
   const std::optional<ShelfId> least = shelves_.Least();
   if (!least.has_value() || model_.uses() < kUsesToRefuse) return true;
-  const Put& put = PutOf(traits, watch_.Find(traits.key_hash));
-  RunKind kind = RunKind::kNew;
-  const ReuseModel::ClassId class_id = ClassOfPut(traits, put, &kind);
+  const ReuseModel::ClassId class_id = ClassOfNewPut(traits);
   const auto& [least_class, least_standing] = sets_[*least / ReuseModel::kAges];
   return Score(class_id, StandingOf(traits.request), 0) >=
          Score(least_class, least_standing, *least % ReuseModel::kAges);
@@ -339,6 +343,18 @@ std::optional<PageId> LearntPolicy::Victim(absl::Duration now) {
   const PageId page = shelves_.Front(*least);
   going_ = run_of_[page];
   return page;
+}
+
+std::optional<double> LearntPolicy::UseChance(PageId page, absl::Duration now) const {
+  if (model_.uses() < kUsesToRefuse) return std::nullopt;
+  const Run& run = runs_[run_of_[page]];
+  return model_.Chance(run.class_id, ReuseModel::AgeOf(absl::ToDoubleSeconds(now) - run.used_at_s));
+}
+
+std::optional<double> LearntPolicy::PutChance(const PageTraits& traits) {
+  if (model_.uses() < kUsesToRefuse) return std::nullopt;
+  Advance(traits.now);
+  return model_.Chance(ClassOfNewPut(traits), 0);
 }
 
 uint64_t LearntPolicy::memory_bytes() const {

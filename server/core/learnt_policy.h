@@ -51,6 +51,8 @@ class LearntPolicy final : public EvictionPolicy {
   void OnRemove(PageId page, RemoveReason reason) override;
   void SetEvictable(PageId page, bool evictable) override;
   std::optional<PageId> Victim(absl::Duration now) override;
+  std::optional<double> UseChance(PageId page, absl::Duration now) const override;
+  std::optional<double> PutChance(const PageTraits& traits) override;
   uint64_t memory_bytes() const override;
 
   // For tests.
@@ -98,6 +100,7 @@ class LearntPolicy final : public EvictionPolicy {
   // A put goes on from `page`.
   void Extend(PageId page, const PageTraits& traits);
   void Classify(const RequestTraits& request, uint64_t new_tokens, Run* run);
+  ReuseModel::ClassId ClassOfNewPut(const PageTraits& traits);
   ReuseModel::ClassId ClassOfPut(const PageTraits& traits, const Put& put, RunKind* kind);
   static uint8_t StandingOf(const RequestTraits& request);
   void Watch(Run* run);

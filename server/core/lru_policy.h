@@ -31,6 +31,10 @@ class LruPolicy final : public EvictionPolicy {
   void OnRemove(PageId page, RemoveReason reason) override;
   void SetEvictable(PageId page, bool evictable) override;
   std::optional<PageId> Victim(absl::Duration now) override;
+  std::optional<double> UseChance(PageId /*page*/, absl::Duration /*now*/) const override {
+    return std::nullopt;
+  }
+  std::optional<double> PutChance(const PageTraits& /*traits*/) override { return std::nullopt; }
   uint64_t memory_bytes() const override;
 
  private:

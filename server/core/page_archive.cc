@@ -4,12 +4,21 @@
 
 namespace oscarkv {
 
-void ArchiveQueue::Add(PageRecord* record) {
+std::optional<ArchiveAdmission> ParseArchiveAdmission(std::string_view name) {
+  if (name == "all") return ArchiveAdmission::kAll;
+  if (name == "fetched") return ArchiveAdmission::kFetched;
+  if (name == "worth") return ArchiveAdmission::kWorth;
+  return std::nullopt;
+}
+
+bool ArchiveQueue::Add(PageRecord* record) {
   absl::MutexLock lock(&mutex_);
-  if (records_.size() < pages_max_)
-    records_.push_back(record);
-  else
+  if (records_.size() >= pages_max_) {
     ++refused_;
+    return false;
+  }
+  records_.push_back(record);
+  return true;
 }
 
 void ArchiveQueue::Nudge() {

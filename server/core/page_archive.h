@@ -25,6 +25,13 @@
 
 namespace oscarkv {
 
+// Which pages are written to the archive: each as it is stored; those that are fetched; or those
+// that have to leave memory and are worth it, by what the policy knows of their use.
+enum class ArchiveAdmission : uint8_t { kAll, kFetched, kWorth };
+
+// "all", "fetched", "worth"
+std::optional<ArchiveAdmission> ParseArchiveAdmission(std::string_view name);
+
 struct ArchivedPage {
   Encoding encoding = Encoding::kWide;
   uint64_t first_position = 0;
@@ -91,8 +98,8 @@ class ArchiveQueue {
  public:
   explicit ArchiveQueue(uint32_t pages_max) : pages_max_(pages_max) {}
 
-  // When full, the page is let go of, and counted.
-  void Add(PageRecord* record);
+  // When full, the page is let go of, and counted: false.
+  bool Add(PageRecord* record);
   // Removals wait to be written.
   void Nudge();
   // Up to `pages_max` records, which may hold another page by now, or none. Empty if only removals

@@ -82,6 +82,14 @@ enum class Rung : uint8_t {
 };
 inline constexpr uint32_t kRungs = 6;
 
+// Where a page stands that is written to the archive before it leaves memory.
+enum class Demotion : uint8_t {
+  kNone = 0,
+  kQueued = 1,  // to be written, since what extends it is to be
+  kWaits = 2,   // the same, and it was to go: it may not before it was its turn
+  kTried = 3,   // it had its turn and is not archived: it goes as it is
+};
+
 struct PageRecord {
   // Constant while the page is in the index or held.
   RecordKey key;
@@ -101,6 +109,7 @@ struct PageRecord {
   bool in_index = false;
   bool pinned = false;  // by its client (Residency): not offered to the policy
   Rung rung = Rung::kNone;
+  Demotion demotion = Demotion::kNone;
   PageId parent = kNoPage;
   PageId first_child = kNoPage;
   PageId next_sibling = kNoPage;  // of a free record: the next free one

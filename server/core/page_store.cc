@@ -369,6 +369,8 @@ std::vector<ItemStatus> PageStore::Touch(const Namespace& space,
       used.push_back({record->id, hash});
       used_records.push_back(record);
       record->used_at_s = now_s;
+      // What could not be written once may be by the time that it goes.
+      if (record->demotion == Demotion::kTried) record->demotion = Demotion::kNone;
       if (!SetResidencyLocked(*record, request.residency)) statuses[i] = ItemStatus::kQuota;
     }
     eviction_.OnUse(space.tenant(), used, request, now);
@@ -469,7 +471,6 @@ StoreStats PageStore::Stats() const {
     stats.tiers.push_back(archive_->Stats());
     stats.archived = true;
     stats.archive = archive_->Counters();
-    stats.archive.refused_pages = archive_queue_->refused();
   }
   stats.index_bytes = index_.memory_bytes() + tenants_.memory_bytes();
   for (const Tenant* tenant : tenants_.All()) {
@@ -479,6 +480,11 @@ StoreStats PageStore::Stats() const {
   const std::vector<const Namespace*> spaces = Namespaces();
   absl::MutexLock lock(&tree_mutex_);
   out.removed_by_reason = removed_;
+  if (archive_ != nullptr) {
+    stats.archive.refused_pages = archive_refused_;
+    stats.archive.refused_pages[static_cast<size_t>(ArchiveRefusal::kBehind)] +=
+        archive_queue_->refused();
+  }
   FillLadderStatsLocked(&stats.ladder);
   stats.policy = eviction_.name();
   stats.policy_bytes = eviction_.memory_bytes();

@@ -52,8 +52,8 @@
 
 namespace oscarkv {
 
-// Which pages are written to the archive: each as it is stored, or those that are fetched.
-enum class ArchiveAdmission : uint8_t { kAll, kFetched };
+// Chosen on the first half of a trace of conversations.
+inline constexpr double kArchiveChanceMin = 0.2;
 
 struct PageStoreOptions {
   uint32_t namespaces_max = 1024;
@@ -66,6 +66,8 @@ struct PageStoreOptions {
                                      << 18;  // to tell kEvicted from kMiss; 8 bytes each, a tenant
   uint32_t evictions_per_put_max = 4096;     // bounds the work of one BeginPut
   ArchiveAdmission archive_admission = ArchiveAdmission::kAll;
+  // Least chance of use within kUseHorizon that makes a page worth a write, 0..1.
+  double archive_chance_min = kArchiveChanceMin;
   uint32_t archive_queued_max =
       1 << 16;  // pages that wait to be written; beyond it, none are added
   StoreWide store_wide = StoreWide::kTail;  // of namespaces that nobody said otherwise of
@@ -215,6 +217,10 @@ class PageStore {
   // and counted. The caller paces: it calls again after bytes_checked / bytes_per_second.
   VerifyProgress Verify(uint64_t cursor, uint64_t bytes_max);
 
+  // With ArchiveAdmission::kWorth, has pages in memory that are worth it written, before the store
+  // goes. Returns when they are, or at the deadline. An ArchiveWriter runs.
+  void ArchiveWorthy(absl::Time deadline);
+
   StoreStats Stats() const;
 
   // Null when pages are not copied.
@@ -337,6 +343,30 @@ class PageStore {
   // Empty when the page has gone, or is archived. `parent` becomes the parent's key.
   PinnedPage PinForArchive(PageRecord& record, std::string* parent)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // page_store_demotion.cc
+  // Whether pages are written as they leave memory.
+  bool DemotesPages() const;
+  // Whether a page that is put is going to be written: then memory takes it, worth it or not.
+  bool WillBeArchived(const Tenant& tenant, const PageTraits& put)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // Whether `victim`, which is not held, stays until it was written: it is worth it, and neither
+  // archived nor was tried. What it extends is written before it.
+  bool AwaitsArchiving(PageRecord& victim, absl::Duration now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  bool IsWorthWriting(const PageRecord& record, absl::Duration now) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // The page waits to be written, behind those of what it extends that are not archived either.
+  // False when too many wait.
+  bool QueueDemotion(PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // It has been its turn: it may go.
+  void EndDemotionLocked(PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // It leaves memory.
+  void LeaveDemotionLocked(PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // What the writer took has had its turn; `refused` of it were not written.
+  using ArchiveRefusals = std::array<uint64_t, kArchiveRefusals>;
+  void EndDemotions(std::span<PageRecord* const> records, const ArchiveRefusals& refused)
+      ABSL_LOCKS_EXCLUDED(tree_mutex_);
+
   // What the tenant's pages take in the archive.
   uint64_t ArchivedBytesOf(const Tenant& tenant) const ABSL_LOCKS_EXCLUDED(namespaces_mutex_);
   void FinishArchiving(const PageRecord& pinned) ABSL_LOCKS_EXCLUDED(tree_mutex_);
@@ -469,6 +499,8 @@ class PageStore {
   uint64_t evicted_bytes_ ABSL_GUARDED_BY(tree_mutex_) = 0;
   bool moving_ ABSL_GUARDED_BY(tree_mutex_) = false;  // an evacuation is under way
   Ladder ladder_ ABSL_GUARDED_BY(tree_mutex_);
+  uint64_t demoting_pages_ ABSL_GUARDED_BY(tree_mutex_) = 0;  // that wait (Demotion::kWaits)
+  ArchiveRefusals archive_refused_ ABSL_GUARDED_BY(tree_mutex_){};
   // Slots of WIDE pages that were re-encoded while somebody read them, until the last has ended.
   struct Retired {
     TierSlot slot;

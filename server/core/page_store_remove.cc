@@ -25,6 +25,7 @@ bool PageStore::RemoveLocked(PageRecord& record, RemoveReason reason) {
   SetResidencyLocked(record, Residency::kNormal);
   if (copies_ != nullptr) copies_->OnRemove(record);
   ladder_.OnLeave(record);
+  LeaveDemotionLocked(record);
   // What is evicted stays in the archive; what is gone is gone everywhere.
   if (archive_ != nullptr && reason != RemoveReason::kEvicted)
     ForgetArchived(*record.space, record.key.view());
@@ -70,8 +71,9 @@ void PageStore::UnlinkLocked(PageRecord& record) {
 
 void PageStore::OfferLocked(const PageRecord& record) {
   const bool parked = (record.state.load(std::memory_order_acquire) & page_state::kParked) != 0;
-  eviction_.SetEvictable(record.space->tenant(), record.id,
-                         IsLeaf(record) && !parked && !record.pinned);
+  eviction_.SetEvictable(
+      record.space->tenant(), record.id,
+      IsLeaf(record) && !parked && !record.pinned && record.demotion != Demotion::kWaits);
 }
 
 bool PageStore::MayPin(Tenant& tenant, uint64_t slot_bytes) const {

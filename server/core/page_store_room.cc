@@ -88,11 +88,15 @@ PageStore::Evicted PageStore::EvictSome(const Eviction& eviction, uint32_t* work
     // Of two pages of one tenant its policy says which is worth more; between tenants it is who
     // holds more than its share that counts.
     if (eviction.judged != nullptr && victim->tenant == &eviction.asker &&
-        !eviction_.Admits(eviction.asker, *eviction.judged))
+        !eviction_.Admits(eviction.asker, *eviction.judged) &&
+        !WillBeArchived(eviction.asker, *eviction.judged))
       return Evicted::kRefused;
     evicted = Evicted::kSome;
     --*work_left;
     PageRecord& record = records_.Get(victim->page);
+    if (!page_state::IsHeld(record.state.load(std::memory_order_acquire)) &&
+        AwaitsArchiving(record, now))
+      continue;
     const bool ahead =
         !eviction.re_encodes && ladder_.HasWork(eviction.own_only ? &eviction.asker : nullptr);
     if (RemoveLocked(record, RemoveReason::kEvicted)) {

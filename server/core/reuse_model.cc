@@ -130,7 +130,8 @@ ReuseModel::ClassId ReuseModel::ClassOf(const RunTraits& run) {
   if (id == kNoClass) {
     id = static_cast<ClassId>(classes_.size());
     const ByAge& coarser = rates_[kLevels - 1][number / kRadix[kLevels - 1]];
-    classes_.push_back({.number = number, .counts = {}, .worth = WorthOf(coarser)});
+    classes_.push_back(
+        {.number = number, .counts = {}, .worth = WorthOf(coarser), .chance = ChanceOf(coarser)});
   }
   return id;
 }
@@ -190,7 +191,9 @@ void ReuseModel::Refresh(double elapsed_s) {
   }
   for (Class& one : classes_) {
     const ByAge& coarser = rates_[kLevels - 1][one.number / kRadix[kLevels - 1]];
-    one.worth = WorthOf(RatesOf(one.counts.uses, one.counts.seconds, coarser, 1.0, kShapeTrust));
+    const ByAge rates = RatesOf(one.counts.uses, one.counts.seconds, coarser, 1.0, kShapeTrust);
+    one.worth = WorthOf(rates);
+    one.chance = ChanceOf(rates);
   }
 }
 
@@ -216,6 +219,22 @@ ReuseModel::ByAge ReuseModel::WorthOf(const ByAge& rates) {
     worth[from] = best;
   }
   return worth;
+}
+
+ReuseModel::ByAge ReuseModel::ChanceOf(const ByAge& rates) {
+  const double horizon = absl::ToDoubleSeconds(kUseHorizon);
+  ByAge chance;
+  for (size_t from = 0; from < kAges; ++from) {
+    double expected = 0.0;
+    double left = horizon;
+    for (size_t age = from; left > 0.0 && age < kAges; ++age) {
+      const double seconds = std::min(left, kEdges[age + 1] - kEdges[age]);
+      expected += seconds * rates[age];
+      left -= seconds;
+    }
+    chance[from] = -std::expm1(-expected);
+  }
+  return chance;
 }
 
 uint64_t ReuseModel::memory_bytes() const {

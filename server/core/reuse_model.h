@@ -33,8 +33,8 @@ struct RunTraits {
   uint32_t output_tokens = 0;  // of its last request; 0: not known
 };
 
-// Not thread-safe. Memory is bounded: 800 bytes for each class that was seen, of 2,880 at most, and
-// 1.3 MB.
+// Not thread-safe. Memory is bounded: 1,050 bytes for each class that was seen, of 2,880 at most,
+// and 1.3 MB.
 class ReuseModel {
  public:
   using ClassId = uint16_t;
@@ -61,6 +61,8 @@ class ReuseModel {
   // Hits per second that a page earns while it is held, from age bin `age` on, held as long as that
   // is best. Above 0; constant between calls of Refresh.
   double Worth(ClassId id, size_t age) const { return classes_[id].worth[age]; }
+  // How likely a page is used within kUseHorizon, from age bin `age` on.
+  double Chance(ClassId id, size_t age) const { return classes_[id].chance[age]; }
   // Uses that this rests on, old ones faded. While they are few, worth compares guesses.
   double uses() const { return uses_; }
 
@@ -81,12 +83,14 @@ class ReuseModel {
     uint32_t number = 0;
     Counts counts;
     ByAge worth{};
+    ByAge chance{};
   };
 
   static uint32_t NumberOf(const RunTraits& run);
   // How many classes a level has: one at level 0, at level kLevels the finest.
   static uint32_t SizeOf(size_t level);
   static ByAge WorthOf(const ByAge& rates);
+  static ByAge ChanceOf(const ByAge& rates);
 
   std::vector<ClassId> ids_;  // [number], kNoClass where there is none yet
   std::vector<Class> classes_;

@@ -131,6 +131,17 @@ struct CopyCounters {
   uint64_t failed_pages = 0;   // whose copy failed, or arrived damaged
 };
 
+// Why a page that left memory, or was to be written, was not written to the archive.
+enum class ArchiveRefusal : uint8_t {
+  kNotWorth = 0,  // unlikely to be used again
+  kBehind = 1,    // too many waited
+  kQuota = 2,     // its tenant has as much there as it may
+  kNoParent = 3,  // what it extends is not there: it would not be found
+  kFailed = 4,    // the device did not take it
+};
+inline constexpr size_t kArchiveRefusals = 5;
+const char* ArchiveRefusalName(ArchiveRefusal why);  // as metrics say it
+
 // Of the archive (PageArchive).
 struct ArchiveCounters {
   uint64_t written_pages = 0;
@@ -144,7 +155,7 @@ struct ArchiveCounters {
   uint64_t corrupt_pages = 0;    // found bad, and dropped
   uint64_t failed_reads = 0;     // pages that the device could not read; dropped
   uint64_t failed_writes = 0;    // pages that the device could not write
-  uint64_t refused_pages = 0;    // not written, because too many waited
+  std::array<uint64_t, kArchiveRefusals> refused_pages{};  // not written
   uint64_t catalog_skipped = 0;  // namespaces and transform sets that could not be read
   uint64_t catalog_failed_writes = 0;
 };

@@ -323,6 +323,12 @@ std::vector<MetricFamily> Collector::Collect() const {
         "oscarkv_disk_write_amplification_ratio",
         "Bytes written to the disk's files for each byte of the pages written; 0 before the first",
         written == 0.0 ? 0.0 : static_cast<double>(disk.device_written_bytes) / written));
+    const auto hits = static_cast<double>(store.counters.loaded_pages);
+    families.push_back(OneGauge(
+        "oscarkv_disk_written_bytes_per_hit",
+        "Bytes of the pages written to disk for each page that a fetch brought back; 0 before the "
+        "first",
+        hits == 0.0 ? 0.0 : written / hits));
   }
   families.push_back(OneGauge("oscarkv_leased_bytes", "Bytes of leased pages",
                               static_cast<double>(store.leased_bytes)));

@@ -4,8 +4,9 @@
 //
 // JOBS is a JSON list of objects with policy ("lru", "learnt", "optimum"), pages, and optionally
 // page_tokens, ladder ("kept", "never", "tail", "until_pressure"), hints (bool), wrong_hints
-// (0..1), seed. RESULTS is the same list, each object with hits_percent, second_half_percent,
-// evicted, refused, reencoded, evicted_ahead, policy_bytes, seconds.
+// (0..1), seed, disk_pages with admit ("all", "fetched", "worth") and chance. RESULTS is the same
+// list, each object with hits_percent, second_half_percent, evicted, refused, reencoded,
+// evicted_ahead, policy_bytes, seconds.
 #include <cstdio>
 #include <iostream>
 #include <iterator>
@@ -25,6 +26,9 @@ absl::StatusOr<ReplayResult> RunJob(const std::vector<TraceRequest>& trace,
                               .capacity_pages = job.value("pages", uint64_t{0}),
                               .page_tokens = job.value("page_tokens", kBlockTokens),
                               .ladder = job.value("ladder", ""),
+                              .disk_pages = job.value("disk_pages", uint64_t{0}),
+                              .admit = job.value("admit", "all"),
+                              .chance_min = job.value("chance", kArchiveChanceMin),
                               .hints = job.value("hints", false),
                               .wrong_hints = job.value("wrong_hints", 0.0),
                               .seed = job.value("seed", uint64_t{1})};
@@ -57,6 +61,13 @@ int Main(const std::string& path) {
     job["refused"] = result->refused_pages;
     job["reencoded"] = result->reencoded_pages;
     job["evicted_ahead"] = result->evicted_ahead;
+    job["disk_hits"] = result->whole.disk_hits;
+    job["blocks"] = result->whole.blocks;
+    job["second_half_disk_hits"] = result->second_half.disk_hits;
+    job["disk_written"] = result->disk_written_pages;
+    for (size_t why = 0; why < kArchiveRefusals; ++why)
+      job["disk_refused"][ArchiveRefusalName(static_cast<ArchiveRefusal>(why))] =
+          result->disk_refused_pages[why];
     job["policy_bytes"] = result->policy_bytes;
     job["seconds"] = result->seconds;
   }

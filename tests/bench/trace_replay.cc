@@ -15,25 +15,29 @@
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/checksum.h"
+#include "server/core/archive_writer.h"
 #include "server/core/learnt_policy.h"
 #include "server/core/lru_policy.h"
 #include "server/core/page_store.h"
 #include "server/core/re_encoder.h"
+#include "server/tier/disk/disk_archive.h"
+#include "server/tier/disk/posix_io.h"
 #include "tests/support/fake_clock.h"
 #include "tests/support/fake_tier.h"
+#include "tests/support/scoped_folder.h"
 
 namespace oscarkv::bench {
 namespace {
 
-// The smallest namespace there is, with pages of `page_tokens` in name only.
-NamespaceSpec TinySpec(uint32_t page_tokens) {
+// A namespace of small pages: a block of the disk each, with what describes them.
+NamespaceSpec TinySpec() {
   NamespaceSpec spec;
   spec.model = "trace";
   spec.geometry = {.layers = 1,
                    .kv_heads = 1,
                    .k_head_dim = 16,
                    .v_head_dim = 16,
-                   .page_tokens = page_tokens,
+                   .page_tokens = 16,
                    .dtype = DType::kBf16};
   return spec;
 }
@@ -61,6 +65,21 @@ std::optional<StoreWide> ModeOf(std::string_view ladder) {
   if (ladder == "tail") return StoreWide::kTail;
   if (ladder == "until_pressure") return StoreWide::kUntilPressure;
   return std::nullopt;
+}
+
+// A disk tier, in a folder in memory, with room for so many pages of a block of the disk's each.
+absl::StatusOr<std::unique_ptr<PageArchive>> OpenDisk(const std::string& path, uint64_t pages) {
+  constexpr uint64_t kSegmentBytes = 1 << 20;
+  constexpr uint64_t kPagesPerSegment = 239;  // with their table and the two blocks in front
+  const uint64_t segments = (pages + kPagesPerSegment - 1) / kPagesPerSegment;
+  auto disk = DiskStore::Open(
+      {.directory = {.path = path,
+                     .owner = "trace",
+                     .capacity_bytes = segments * kSegmentBytes + 3 * kDiskBlockBytes,
+                     .segment_bytes = kSegmentBytes}},
+      std::make_unique<PosixIo>());
+  if (!disk.ok()) return disk.status();
+  return std::make_unique<DiskArchive>(*std::move(disk));
 }
 
 // A key of 16 bytes: page `index` of a block.
@@ -110,7 +129,7 @@ class Replayer {
     const std::optional<StoreWide> mode = ModeOf(options_.ladder);
     if (laddered && !mode.has_value() && options_.ladder != "kept")
       return absl::InvalidArgumentError(absl::StrCat("no ladder '", options_.ladder, "'"));
-    const NamespaceSpec spec = laddered ? LadderSpec() : TinySpec(options_.page_tokens);
+    const NamespaceSpec spec = laddered ? LadderSpec() : TinySpec();
     positions_ = spec.geometry.page_tokens;
     auto probe = Namespace::Create(spec, 0);
     if (!probe.ok()) return probe.status();
@@ -120,12 +139,26 @@ class Replayer {
       page_[i] = i % 2 == 1 ? std::byte{0x3f} : static_cast<std::byte>(i * 37 / 2);
     crc_ = Crc32c(page_);
     const uint64_t slot_bytes = page_.size() + sizeof(crc_);
-    auto store = PageStore::Create(
-        {.evictions_per_put_max = 1 << 20, .store_wide = mode.value_or(StoreWide::kUntilPressure)},
-        std::make_unique<testing::FakeTier>(options_.capacity_pages * slot_bytes),
-        std::move(policy), clock_);
+    std::unique_ptr<PageArchive> archive;
+    const std::optional<ArchiveAdmission> admission = ParseArchiveAdmission(options_.admit);
+    if (!admission.has_value() || (laddered && options_.disk_pages > 0))
+      return absl::InvalidArgumentError(
+          absl::StrCat("a disk with '", options_.admit, "' and ladder '", options_.ladder, "'"));
+    if (options_.disk_pages > 0) {
+      auto opened = OpenDisk(folder_.path(), options_.disk_pages);
+      if (!opened.ok()) return opened.status();
+      archive = *std::move(opened);
+    }
+    auto store =
+        PageStore::Create({.evictions_per_put_max = 1 << 20,
+                           .archive_admission = *admission,
+                           .archive_chance_min = options_.chance_min,
+                           .store_wide = mode.value_or(StoreWide::kUntilPressure)},
+                          std::make_unique<testing::FakeTier>(options_.capacity_pages * slot_bytes),
+                          std::move(policy), clock_, nullptr, std::move(archive));
     if (!store.ok()) return store.status();
     store_ = *std::move(store);
+    if (options_.disk_pages > 0) writer_ = std::make_unique<ArchiveWriter>(*store_);
     auto space = store_->OpenNamespace(spec, true);
     if (!space.ok()) return space.status();
     space_ = *space;
@@ -139,13 +172,9 @@ class Replayer {
     for (size_t i = 0; i < trace_.size(); ++i) {
       const TraceRequest& request = trace_[i];
       clock_.Advance(absl::Seconds(request.time_s) - clock_.Now());
-      const double hits = Serve(request, i);
-      const auto blocks = static_cast<double>(request.blocks.size());
-      result.whole.blocks += blocks;
-      result.whole.hits += hits;
-      if (request.time_s < half_s) continue;
-      result.second_half.blocks += blocks;
-      result.second_half.hits += hits;
+      const HitCount hits = Serve(request, i);
+      result.whole.Add(hits);
+      if (request.time_s >= half_s) result.second_half.Add(hits);
     }
     const StoreCounters counters = store_->Stats().counters;
     result.evicted_pages = counters.removed_by_reason[static_cast<size_t>(RemoveReason::kEvicted)];
@@ -153,6 +182,9 @@ class Replayer {
     const LadderStats ladder = store_->Stats().ladder;
     result.reencoded_pages = ladder.due_pages + ladder.pressed_pages;
     result.evicted_ahead = ladder.evicted_ahead;
+    const ArchiveCounters archive = store_->Stats().archive;
+    result.disk_written_pages = archive.written_pages;
+    result.disk_refused_pages = archive.refused_pages;
     result.policy_bytes = policy_->memory_bytes();
     result.seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -180,8 +212,7 @@ class Replayer {
   }
 
   // What a worker does for a request: looks up its prefix, fetches what is there, stores the rest.
-  // Returns the hits, in blocks.
-  double Serve(const TraceRequest& request, size_t index) {
+  HitCount Serve(const TraceRequest& request, size_t index) {
     const uint32_t per_block = kBlockTokens / options_.page_tokens;
     size_t pages = request.blocks.size() * per_block;
     if (per_block > 1) pages = std::min<size_t>(pages, request.input_tokens / options_.page_tokens);
@@ -189,7 +220,10 @@ class Replayer {
     for (size_t i = 0; i < pages; ++i)
       keys_.push_back(KeyOf(request.blocks[i / per_block], static_cast<uint32_t>(i % per_block)));
     const std::vector<std::string_view> views(keys_.begin(), keys_.end());
-    const size_t held = store_->Lookup(*space_, {.keys = views}).prefix_pages;
+    size_t held = store_->Lookup(*space_, {.keys = views}).prefix_pages;
+    const uint64_t loaded_before = LoadedPages();
+    const std::vector<PinnedPage> fetched = Fetch(views, &held);
+    const uint64_t loaded = LoadedPages() - loaded_before;
     RequestTraits traits{
         .number = index + 1, .output_tokens = request.output_tokens, .reuse = HintOf(index)};
     const std::span<const std::string_view> all(views);
@@ -205,7 +239,31 @@ class Replayer {
               .request = traits,
               .ends_put = i + 1 == pages});
     }
-    return static_cast<double>(held) / per_block;
+    return {.blocks = static_cast<double>(request.blocks.size()),
+            .hits = static_cast<double>(held) / per_block,
+            .disk_hits = static_cast<double>(loaded) / per_block};
+  }
+
+  // What is there of the first `held` pages, with a disk; sets `held` to how many come.
+  std::vector<PinnedPage> Fetch(std::span<const std::string_view> keys, size_t* held) {
+    std::vector<PinnedPage> pages;
+    for (size_t i = 0; writer_ != nullptr && i < *held; ++i) {
+      PinResult pinned = store_->Pin(*space_, keys[i]);
+      if (pinned.archived) pinned = store_->Load(*space_, keys.subspan(i, *held - i));
+      if (pinned.status != ItemStatus::kOk) *held = i;
+      if (pinned.status == ItemStatus::kOk) pages.push_back(std::move(pinned.page));
+      WriteAll();
+    }
+    return pages;
+  }
+
+  uint64_t LoadedPages() const {
+    return writer_ == nullptr ? 0 : store_->Stats().counters.loaded_pages;
+  }
+
+  void WriteAll() {
+    while (writer_ != nullptr && writer_->Step()) {
+    }
   }
 
   void PutOne(const PutItem& item) {
@@ -215,19 +273,22 @@ class Replayer {
     begun.slot.Commit();
     while (encoder_ != nullptr && encoder_->Step()) {
     }
+    WriteAll();
   }
 
   const std::vector<TraceRequest>& trace_;
   const ReplayOptions options_;
   std::mt19937_64 random_;
   std::vector<ReuseHint> hints_;  // [request]
+  testing::ScopedFolder folder_{testing::ScopedFolder::Where::kMemory};
   testing::FakeClock clock_;
   EvictionPolicy* policy_ = nullptr;
   std::unique_ptr<PageStore> store_;
   const Namespace* space_ = nullptr;
   uint32_t positions_ = 0;  // of a page, as the namespace has them
   std::unique_ptr<PageCodec> codec_;
-  std::unique_ptr<ReEncoder> encoder_;  // null without a ladder
+  std::unique_ptr<ReEncoder> encoder_;     // null without a ladder
+  std::unique_ptr<ArchiveWriter> writer_;  // null without a disk
   std::vector<std::byte> page_;
   uint32_t crc_ = 0;
   std::vector<std::string> keys_;

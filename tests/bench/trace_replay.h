@@ -3,12 +3,14 @@
 #ifndef OSCARKV_TESTS_BENCH_TRACE_REPLAY_H_
 #define OSCARKV_TESTS_BENCH_TRACE_REPLAY_H_
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 
+#include "server/core/page_store.h"
 #include "tests/bench/trace.h"
 
 namespace oscarkv::bench {
@@ -23,6 +25,11 @@ struct ReplayOptions {
   // of the bytes, by the precision ladder: "never", "tail", "until_pressure" (StoreWide). The
   // re-encoder keeps up with the puts. Empty: pages of one size.
   std::string ladder = {};
+  // Pages that a disk tier behind memory has room for; 0: none. Not with a ladder. What is written:
+  // "all" (of what is put), "fetched", or "worth" (ArchiveAdmission), the writer keeping up.
+  uint64_t disk_pages = 0;
+  std::string admit = "all";
+  double chance_min = kArchiveChanceMin;  // PageStoreOptions::archive_chance_min
   // Clients say whether the session comes back, as a look ahead in the trace knows it; this share
   // of them says the opposite.
   bool hints = false;
@@ -34,7 +41,13 @@ struct ReplayOptions {
 struct HitCount {
   double blocks = 0;
   double hits = 0;
+  double disk_hits = 0;  // of hits, brought back from disk
   double percent() const { return blocks == 0 ? 0.0 : 100.0 * hits / blocks; }
+  void Add(const HitCount& other) {
+    blocks += other.blocks;
+    hits += other.hits;
+    disk_hits += other.disk_hits;
+  }
 };
 
 struct ReplayResult {
@@ -44,8 +57,10 @@ struct ReplayResult {
   uint64_t refused_pages = 0;
   uint64_t reencoded_pages = 0;
   uint64_t evicted_ahead = 0;  // while others could have been re-encoded
-  uint64_t policy_bytes = 0;   // what the policy remembers, at the end
-  double seconds = 0.0;        // of the replay
+  uint64_t disk_written_pages = 0;
+  std::array<uint64_t, kArchiveRefusals> disk_refused_pages{};  // [ArchiveRefusal]
+  uint64_t policy_bytes = 0;  // what the policy remembers, at the end
+  double seconds = 0.0;       // of the replay
 };
 
 // kInvalidArgument: an option out of range.

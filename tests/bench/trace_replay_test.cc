@@ -117,6 +117,25 @@ TEST(TraceReplayTest, TheLadderTurnsBytesIntoHits) {
   EXPECT_FALSE(Replay(trace, options).ok());
 }
 
+// Behind little memory, a disk with room for all hits what it was given.
+TEST(TraceReplayTest, ADiskHitsWhatMemoryLetGo) {
+  const auto trace = *ReadTrace(TinyPath());
+  const uint64_t blocks = CountBlocks(trace);
+  const double all = ReplayOptimum(trace, blocks).whole.hits;
+  for (const char* policy : {"lru", "learnt"}) {
+    ReplayOptions options{.policy = policy, .capacity_pages = blocks / 8, .disk_pages = blocks};
+    const ReplayResult everything = *Replay(trace, options);
+    EXPECT_GE(everything.whole.hits, 0.95 * all) << policy;
+    EXPECT_GT(everything.whole.disk_hits, 0) << policy;
+    options.admit = "worth";
+    const ReplayResult worth = *Replay(trace, options);
+    EXPECT_GT(worth.whole.disk_hits, 0) << policy;
+    EXPECT_LT(worth.disk_written_pages, everything.disk_written_pages) << policy;
+    options.admit = "some";
+    EXPECT_FALSE(Replay(trace, options).ok());
+  }
+}
+
 TEST(TraceReplayTest, RefusesWhatIsNone) {
   const std::vector<TraceRequest> trace = {{.blocks = {0}}};
   EXPECT_FALSE(Replay(trace, {.policy = "best", .capacity_pages = 4}).ok());

@@ -1,6 +1,6 @@
 """`./run bench trace FILE`: what the store's eviction policies hit on a trace, beside the offline optimum.
 
-    trace_report.py FILE --gib 16,32,64,128,256 --model qwen3-8b [--json OUT] [--page-tokens 64] [--patterns]
+    trace_report.py FILE --gib 16,32,64,128,256 --model qwen3-8b [--json OUT] [--page-tokens 64] [--disk-gib 256] [--ladder] [--patterns]
 
 Every figure is the percentage of the trace's blocks that a request finds through an unbroken run of stored ones. The server's
 own store and policies are replayed; the constants of the learnt policy were chosen on the first half of one trace.
@@ -28,6 +28,9 @@ HINTED = [("learnt, perfect hints", {"policy": "learnt", "hints": True}),
 # Every page is pushed WIDE (BF16); what becomes of it.
 LADDER = [("pushed WIDE, kept WIDE", "kept"), ("pushed WIDE, until_pressure", "until_pressure"), ("pushed WIDE, tail", "tail"),
           ("pushed WIDE, never", "never")]
+# What is written to a disk behind memory (disk.admit).
+DISK = [("LRU, admit all", "lru", "all"), ("LRU, admit worth", "lru", "worth"), ("learnt, admit all", "learnt", "all"),
+        ("learnt, admit worth", "learnt", "worth"), ("learnt, admit fetched", "learnt", "fetched")]
 OPTIMUM = ("offline optimum", {"policy": "optimum"})
 
 
@@ -65,6 +68,28 @@ def ladder_jobs(gibs, values, page_tokens):
     return [(name, gib, {"policy": "learnt", "ladder": mode, "page_tokens": page_tokens,
                          "pages": pages_of(gib, values, BITS["BF16"], page_tokens)})
             for name, mode in LADDER for gib in gibs]
+
+
+def disk_jobs(gibs, disk_gib, values, page_tokens):
+    def pages(gib):
+        return pages_of(gib, values, BITS["2.25 bits"], page_tokens)
+    return [(name, gib, {"policy": policy, "admit": admit, "page_tokens": page_tokens, "pages": pages(gib),
+                         "disk_pages": pages(disk_gib)})
+            for name, policy, admit in DISK for gib in gibs]
+
+
+def disk_table(results, values, page_tokens):
+    """A line for each capacity of memory and way of admission."""
+    page_mb = values * BITS["2.25 bits"] / 8 * page_tokens / 1e6
+    rows = []
+    for label, gib, job in sorted(results, key=lambda result: result[1]):
+        from_disk = job["disk_hits"] * BLOCK_TOKENS / page_tokens  # in pages
+        refused = (f"{job['disk_refused'][why]:,}" for why in ("not_worth", "behind"))
+        rows.append([f"{gib} GiB", label, f"{job['hits_percent']:.1f}", f"{job['second_half_percent']:.1f}",
+                     f"{100 * job['disk_hits'] / job['blocks']:.1f}", f"{job['disk_written'] * page_mb / 1e3:,.0f} GB",
+                     f"{job['disk_written'] * page_mb / from_disk:.1f} MB" if from_disk else "-", *refused])
+    return tables.layout(["memory", "", "hits, %", "second half", "of them from disk", "written", "a hit from disk",
+                          "not worth it", "behind"], rows)
 
 
 def table_of(results, gibs, key):
@@ -122,6 +147,7 @@ def main(argv, build_dir):
                         "engines store them, whole ones only")
     parser.add_argument("--json", type=pathlib.Path, help="writes the figures")
     parser.add_argument("--ladder", action="store_true", help="also what the precision ladder is worth")
+    parser.add_argument("--disk-gib", type=int, help="also a disk of so many GiB behind each memory: what is written for a hit")
     parser.add_argument("--patterns", action="store_true", help="also traces that reuse in other ways, made here")
     arguments = parser.parse_args(argv)
     if arguments.file is None and not arguments.patterns:
@@ -152,6 +178,14 @@ def main(argv, build_dir):
                                 [[name, *(f"{job['reencoded']} / {job['evicted_ahead']}" for label, _, job in laddered
                                           if label == name)] for name, _ in LADDER]))
             results += laddered
+        if arguments.disk_gib is not None:
+            with_disk = disk_jobs(gibs, arguments.disk_gib, MODELS[arguments.model], arguments.page_tokens)
+            done = run_jobs(program, arguments.file, [job for _, _, job in with_disk])
+            with_disk = [(label, gib, job) for (label, gib, _), job in zip(with_disk, done)]
+            print(f"\na disk of {arguments.disk_gib} GiB behind memory, 2.25 bits; % of blocks hit in memory or on disk, and bytes of "
+                  "pages written")
+            print(disk_table(with_disk, MODELS[arguments.model], arguments.page_tokens))
+            results += with_disk
         if arguments.json is not None:
             arguments.json.write_text(json.dumps([{"label": label, "gib": gib, **job} for label, gib, job in results],
                                                  indent=1) + "\n")

@@ -210,7 +210,8 @@ TEST(CheckConfigTest, NamesWhatIsWrongWithTheDisk) {
                 "found 1050000");
   ExpectRefused(disk([](auto& d) { d.set_owner(std::string(65, 'x')); }), "disk.owner", "65 bytes");
   ExpectRefused(disk([](auto& d) { d.set_io("aio"); }), "auto, io_uring or pread", "found 'aio'");
-  ExpectRefused(disk([](auto& d) { d.set_admit("some"); }), "all or fetched", "found 'some'");
+  ExpectRefused(disk([](auto& d) { d.set_admit("some"); }), "all, fetched or worth",
+                "found 'some'");
 }
 
 TEST(CheckConfigTest, NamesWhatIsWrongWithPaths) {

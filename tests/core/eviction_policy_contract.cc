@@ -50,6 +50,25 @@ void Use(EvictionPolicy& policy, const std::vector<PageId>& pages, absl::Duratio
   policy.OnUse(used, {}, now);
 }
 
+// Of pages of any history, and of those that are put.
+void ChancesAreChances(EvictionPolicy& policy) {
+  const auto expect_chance = [](std::optional<double> chance) {
+    if (!chance.has_value()) return;
+    EXPECT_GE(*chance, 0.0);
+    EXPECT_LE(*chance, 1.0);
+  };
+  for (PageId page = 0; page < 200; ++page) {
+    Insert(policy, page);
+    policy.SetEvictable(page, true);
+    for (const int seconds : {1, 30, 4000, 100'000}) {
+      expect_chance(policy.UseChance(page, kNow + absl::Seconds(seconds)));
+      expect_chance(policy.PutChance(TraitsOf(200, kNoPage, kNow + absl::Seconds(seconds))));
+    }
+    Use(policy, {page / 2}, kNow + absl::Seconds(100'000));
+    policy.Victim(kNow + absl::Seconds(100'000));
+  }
+}
+
 void EmptyHasNoVictim(EvictionPolicy& policy) { EXPECT_FALSE(policy.Victim(kNow).has_value()); }
 
 void InsertedPageIsNoVictimUntilEvictable(EvictionPolicy& policy) {
@@ -222,6 +241,7 @@ void RandomOperationsKeepTheSetOfEvictablePages(EvictionPolicy& policy) {
 
 int RegisterEvictionPolicyContract(const PolicyUnderTest& policy) {
   const std::pair<const char*, Body> bodies[] = {
+      {"ChancesAreChances", ChancesAreChances},
       {"EmptyHasNoVictim", EmptyHasNoVictim},
       {"InsertedPageIsNoVictimUntilEvictable", InsertedPageIsNoVictimUntilEvictable},
       {"VictimIsStableUntilSomethingChanges", VictimIsStableUntilSomethingChanges},

@@ -88,6 +88,21 @@ TEST_F(LearntPolicyTest, WhatIsUsedAgainOutlivesWhatNeverIs) {
   EXPECT_EQ(GoneOf(4004), 4u);
 }
 
+TEST_F(LearntPolicyTest, ChancesAreThoseOfTheKindAndFallWithAge) {
+  const RequestTraits good{.new_tokens = 100, .output_tokens = 50};
+  const RequestTraits bad{.new_tokens = 100, .output_tokens = 400};
+  EXPECT_FALSE(policy_.PutChance(TraitsOf(4000, 0, good)).has_value());
+  Learn(good, bad);
+  EXPECT_GT(policy_.PutChance(TraitsOf(4000, 0, good)), 0.9);
+  EXPECT_LT(policy_.PutChance(TraitsOf(4000, 0, bad)), 0.2);
+  Put(4000, good);
+  Put(4004, bad);
+  EXPECT_GT(policy_.UseChance(4000, now_), 0.9);
+  EXPECT_LT(policy_.UseChance(4004, now_), 0.2);
+  // All that ever were used were used after a minute.
+  EXPECT_LT(policy_.UseChance(4000, now_ + absl::Hours(1)), 0.5);
+}
+
 TEST_F(LearntPolicyTest, WhatNeverIsUsedAgainIsRefused) {
   const RequestTraits good{.new_tokens = 100, .output_tokens = 50};
   const RequestTraits bad{.new_tokens = 100, .output_tokens = 400};

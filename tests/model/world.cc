@@ -36,7 +36,9 @@ Profile Profile::Of(uint64_t seed) {
   profile.disk = static_cast<Disk>(seed / 3 % 4);
   profile.full_disk = seed / 12 % 2 == 0;
   profile.learnt = seed / 5 % 2 == 0;
-  profile.admission = seed / 24 % 4 == 0 ? ArchiveAdmission::kFetched : ArchiveAdmission::kAll;
+  constexpr ArchiveAdmission kAdmissions[] = {ArchiveAdmission::kFetched, ArchiveAdmission::kWorth,
+                                              ArchiveAdmission::kAll, ArchiveAdmission::kAll};
+  profile.admission = kAdmissions[seed / 24 % 4];
   return profile;
 }
 

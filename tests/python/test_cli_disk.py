@@ -21,7 +21,9 @@ def folder(tmp_path):
 def server(build_dir, folder):
     if not (build_dir / "bin" / "oscarkvd").exists():
         pytest.skip("oscarkvd is not built")
-    process = ServerProcess(build_dir, "unix", ["--disk-path", str(folder), "--disk-capacity", CAPACITY])
+    config = folder.parent / "all.yaml"
+    config.write_text("disk: {admit: all}\n")
+    process = ServerProcess(build_dir, "unix", ["--config", str(config), "--disk-path", str(folder), "--disk-capacity", CAPACITY])
     yield process
     process.close()
 

@@ -21,8 +21,8 @@ def start(build_dir, tmp_path, v1):
         pytest.skip("oscarkvd is not built")
 
     @contextlib.contextmanager
-    def run(capacity="32MiB"):
-        config = f"disk: {{path: {tmp_path}/tier, capacity: {capacity}, segment: 1MiB}}"
+    def run(capacity="32MiB", admit="all"):
+        config = f"disk: {{path: {tmp_path}/tier, capacity: {capacity}, segment: 1MiB, admit: {admit}}}"
         with Oscarkvd(build_dir, config=config) as server, grpc.insecure_channel(server.endpoint) as channel:
             yield server, v1.KvCache(channel), v1.Admin(channel), channel
     return run
