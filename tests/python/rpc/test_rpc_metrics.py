@@ -13,7 +13,7 @@ from .store import Session
 DOCUMENT = pathlib.Path(__file__).parents[3] / "server" / "metrics" / "METRICS.md"
 FOLDER = tempfile.TemporaryDirectory(prefix="oscarkv_metrics_")
 SERVER = {"capacity": "16MiB", "metrics_listen": "127.0.0.1:0",
-          "config": f"{{disk: {{path: {FOLDER.name}/disk, capacity: 64MiB, segment: 1MiB}},"
+          "config": f"{{disk: {{path: {FOLDER.name}/disk, capacity: 64MiB, segment: 1MiB, admit: all}},"
                     " tenants: [{name: limited, host: 8MiB, host_pages: 1000, disk: 16MiB, inflight: 4MiB, protected: 1MiB}]}"}
 SHAPE = Shape()
 KEYS = [key_of(f"page {i}") for i in range(4)]
