@@ -8,6 +8,7 @@
 
 #include "client/cpp/bulk_call.h"
 #include "client/cpp/paths.h"
+#include "kernels/base/fault_point.h"
 #include "proto/convert/convert.h"
 #include "proto/convert/data_frames.h"
 
@@ -81,7 +82,9 @@ class Connection::SessionStream {
     grpc::ByteBuffer message;
     v1::SessionReply reply;
     const bool going = call.Write(FrameMessage(request));
+    FaultPoint("grpc.client.session.asked");
     while (going && call.Read(&message) && ParseMessage(message, &reply)) {
+      FaultPoint("grpc.client.session.opened");
       const absl::MutexLock lock(&mutex_);
       reply_ = reply;
     }

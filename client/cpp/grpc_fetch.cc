@@ -7,6 +7,7 @@
 
 #include "client/cpp/bulk_call.h"
 #include "client/cpp/page_calls.h"
+#include "kernels/base/fault_point.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/data_frames.h"
 
@@ -40,11 +41,14 @@ class GrpcFetch {
       BulkCall call(channel, method::kGet, wanted_.group, wanted_.deadline);
       grpc::ByteBuffer message;
       absl::Status torn;
+      FaultPoint("grpc.client.get.begun");
       bool going = call.WriteLast(FrameMessage(MakeRequest(end - base_)));
+      FaultPoint("grpc.client.get.asked");
       while (going && torn.ok() && !stopped()) {
         going = call.Read(&message);
         if (going) torn = OnMessage(message);
       }
+      FaultPoint("grpc.client.get.read");
       if (going) return ToGrpcStatus(torn);  // this side ends the call
       const grpc::Status ended = call.Finish();
       if (!ended.ok()) return ended;
@@ -127,13 +131,16 @@ class GrpcFetch {
     frame.CopyData(room_.data() + filled_);
     filled_ += count;
     taken_.bytes += count;
+    FaultPoint("grpc.client.get.chunk");
     if (filled_ == room_.size()) TakePage();
     return absl::OkStatus();
   }
 
   void TakePage() {
     item_open_ = false;
+    FaultPoint("grpc.client.get.filled");
     CountTaken(sink_.Take(crcs_), &taken_);
+    FaultPoint("grpc.client.get.taken");
   }
 
   Namespace::Impl& space_;

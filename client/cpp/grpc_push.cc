@@ -7,6 +7,7 @@
 
 #include "client/cpp/bulk_call.h"
 #include "client/cpp/page_path.h"
+#include "kernels/base/fault_point.h"
 #include "proto/convert/convert.h"
 #include "proto/convert/data_frames.h"
 
@@ -31,10 +32,15 @@ class GrpcPush final : public PushCall {
       BulkCall call(channel, method::kPut, space.group(), offered.deadline);
       v1::PutRequest header;
       FillPutHeader(space, offered, header.mutable_header());
-      if (call.Write(FrameMessage(header)))
+      FaultPoint("grpc.client.put.begun");
+      if (call.Write(FrameMessage(header))) {
+        FaultPoint("grpc.client.put.header");
         SendChunks(space.max_chunk_bytes(), offered, call, report);
+      }
+      FaultPoint("grpc.client.put.sent");
       grpc::ByteBuffer message;
       const bool answered = call.Read(&message);
+      FaultPoint("grpc.client.put.answered");
       const grpc::Status ended = call.Finish();
       if (!ended.ok() || (answered && ParseMessage(message, &reply))) return ended;
       return ToGrpcStatus(absl::DataLossError("the server's answer is no PutReply"));
@@ -58,6 +64,7 @@ class GrpcPush final : public PushCall {
         const bool last = i + 1 == offered.pages.size() && offset + count == bytes.size();
         if (!(last ? call.WriteLast(chunk) : call.Write(chunk))) return;
         report->bytes_wire += count;
+        FaultPoint("grpc.client.put.chunk");
       }
     }
   }

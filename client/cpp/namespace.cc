@@ -9,6 +9,7 @@
 #include "client/cpp/namespace_impl.h"
 #include "client/cpp/paths.h"
 #include "client/cpp/pending_fetch_state.h"
+#include "kernels/base/fault_point.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
 #include "proto/wire/page_key.h"
@@ -116,6 +117,7 @@ absl::StatusOr<Hit> Namespace::Impl::Lookup(std::span<const std::string> keys,
       request.set_session_id(session);
       const absl::Time asked = absl::Now();
       const grpc::Status status = call.Run(method::kLookup, request, &reply);
+      FaultPoint("grpc.client.lookup.answered");
       if (status.ok()) connection_->fetch_times().RecordRoundTrip(absl::Now() - asked);
       return status;
     });
@@ -162,6 +164,7 @@ void Lease::Release() {
   request.mutable_scope()->set_fingerprint(fingerprint_);
   request.set_lease_id(std::exchange(id_, 0));
   v1::ReleaseLeaseReply reply;
+  FaultPoint("grpc.client.lease.releasing");
   // A release that is lost is harmless: the lease ends with the session, or at the server's
   // ceiling.
   connection_->Call(connection_->options().lookup_timeout, method::kReleaseLease, request, &reply)

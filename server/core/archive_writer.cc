@@ -8,6 +8,8 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/functional/function_ref.h"
 
+#include "kernels/base/fault_point.h"
+
 namespace oscarkv {
 namespace {
 
@@ -82,7 +84,9 @@ bool ArchiveWriter::Step(absl::Status* error) {
                       .encoding = pages[i].meta().encoding,
                       .slot = pages[i].slot_});
   }
+  FaultPoint("archive.pinned");
   store_.archive_->Write(writes);
+  FaultPoint("archive.written");
   for (size_t i = 0; i < pages.size(); ++i) {
     if (!writes[i].status.ok()) {
       refuse(ArchiveRefusal::kFailed);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/base/fault_point.h"
 #include "server/core/page_store.h"
 
 namespace oscarkv {
@@ -95,7 +96,9 @@ PinResult PageStore::Load(const Namespace& space, std::span<const std::string_vi
     loading.push_back({key, page->encoding, room.slot});
     reads.push_back({.key = key, .slot = tier_->Map(room.slot)});
   }
+  FaultPoint("archive.reserved");
   archive_->Read(space, reads);
+  FaultPoint("archive.read");
   for (size_t i = 0; i < reads.size(); ++i) {
     const bool first = reads[i].key == keys.front();
     PinnedPage page;

@@ -9,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
+#include "kernels/base/fault_point.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
 #include "server/rpc/call_scope.h"
@@ -64,6 +65,7 @@ grpc::Status CacheService::Lookup(grpc::ServerContext* call, const v1::LookupReq
       lookup.lease_duration = absl::Milliseconds(request->lease_ms());
     }
     const LookupResult found = context_.store().Lookup(*space, lookup);
+    FaultPoint("grpc.server.lookup.found");
     reply->set_prefix_pages(found.prefix_pages);
     reply->mutable_pages()->Reserve(static_cast<int>(found.pages.size()));
     uint64_t bytes_on_disk = 0;
@@ -86,6 +88,7 @@ grpc::Status CacheService::ReleaseLease(grpc::ServerContext* call,
                                         v1::ReleaseLeaseReply* reply) {
   return RunCall(context_, call, Method::kReleaseLease, [&] {
     reply->set_status(ToProto(context_.store().ReleaseLease(request->lease_id())));
+    FaultPoint("grpc.server.lease.released");
     return absl::OkStatus();
   });
 }

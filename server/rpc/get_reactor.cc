@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/checksum.h"
+#include "kernels/base/fault_point.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/data_frames.h"
 #include "proto/wire/page_key.h"
@@ -36,6 +37,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     if (status.ok()) status = Parse(*request);
     if (status.ok()) {
       sending_ = SharedRate::Use(context_.fetches().sending(), BytesWanted(), absl::Now());
+      FaultPoint("grpc.server.get.asked");
       Advance();
     } else {
       End(status);
@@ -153,12 +155,14 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     }
     page_ = std::make_shared<SentPage>();
     page_->pin = std::move(pinned.page);
+    FaultPoint("grpc.server.get.pinned");
     ItemResult why_not;
     inflight_ = context_.TakeInflight(*space_, page_->pin.meta().bytes + DecodedBytes(), &why_not);
     if (!inflight_) return WriteFailure(why_not.status, std::move(why_not.message));
     const absl::StatusOr<ByteView> bytes = page_->pin.Verified(layers_, heads_);
     if (!bytes.ok())
       return WriteFailure(ItemStatus::kCorrupt, std::string(bytes.status().message()));
+    FaultPoint("grpc.server.get.verified");
     fetched_.push_back(key);
     if (codec_ == nullptr) {
       SelectBlocks(*bytes, page_->pin.layout(), layers_);
@@ -259,6 +263,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     ++delivered_;
     bytes_ += part_bytes_;
     Send(request_.data_in_items() ? FrameItem(*item, NextParts()) : FrameMessage(reply));
+    FaultPoint("grpc.server.get.item");
   }
 
   void WriteFailure(ItemStatus status, std::string message) {
@@ -276,6 +281,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     const uint64_t offset = sent_;
     const std::vector<HeldBytes> parts = NextParts();
     Send(FrameChunk(item_, offset, parts));
+    FaultPoint("grpc.server.get.chunk");
   }
 
   // What a chunk takes of the bytes that are still to be sent; from here on they count as sent.
@@ -303,6 +309,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     // One use of the sequence, however many pages it has.
     const std::vector<std::string_view> keys(fetched_.begin(), fetched_.end());
     context_.store().Touch(*space_, keys, traits_);
+    FaultPoint("grpc.server.get.touched");
     v1::GetReply reply;
     reply.mutable_end()->set_items_delivered(delivered_);
     reply.mutable_end()->set_bytes(bytes_);

@@ -11,6 +11,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
+#include "kernels/base/fault_point.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/data_frames.h"
 #include "server/rpc/cache_service.h"
@@ -54,7 +55,9 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     if (space_ != nullptr)
       context_.transfers().Record(DataPath::kGrpc, Direction::kPush, bytes_, scope_.elapsed());
     *sent_ = FrameMessage(reply_);
+    FaultPoint("grpc.server.put.done");
     Finish(scope_.End(status));
+    FaultPoint("grpc.server.put.answered");
   }
 
   absl::Status OnMessage() {
@@ -104,6 +107,7 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
         (uint64_t{context_.store().CountUnseen(*space_, all)} + header_.more_pages()) *
         space_->page_tokens();
     for (uint32_t i = 0; i < items; ++i) reply_.add_results();
+    FaultPoint("grpc.server.put.header");
     return absl::OkStatus();
   }
 
@@ -146,6 +150,7 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     frame.CopyData(bytes.data() + filled_);
     filled_ += count;
     bytes_ += count;
+    FaultPoint("grpc.server.put.chunk");
     if (filled_ == bytes.size()) CommitItem();
     return absl::OkStatus();
   }
@@ -175,10 +180,13 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
                      index + 1 == static_cast<uint32_t>(header_.items_size())});
     SetResult(index, begun.result.status, begun.result.message);
     slot_ = std::move(begun.slot);
+    FaultPoint("grpc.server.put.begun");
   }
 
   void CommitItem() {
+    FaultPoint("grpc.server.put.filled");
     const ItemResult result = slot_.Commit();
+    FaultPoint("grpc.server.put.committed");
     SetResult(next_item_ - 1, result.status, result.message);
     inflight_.Release();
   }

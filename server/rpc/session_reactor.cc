@@ -6,6 +6,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 
+#include "kernels/base/fault_point.h"
 #include "server/rpc/cache_service.h"
 #include "server/rpc/call_scope.h"
 
@@ -35,6 +36,7 @@ class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, 
     if (!ok) return End(absl::OkStatus());  // the client has ended the session, or is gone
     if (session_ == 0) {
       session_ = context_.store().OpenSession(request_.client_name());
+      FaultPoint("grpc.server.session.opened");
       if (context_.device_holds() != nullptr) context_.device_holds()->BeginSession(session_);
       if (context_.peer_hub() != nullptr) context_.peer_hub()->BeginSession(session_);
       reply_.set_session_id(session_);
@@ -59,6 +61,7 @@ class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, 
   void OnDone() override {
     if (registered_) context_.Unregister(this);
     if (session_ != 0) {
+      FaultPoint("grpc.server.session.ended");
       context_.ForgetSession(session_);
       if (context_.device_holds() != nullptr) context_.device_holds()->EndSession(session_);
       if (context_.peer_hub() != nullptr) context_.peer_hub()->EndSession(session_);

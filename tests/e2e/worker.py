@@ -52,6 +52,11 @@ def keys_of(pages, text="shared", parent=b""):
     return oscarkv.chain_keys(tokens.astype(np.uint32), PAGE_TOKENS, parent)
 
 
+def encodings_of(pages):
+    """As whole sequences are pushed: a page of sinks, and the recent window."""
+    return ["wide"] + ["packed"] * (pages - 2) + ["wide"]
+
+
 def expected_rows(keys, encodings):
     """What a reader should find: every page encoded and decoded in this process."""
     codec = oscarkv.PageCodec(GEOMETRY, CODEC, TRANSFORMS)
@@ -93,6 +98,18 @@ class Worker:
         right = bool(np.array_equal(found[:, :, :tokens], expected))
         return {"pages": report.pages, "right": right, "untouched": bool(np.isnan(found[:, :, tokens:]).all()),
                 "statuses": report.statuses, "error": report.error, "bytes_wire": report.bytes_wire}
+
+    def turns(self, pages, texts):
+        """All that a worker does, of each text. `right`: whether every fetch brought what it should, and nothing else."""
+        right = True
+        for text in texts:
+            self.push(pages, text)
+            self.lookup(pages, text, lease=True)
+            if self._hit.pages:
+                fetched = self.fetch(pages, text)
+                right = right and fetched["right"] and fetched["untouched"]
+            self._hit.release()
+        return {"right": right}
 
     def counters(self):
         return self._client.counters

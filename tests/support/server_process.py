@@ -13,19 +13,21 @@ DEADLINE_S = 60  # of everything that should happen at once; a test that meets i
 
 
 class ServerProcess:
-    """oscarkvd with a small host tier. `listen` is an address; port 0 picks one, which later starts keep."""
+    """oscarkvd with a small host tier. `listen` is an address; port 0 picks one, which later starts keep. `fault`, of
+    oscarkvd_faults: where its first process dies (fault_from_environment.cc)."""
 
-    def __init__(self, build_dir, listen="127.0.0.1:0", arguments=(), capacity="64MiB"):
-        self._program = pathlib.Path(build_dir) / "bin" / "oscarkvd"
+    def __init__(self, build_dir, listen="127.0.0.1:0", arguments=(), capacity="64MiB", fault=""):
+        self._program = pathlib.Path(build_dir) / "bin" / ("oscarkvd_faults" if fault else "oscarkvd")
         self._arguments = ["--metrics-listen", "off", "--host-capacity", capacity, "--log-level", "warning", *arguments]
         self._folder = tempfile.TemporaryDirectory(prefix="oscarkvd_")  # short: a socket's path has 107 bytes at most
         self.endpoint = f"unix:{self._folder.name}/socket" if listen == "unix" else listen
         self._process = None
-        self.start()
+        self.start(fault)
 
-    def start(self):
+    def start(self, fault=""):
+        environment = {**os.environ, "OSCARKV_FAULT": fault} if fault else None
         self._process = subprocess.Popen([self._program, "--listen", self.endpoint, *self._arguments],
-                                         stdout=subprocess.PIPE, text=True)
+                                         stdout=subprocess.PIPE, text=True, env=environment)
         self._output = selectors.DefaultSelector()
         self._output.register(self._process.stdout, selectors.EVENT_READ)
         assert self._output.select(DEADLINE_S), "oscarkvd says nothing"
@@ -37,6 +39,10 @@ class ServerProcess:
     @property
     def pid(self):
         return self._process.pid
+
+    @property
+    def ended(self):
+        return self._process.poll() is not None
 
     def kill(self):
         """As by kill -9: nothing is said to anybody."""
@@ -66,6 +72,6 @@ class ServerProcess:
         return found
 
     def close(self):
-        if self._process.poll() is None:
+        if not self.ended:
             self.kill()
         self._folder.cleanup()
