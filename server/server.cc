@@ -33,7 +33,7 @@
 #include "server/rpc/cache_service.h"
 #include "server/rpc/peer_service.h"
 #include "server/rpc/rpc_context.h"
-#include "server/tier/host_tier.h"
+#include "server/shared_memory.h"
 #include "server/version.h"
 
 #include "oscarkv/v1/server_config.pb.h"
@@ -122,6 +122,7 @@ class Server::Impl {
     context_->Restore();
     if (holds_ != nullptr) context_->set_device_holds(holds_.get());
     if (hub_ != nullptr) context_->set_peer_hub(hub_.get());
+    OSCARKV_ASSIGN_OR_RETURN(door_, OpenDoor(config_, host_, *context_));
     cache_ = std::make_unique<CacheService>(*context_);
     peer_ = std::make_unique<PeerService>(*context_, peer_options_);
     admin_ = std::make_unique<AdminService>(*context_, std::string(kVersion));
@@ -165,6 +166,7 @@ class Server::Impl {
     grpc_->Shutdown(absl::ToChronoTime(std::min(deadline, absl::Now() + kLastAnswers)));
     grpc_->Wait();
     if (hub_ != nullptr) hub_->Stop();  // what it calls back is there until here
+    door_.reset();
     copy_worker_.reset();
     re_encoders_.reset();
     if (archive_worker_ != nullptr) {
@@ -195,9 +197,8 @@ class Server::Impl {
 
  private:
   absl::Status MakeStore() {
-    HostTierOptions host;
-    host.capacity_bytes = Bytes(config_.host().capacity());
-    OSCARKV_ASSIGN_OR_RETURN(std::unique_ptr<HostTier> tier, HostTier::Create(host));
+    OSCARKV_ASSIGN_OR_RETURN(host_, OpenHostTier(config_));
+    std::unique_ptr<HostTier> tier = std::move(host_.tier);
     PageStoreOptions options;
     options.namespaces_max = config_.limits().max_namespaces();
     options.tenants_max = config_.limits().max_tenants();
@@ -343,6 +344,13 @@ class Server::Impl {
       snapshot.peers.held_bytes = holds.bytes;
       snapshot.peers.holds_lost = holds.expired;
     }
+    if (door_ != nullptr) {
+      const DoorStats door = door_->Stats();
+      snapshot.shared_memory = {.connections = door.links,
+                                .mapped_bytes = door.mapped_bytes,
+                                .staging_bytes = door.staging_bytes,
+                                .revoked = door.revoked};
+    }
     if (hub_ != nullptr) {
       const PeerHubStats peers = hub_->Stats();
       snapshot.peers.peers = peers.peers;
@@ -382,6 +390,8 @@ class Server::Impl {
   std::unique_ptr<CacheService> cache_;
   std::unique_ptr<AdminService> admin_;
   std::unique_ptr<PeerService> peer_;
+  SharedHostTier host_;  // without the tier, which is the store's
+  std::unique_ptr<Door> door_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<MetricsExposer> metrics_;
   std::unique_ptr<ArchiveWorker> archive_worker_;

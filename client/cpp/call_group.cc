@@ -1,17 +1,22 @@
 #include "client/cpp/call_group.h"
 
+#include <utility>
+
 namespace oscarkv::client {
 
-CallGroup::Member::Member(CallGroup& group, grpc::ClientContext* context)
-    : group_(group), context_(context) {
+CallGroup::Member::Member(CallGroup& group, absl::AnyInvocable<void()> cancel)
+    : group_(group), cancel_(std::move(cancel)) {
   const absl::MutexLock lock(&group_.mutex_);
-  group_.contexts_.insert(context_);
-  if (group_.cancelled_) context_->TryCancel();
+  group_.members_.insert(this);
+  if (group_.cancelled_) cancel_();
 }
+
+CallGroup::Member::Member(CallGroup& group, grpc::ClientContext* context)
+    : Member(group, [context] { context->TryCancel(); }) {}
 
 CallGroup::Member::~Member() {
   const absl::MutexLock lock(&group_.mutex_);
-  group_.contexts_.erase(context_);
+  group_.members_.erase(this);
 }
 
 CallGroup::CallGroup(CallGroup& parent) : parent_(&parent) {
@@ -30,7 +35,7 @@ void CallGroup::Cancel() {
   const absl::MutexLock lock(&mutex_);
   cancelled_ = true;
   for (CallGroup* group : groups_) group->Cancel();
-  for (grpc::ClientContext* context : contexts_) context->TryCancel();
+  for (Member* member : members_) member->cancel_();
 }
 
 bool CallGroup::cancelled() const {

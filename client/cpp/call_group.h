@@ -5,6 +5,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/functional/any_invocable.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include <grpcpp/client_context.h>
@@ -14,17 +15,20 @@ namespace oscarkv::client {
 // Thread-safe.
 class CallGroup {
  public:
-  // Makes `context` one of the group for as long as the object lives, cancelled if the group is.
+  // Makes a call one of the group for as long as the object lives: cancelled if the group is.
   class Member {
    public:
+    // `cancel` is called by Cancel, on any thread and under the group's lock: it must not wait.
+    Member(CallGroup& group, absl::AnyInvocable<void()> cancel);
     Member(CallGroup& group, grpc::ClientContext* context);
     Member(const Member&) = delete;
     Member& operator=(const Member&) = delete;
     ~Member();
 
    private:
+    friend class CallGroup;
     CallGroup& group_;
-    grpc::ClientContext* context_;
+    absl::AnyInvocable<void()> cancel_;
   };
 
   CallGroup() = default;
@@ -44,7 +48,7 @@ class CallGroup {
   CallGroup* const parent_ = nullptr;  // its lock is taken before this one's
   mutable absl::Mutex mutex_;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::flat_hash_set<grpc::ClientContext*> contexts_ ABSL_GUARDED_BY(mutex_);
+  absl::flat_hash_set<Member*> members_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_set<CallGroup*> groups_ ABSL_GUARDED_BY(mutex_);
 };
 

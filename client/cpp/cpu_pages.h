@@ -26,7 +26,7 @@ class CpuPageSink : public PageSink {
   absl::Status Take(std::span<const uint32_t> block_crc32c) override;
   absl::Status TakeFrom(uint32_t page, Encoding encoding, BlockRange layers, ByteView bytes,
                         std::span<const uint32_t> block_crc32c) override;
-  absl::Status EndLayers(BlockRange) override { return absl::OkStatus(); }
+  absl::Status EndLayers(BlockRange, uint32_t) override { return absl::OkStatus(); }
   absl::StatusOr<std::vector<absl::Status>> Finish() override {
     return std::vector<absl::Status>();
   }

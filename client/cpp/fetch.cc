@@ -68,7 +68,7 @@ class Fetcher {
     for (const BlockRange group : sink_.LayerGroups(all_layers_)) {
       layers_ = group;
       OSCARKV_RETURN_IF_ERROR(FetchGroup());
-      OSCARKV_RETURN_IF_ERROR(sink_.EndLayers(group));
+      OSCARKV_RETURN_IF_ERROR(sink_.EndLayers(group, limit_));
       if (limit_ == 0) break;
     }
     return absl::OkStatus();
@@ -123,7 +123,8 @@ class Fetcher {
         path = space_.connection()->paths().ForDevice(*sink_.device_pages(), deadline_);
       }
       if (path == nullptr) {
-        OSCARKV_ASSIGN_OR_RETURN(path, space_.connection()->paths().ForFetch(deadline_));
+        OSCARKV_ASSIGN_OR_RETURN(
+            path, space_.connection()->paths().ForFetch(request_.decoded, deadline_));
       }
       PagesTaken taken;
       const absl::Status status = path->Fetch(

@@ -11,13 +11,14 @@
 #include "client/cpp/device_pages.h"
 #include "client/cpp/ipc_fetch.h"
 #include "client/cpp/nccl_fetch.h"
+#include "client/cpp/shm_path.h"
 #include "kernels/base/host_id.h"
 
 namespace oscarkv::client {
 namespace {
 
 // The paths of this build, the best first.
-constexpr DataPath kBuilt[] = {DataPath::kGrpc};
+constexpr DataPath kBuilt[] = {DataPath::kShm, DataPath::kGrpc};
 
 bool MayUse(const std::vector<DataPath>& named, DataPath path) {
   return named.empty() || std::find(named.begin(), named.end(), path) != named.end();
@@ -86,17 +87,21 @@ void Paths::Agree(absl::Time deadline) {
   const absl::MutexLock lock(&mutex_);
   if (session_ == reply->session_id()) return;
   session_ = reply->session_id();
+  const auto door = std::make_shared<ShmDoor>(*reply, connection_.options().endpoint);
   // A server of before paths were agreed on chooses nothing.
   const auto choose = [&](Direction direction, const v1::PathChoice& choice, const auto& grpc,
-                          auto* current) {
+                          const auto& make_shm, auto* current) {
     current->reason = choice.reason();
-    current->path = May(direction, DataPath::kGrpc) ? grpc : nullptr;
+    const bool shm = choice.path() == v1::SHM && May(direction, DataPath::kShm);
+    current->path = shm ? make_shm(door) : May(direction, DataPath::kGrpc) ? grpc : nullptr;
   };
-  choose(Direction::kFetch, reply->fetch(), grpc_fetch_, &fetch_);
-  choose(Direction::kPush, reply->push(), grpc_push_, &push_);
+  choose(Direction::kFetch, reply->fetch(), grpc_fetch_, MakeShmFetchPath, &fetch_);
+  choose(Direction::kPush, reply->push(), grpc_push_, MakeShmPushPath, &push_);
 }
 
-absl::StatusOr<std::shared_ptr<FetchPath>> Paths::ForFetch(absl::Time deadline) {
+absl::StatusOr<std::shared_ptr<FetchPath>> Paths::ForFetch(bool decoded, absl::Time deadline) {
+  if (decoded && May(Direction::kFetch, DataPath::kGrpc)) return grpc_fetch_;
+  if (decoded) return NoPath(Direction::kFetch, "pages are decoded by the server only over grpc");
   Agree(deadline);
   const absl::MutexLock lock(&mutex_);
   if (fetch_.path == nullptr) return NoPath(Direction::kFetch, fetch_.reason);

@@ -30,8 +30,8 @@ class Paths {
   v1::PathOffer Offer() const;
 
   // The path to take now. While no session is there in good time, gRPC. kUnavailable: there is no
-  // path that both ends have and may use.
-  absl::StatusOr<std::shared_ptr<FetchPath>> ForFetch(absl::Time deadline)
+  // path that both ends have and may use. `decoded`: for pages that the server is to decode.
+  absl::StatusOr<std::shared_ptr<FetchPath>> ForFetch(bool decoded, absl::Time deadline)
       ABSL_LOCKS_EXCLUDED(mutex_);
   // The path for sinks that read a GPU's memory (PageSink::device_pages), to be taken before that;
   // null: there is none.

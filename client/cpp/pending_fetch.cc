@@ -128,16 +128,4 @@ std::vector<BlockRange> LayerSink::LayerGroups(BlockRange layers) const {
   return groups;
 }
 
-absl::Status LayerSink::TakeFrom(uint32_t page, Encoding encoding, BlockRange layers,
-                                 ByteView bytes, std::span<const uint32_t> block_crc32c) {
-  OSCARKV_RETURN_IF_ERROR(CpuPageSink::TakeFrom(page, encoding, layers, bytes, block_crc32c));
-  ++pages_;
-  return absl::OkStatus();
-}
-
-absl::Status LayerSink::EndLayers(BlockRange layers) {
-  state_.EndLayers(layers, std::exchange(pages_, 0));
-  return absl::OkStatus();
-}
-
 }  // namespace oscarkv::client

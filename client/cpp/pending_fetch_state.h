@@ -69,13 +69,13 @@ class LayerSink final : public CpuPageSink {
       : CpuPageSink(codec, cache, state.request().slots), state_(state) {}
 
   std::vector<BlockRange> LayerGroups(BlockRange layers) const override;
-  absl::Status TakeFrom(uint32_t page, Encoding encoding, BlockRange layers, ByteView bytes,
-                        std::span<const uint32_t> block_crc32c) override;
-  absl::Status EndLayers(BlockRange layers) override;
+  absl::Status EndLayers(BlockRange layers, uint32_t pages) override {
+    state_.EndLayers(layers, pages);
+    return absl::OkStatus();
+  }
 
  private:
   PendingFetch::State& state_;
-  uint32_t pages_ = 0;  // of the group, that were taken
 };
 
 }  // namespace oscarkv::client

@@ -38,7 +38,8 @@ class PageSink {
   // kDataLoss: a checksum is wrong, the page is corrupt, and none after it is wanted.
   virtual absl::Status Take(std::span<const uint32_t> block_crc32c) = 0;
   // Room and Take in one, of bytes that are there already: a sink that can read them where they are
-  // spares a copy. They may go when this returns.
+  // spares a copy. They may go when this returns; memory of another process may even have changed
+  // meanwhile, and then the page does not count (EndLayers).
   virtual absl::Status TakeFrom(uint32_t page, Encoding encoding, BlockRange layers, ByteView bytes,
                                 std::span<const uint32_t> block_crc32c) {
     const absl::StatusOr<MutableByteView> room = Room(page, encoding, layers, bytes.size());
@@ -48,8 +49,8 @@ class PageSink {
   }
   // How it reads pages where a GPU of this host holds them; null: it does not.
   virtual DevicePages* device_pages() { return nullptr; }
-  // A group's pages are complete, up to the first one that did not come.
-  virtual absl::Status EndLayers(BlockRange layers) = 0;
+  // A group is complete: the first `pages` pages of it came, and stayed until they were taken.
+  virtual absl::Status EndLayers(BlockRange layers, uint32_t pages) = 0;
   // Ends the fetch: what each page that came has come to, kDataLoss where it is corrupt, kAborted
   // where it did not stay until it was read; pages that are not named are whole.
   virtual absl::StatusOr<std::vector<absl::Status>> Finish() = 0;

@@ -196,7 +196,7 @@ void GpuPageSink::LetGo() {
   closing_.clear();
 }
 
-absl::Status GpuPageSink::EndLayers(BlockRange layers) {
+absl::Status GpuPageSink::EndLayers(BlockRange layers, uint32_t) {
   if (step_.pages > 0) OSCARKV_RETURN_IF_ERROR(Flush());
   step_ = {};
   return fetcher_->EndLayers(layers);

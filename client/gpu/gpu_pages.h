@@ -58,7 +58,7 @@ class GpuPageSink final : public PageSink, private DevicePages {
   absl::StatusOr<MutableByteView> Room(uint32_t page, Encoding encoding, BlockRange layers,
                                        uint64_t bytes) override;
   absl::Status Take(std::span<const uint32_t> block_crc32c) override;
-  absl::Status EndLayers(BlockRange layers) override;
+  absl::Status EndLayers(BlockRange layers, uint32_t pages) override;
   absl::StatusOr<std::vector<absl::Status>> Finish() override;
   void Abandon(const absl::Status& reason) override;
   DevicePages* device_pages() override { return this; }

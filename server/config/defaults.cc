@@ -121,6 +121,27 @@ absl::Status CheckDisk(const v1::ServerConfig& config) {
       absl::StrCat("disk.admit must be all, fetched or worth, found '", disk.admit(), "'"));
 }
 
+absl::Status CheckSharedMemory(const v1::SharedMemoryConfig& memory) {
+  if (memory.socket() != "auto" && memory.socket() != "off") {
+    const size_t bytes = memory.socket().size();
+    if (!memory.socket().starts_with('/') || bytes > kUnixPathMax || !IsPrintable(memory.socket()))
+      return absl::InvalidArgumentError(
+          absl::StrCat("shared_memory.socket must be auto, off, or a whole path of at most ",
+                       kUnixPathMax, " bytes of printable ASCII, found '", memory.socket(), "'"));
+  }
+  if (memory.mode() != "0600" && memory.mode() != "0660" && memory.mode() != "0666") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("shared_memory.mode must be 0600, 0660 or 0666, found '", memory.mode(), "'"));
+  }
+  OSCARKV_RETURN_IF_ERROR(CheckBytes("shared_memory.staging", memory.staging(), 1 << 20, 1 << 30));
+  OSCARKV_RETURN_IF_ERROR(
+      CheckBytes("shared_memory.max_staging", memory.max_staging(), 1 << 20, uint64_t{1} << 44));
+  if (memory.max_mapped_share() > 0.0 && memory.max_mapped_share() <= 1.0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("shared_memory.max_mapped_share must be above 0 and at most 1, found ",
+                   memory.max_mapped_share()));
+}
+
 absl::Status CheckPaths(const char* field,
                         const google::protobuf::RepeatedPtrField<std::string>& names) {
   for (const std::string& name : names) {
@@ -297,6 +318,20 @@ std::optional<StoreWide> ParseStoreWide(std::string_view name) {
 bool WantsGpu(const v1::ServerConfig& config) { return config.gpu().capacity() != "off"; }
 bool WantsDisk(const v1::ServerConfig& config) { return config.disk().path() != "off"; }
 
+std::string SharedMemorySocket(const v1::ServerConfig& config) {
+  constexpr std::string_view kUnix = "unix:";
+  const std::string& socket = config.shared_memory().socket();
+  if (socket == "off") return "";
+  if (socket != "auto") return socket;
+  for (const std::string& address : config.listen()) {
+    // A path that is not whole means something else to a client, in a folder of its own.
+    if (!address.starts_with("unix:/")) continue;
+    std::string beside = absl::StrCat(address.substr(kUnix.size()), ".shm");
+    return beside.size() <= kUnixPathMax ? beside : "";
+  }
+  return "";
+}
+
 v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes) {
   constexpr uint64_t kMiB = 1 << 20;
   if (config.listen().empty()) config.add_listen("127.0.0.1:7411");
@@ -313,6 +348,12 @@ v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes) {
   SetDefault(disk->mutable_owner(), "oscarkvd");
   SetDefault(disk->mutable_io(), "auto");
   SetDefault(disk->mutable_admit(), "worth");
+  v1::SharedMemoryConfig* memory = config.mutable_shared_memory();
+  SetDefault(memory->mutable_socket(), "auto");
+  SetDefault(memory->mutable_mode(), "0600");
+  SetDefault(memory->mutable_staging(), "32MiB");
+  SetDefault(memory->mutable_max_staging(), FormatBytes(std::max(host / 8 / kMiB * kMiB, kMiB)));
+  if (memory->max_mapped_share() == 0.0) memory->set_max_mapped_share(0.25);
   SetDefaultPaths(config.mutable_paths()->mutable_fetch());
   SetDefaultPaths(config.mutable_paths()->mutable_push());
   v1::EvictionConfig* eviction = config.mutable_eviction();
@@ -345,6 +386,7 @@ absl::Status CheckConfig(const v1::ServerConfig& config) {
       CheckBytes("host.capacity", config.host().capacity(), kHostBytesMin, uint64_t{1} << 46));
   OSCARKV_RETURN_IF_ERROR(CheckGpu(config));
   OSCARKV_RETURN_IF_ERROR(CheckDisk(config));
+  OSCARKV_RETURN_IF_ERROR(CheckSharedMemory(config.shared_memory()));
   OSCARKV_RETURN_IF_ERROR(CheckPaths("paths.fetch", config.paths().fetch()));
   OSCARKV_RETURN_IF_ERROR(CheckPaths("paths.push", config.paths().push()));
   OSCARKV_RETURN_IF_ERROR(CheckEviction(config.eviction()));

@@ -37,6 +37,8 @@ TenantQuotas QuotasOf(const v1::ServerConfig& config);
 // Whether the configuration, which is complete, asks for a GPU tier; for a disk tier.
 bool WantsGpu(const v1::ServerConfig& config);
 bool WantsDisk(const v1::ServerConfig& config);
+// The path of the socket where clients find shared memory; empty: nowhere.
+std::string SharedMemorySocket(const v1::ServerConfig& config);
 
 // A mode of the precision ladder by its name; nothing when there is none of it.
 std::optional<StoreWide> ParseStoreWide(std::string_view name);

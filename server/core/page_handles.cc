@@ -76,6 +76,11 @@ absl::StatusOr<ByteView> PinnedPage::Verified(BlockRange layers, BlockRange head
   return ByteView(slot_.first(meta_.bytes));
 }
 
+ByteView PinnedPage::Unverified() const {
+  store_->counters_.fetch_bytes.fetch_add(meta_.bytes, std::memory_order_relaxed);
+  return slot_.first(meta_.bytes + block_crcs().size_bytes());
+}
+
 absl::Status PinnedPage::VerifyAll() const {
   const Geometry& geometry = layout_->geometry();
   return Verify({0, geometry.layers}, {0, geometry.kv_heads});

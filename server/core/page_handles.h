@@ -140,6 +140,10 @@ class PinnedPage {
   absl::StatusOr<ByteView> Verified(BlockRange layers, BlockRange heads);
   absl::StatusOr<ByteView> VerifiedPage();  // all blocks
 
+  // The page where it lies, for a reader that maps the tier's memory and verifies what it reads:
+  // meta().bytes of blocks, then their checksums, 4 bytes each. Counts the page as fetched.
+  ByteView Unverified() const;
+
  private:
   friend class ArchiveWriter;
   friend class CopyMover;

@@ -187,6 +187,7 @@ class PageStore {
   // --- Sessions and leases ---
 
   SessionId OpenSession(std::string_view client_name);
+  bool HasSession(SessionId session) const { return leases_.HasSession(session); }
   // Ends the session and its leases. Returns whether it was open.
   bool CloseSession(SessionId session);
   // kOk, or kFenced when there is no such lease (any more).

@@ -161,6 +161,23 @@ void AddPeers(const PeerUse& peers, std::vector<MetricFamily>* families) {
                                  peers.peers_ended));
 }
 
+void AddSharedMemory(const SharedMemoryUse& use, std::vector<MetricFamily>* families) {
+  families->push_back(OneGauge("oscarkv_shm_connections",
+                               "Connections of clients of the same host to shared memory",
+                               static_cast<double>(use.connections)));
+  families->push_back(OneGauge("oscarkv_shm_mapped_bytes",
+                               "Bytes of pages in host memory that clients read in place",
+                               static_cast<double>(use.mapped_bytes)));
+  families->push_back(OneGauge("oscarkv_shm_staging_bytes",
+                               "Memory that clients share with the server for their pushes",
+                               static_cast<double>(use.staging_bytes)));
+  families->push_back(
+      OneCounter("oscarkv_shm_revoked_total",
+                 "Times that pages were taken back from a client that read them for "
+                 "longer than a lease may last",
+                 use.revoked));
+}
+
 struct TenantGauge {
   const char* name;
   const char* help;
@@ -336,6 +353,7 @@ std::vector<MetricFamily> Collector::Collect() const {
                               static_cast<double>(snapshot.inflight_bytes)));
   for (const TierStats& tier : store.tiers)
     if (tier.kind == TierKind::kGpu) AddPeers(snapshot.peers, &families);
+  AddSharedMemory(snapshot.shared_memory, &families);
   families.push_back(
       OneGauge("oscarkv_uptime_seconds", "Since the server started", snapshot.uptime_s));
   MetricFamily build = Family("oscarkv_build_info", "The version that runs", MetricType::Gauge);

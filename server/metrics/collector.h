@@ -49,6 +49,14 @@ struct PeerUse {
   uint64_t peers_ended = 0;  // since the start
 };
 
+// What clients of the same host do with the server's memory.
+struct SharedMemoryUse {
+  uint64_t connections = 0;
+  uint64_t mapped_bytes = 0;   // of pages that they read in place
+  uint64_t staging_bytes = 0;  // that they have for pushes
+  uint64_t revoked = 0;        // since the start
+};
+
 // A moment of the whole server.
 struct ServerSnapshot {
   std::string version;
@@ -60,6 +68,7 @@ struct ServerSnapshot {
   std::vector<CallLatency> latencies;
   std::vector<TransferUse> transfers;
   PeerUse peers;
+  SharedMemoryUse shared_memory;
 };
 
 // Thread-safe as far as `take` is.

@@ -7,8 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_set.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
 #include "kernels/base/fault_point.h"
@@ -16,6 +14,7 @@
 #include "proto/convert/data_frames.h"
 #include "server/rpc/cache_service.h"
 #include "server/rpc/call_scope.h"
+#include "server/rpc/put_items.h"
 
 namespace oscarkv {
 namespace {
@@ -84,29 +83,9 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
       return absl::InvalidArgumentError("a put has one header, and a second one came");
     if (!header_.ParseFromString(text))
       return absl::InvalidArgumentError("the header is not a PutHeader");
-    OSCARKV_ASSIGN_OR_RETURN(space_, context_.Resolve(header_.scope()));
-    const auto items = static_cast<uint32_t>(header_.items_size());
-    if (items > context_.options().max_items) {
-      return absl::InvalidArgumentError(absl::StrCat("at most ", context_.options().max_items,
-                                                     " items in one call, found ", items));
-    }
-    absl::flat_hash_set<std::string_view> keys;
-    bool packed = false;
-    for (const v1::PutItem& item : header_.items()) {
-      if (!keys.insert(item.key()).second) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("key ", absl::BytesToHexString(item.key()), " stands twice in one put"));
-      }
-      packed = packed || item.encoding() == v1::PACKED;
-    }
-    // Pages that nobody could read are not taken.
-    if (packed) OSCARKV_RETURN_IF_ERROR(context_.CodecFor(*space_).status());
-    OSCARKV_ASSIGN_OR_RETURN(traits_, context_.TraitsOf(header_.hints()));
-    const std::vector<std::string_view> all(keys.begin(), keys.end());
-    traits_.new_tokens =
-        (uint64_t{context_.store().CountUnseen(*space_, all)} + header_.more_pages()) *
-        space_->page_tokens();
-    for (uint32_t i = 0; i < items; ++i) reply_.add_results();
+    OSCARKV_ASSIGN_OR_RETURN(put_, CheckPut(context_, header_));
+    space_ = put_.space;
+    for (int i = 0; i < header_.items_size(); ++i) reply_.add_results();
     FaultPoint("grpc.server.put.header");
     return absl::OkStatus();
   }
@@ -157,27 +136,8 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
 
   // Reserves the page of item `index`, or notes why not.
   void BeginItem(uint32_t index) {
-    const v1::PutItem& item = header_.items(static_cast<int>(index));
     filled_ = 0;
-    const absl::StatusOr<Encoding> encoding = FromProto(item.encoding());
-    if (!encoding.ok())
-      return SetResult(index, ItemStatus::kInvalid, std::string(encoding.status().message()));
-    if (item.bytes() == space_->page_bytes(*encoding)) {
-      ItemResult why_not;
-      inflight_ = context_.TakeInflight(*space_, item.bytes(), &why_not);
-      if (!inflight_) return SetResult(index, why_not.status, std::move(why_not.message));
-    }
-    BeginPutResult begun = context_.store().BeginPut(
-        *space_,
-        {.key = item.key(),
-         .parent = item.parent(),
-         .first_position = item.first_position(),
-         .encoding = *encoding,
-         .bytes = item.bytes(),
-         .block_crcs = {item.block_crc32c().data(), static_cast<size_t>(item.block_crc32c_size())},
-         .request = traits_,
-         .ends_put = header_.more_pages() == 0 &&
-                     index + 1 == static_cast<uint32_t>(header_.items_size())});
+    BeginPutResult begun = BeginPutItem(context_, put_, header_, index, &inflight_);
     SetResult(index, begun.result.status, begun.result.message);
     slot_ = std::move(begun.slot);
     FaultPoint("grpc.server.put.begun");
@@ -234,7 +194,7 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   grpc::ByteBuffer message_;
   v1::PutHeader header_;
   const Namespace* space_ = nullptr;
-  RequestTraits traits_;
+  CheckedPut put_;
   uint32_t next_item_ = 0;  // items before it have begun
   PutSlot slot_;            // of item next_item_ - 1, empty when it was refused or is done
   uint64_t filled_ = 0;

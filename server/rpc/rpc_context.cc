@@ -224,6 +224,7 @@ void RpcContext::SetSessionHints(SessionId session, const v1::RequestHints& hint
 }
 
 void RpcContext::ForgetSession(SessionId session) {
+  if (on_session_end_) on_session_end_(session);
   const absl::MutexLock lock(&mutex_);
   session_hints_.erase(session);
 }

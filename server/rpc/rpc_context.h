@@ -140,6 +140,10 @@ class RpcContext {
   // What the store is to know of a call with these hints, completed by those of the session that
   // they name. kInvalidArgument: a value that is none.
   absl::StatusOr<RequestTraits> TraitsOf(const v1::RequestHints& hints);
+  // Told of every session's end, once the store knows it no more; the server sets it before it serves.
+  void set_on_session_end(absl::AnyInvocable<void(SessionId)> told) {
+    on_session_end_ = std::move(told);
+  }
   void SetSessionHints(SessionId session, const v1::RequestHints& hints);
   void ForgetSession(SessionId session);
 
@@ -195,6 +199,7 @@ class RpcContext {
   absl::flat_hash_map<SessionId, v1::RequestHints> session_hints_ ABSL_GUARDED_BY(mutex_);
   // While a namespace is opened no set is deleted: before all others.
   absl::Mutex needs_mutex_;
+  absl::AnyInvocable<void(SessionId)> on_session_end_;
   absl::Mutex calls_mutex_;  // notifies WaitForCalls; calls take it only while the server drains
   absl::Mutex streams_mutex_;
   absl::flat_hash_set<Drainable*> streams_ ABSL_GUARDED_BY(streams_mutex_);

@@ -62,10 +62,10 @@ class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, 
     if (registered_) context_.Unregister(this);
     if (session_ != 0) {
       FaultPoint("grpc.server.session.ended");
-      context_.ForgetSession(session_);
       if (context_.device_holds() != nullptr) context_.device_holds()->EndSession(session_);
       if (context_.peer_hub() != nullptr) context_.peer_hub()->EndSession(session_);
       context_.store().CloseSession(session_);
+      context_.ForgetSession(session_);
     }
     delete this;
   }

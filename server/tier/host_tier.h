@@ -17,6 +17,7 @@ namespace oscarkv {
 struct HostTierOptions {
   uint64_t capacity_bytes = 0;  // rounded down to whole units
   uint64_t unit_bytes = 0;      // see SlabAllocatorOptions
+  HostArena::Sharing sharing = HostArena::Sharing::kNone;
 };
 
 // Thread-safe.
@@ -31,6 +32,8 @@ class HostTier final : public SlabTier<MappedTier> {
   }
   // All of it, for whoever wants to page-lock it.
   MutableByteView arena() const { return arena_.bytes(); }
+  // For processes that map it for reading; -1 when it is not shared. Offsets in it are slots'.
+  int descriptor() const { return arena_.descriptor(); }
 
  private:
   HostTier(SlabAllocator slabs, HostArena arena)

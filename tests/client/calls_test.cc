@@ -194,7 +194,9 @@ TEST(Lease, OutlivesItsClient) {
 }
 
 TEST(Lease, WithoutASessionAHitIsStillAHit) {
-  Fixture f({.lookup_timeout = absl::Seconds(1)});
+  Fixture f({.lookup_timeout = absl::Seconds(1),
+             .fetch_paths = {DataPath::kGrpc},
+             .push_paths = {DataPath::kGrpc}});  // others agree on them in a session
   ASSERT_OK(f.Push());
   const Silence silence(&f, "Session");
   const auto hit = f.space->Lookup(f.keys, {.lease = true});

@@ -45,7 +45,7 @@ class DeviceSink final : public client::PageSink, private client::DevicePages {
     return MutableByteView(room);
   }
   absl::Status Take(std::span<const uint32_t>) override { return absl::OkStatus(); }
-  absl::Status EndLayers(BlockRange) override { return absl::OkStatus(); }
+  absl::Status EndLayers(BlockRange, uint32_t) override { return absl::OkStatus(); }
   absl::StatusOr<std::vector<absl::Status>> Finish() override {
     before_reading();
     std::vector<absl::Status> results(pages_);

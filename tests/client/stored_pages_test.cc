@@ -38,7 +38,7 @@ class LayerSink final : public PageSink {
     crcs[open_].assign(block_crc32c.begin(), block_crc32c.end());
     return take(open_);
   }
-  absl::Status EndLayers(BlockRange layers) override {
+  absl::Status EndLayers(BlockRange layers, uint32_t) override {
     ended.push_back(layers.first);
     return absl::OkStatus();
   }

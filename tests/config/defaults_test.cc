@@ -109,6 +109,21 @@ TEST(DefaultsTest, WorkOnTheSmallestMachine) {
   EXPECT_EQ(WithDefaults({}, 0).host().capacity(), "16MiB");
 }
 
+TEST(DefaultsTest, SharedMemoryIsFoundBesideTheFirstUnixSocket) {
+  v1::ServerConfig config = WithDefaults({}, 16 * kGiB);
+  EXPECT_EQ(SharedMemorySocket(config), "");  // TCP alone
+  config.add_listen("unix:not/whole");
+  config.add_listen("unix:/run/oscarkv/a.sock");
+  config.add_listen("unix:/run/oscarkv/b.sock");
+  EXPECT_EQ(SharedMemorySocket(config), "/run/oscarkv/a.sock.shm");
+  config.mutable_shared_memory()->set_socket("/run/c.sock");
+  EXPECT_EQ(SharedMemorySocket(config), "/run/c.sock");
+  EXPECT_OK(CheckConfig(config));
+  config.mutable_shared_memory()->set_socket("off");
+  EXPECT_EQ(SharedMemorySocket(config), "");
+  EXPECT_OK(CheckConfig(config));
+}
+
 TEST(DefaultsTest, EveryPathMayBeUsed) {
   const v1::ServerConfig config = WithDefaults({}, 16 * kGiB);
   EXPECT_THAT(config.paths().fetch(), ElementsAre("ipc", "shm", "nccl", "grpc"));
@@ -214,7 +229,21 @@ TEST(CheckConfigTest, NamesWhatIsWrongWithTheDisk) {
                 "found 'some'");
 }
 
-TEST(CheckConfigTest, NamesWhatIsWrongWithPaths) {
+TEST(CheckConfigTest, NamesWhatIsWrongWithSharedMemoryAndPaths) {
+  const auto memory = [](const std::function<void(v1::SharedMemoryConfig&)>& spoil) {
+    return [=](v1::ServerConfig& config) { spoil(*config.mutable_shared_memory()); };
+  };
+  ExpectRefused(memory([](auto& m) { m.set_socket("run/door"); }), "shared_memory.socket",
+                "found 'run/door'");
+  ExpectRefused(memory([](auto& m) { m.set_socket("/" + std::string(107, 'x')); }),
+                "shared_memory.socket", "at most 107 bytes");
+  ExpectRefused(memory([](auto& m) { m.set_mode("0777"); }), "shared_memory.mode", "found '0777'");
+  ExpectRefused(memory([](auto& m) { m.set_staging("4KiB"); }), "shared_memory.staging must be",
+                "found 4KiB");
+  ExpectRefused(memory([](auto& m) { m.set_max_staging("some"); }), "shared_memory.max_staging",
+                "'some' is not a size");
+  ExpectRefused(memory([](auto& m) { m.set_max_mapped_share(1.5); }),
+                "shared_memory.max_mapped_share", "found 1.5");
   ExpectRefused([](auto& config) { config.mutable_paths()->add_fetch("rdma"); }, "paths.fetch",
                 "found 'rdma'");
   ExpectRefused([](auto& config) { config.mutable_paths()->add_push("rdma"); }, "paths.push",

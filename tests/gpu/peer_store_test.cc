@@ -256,7 +256,9 @@ class PausedSink final : public client::PageSink {
   }
   absl::Status Take(std::span<const uint32_t> crcs) override { return sink_.Take(crcs); }
   client::DevicePages* device_pages() override { return sink_.device_pages(); }
-  absl::Status EndLayers(BlockRange layers) override { return sink_.EndLayers(layers); }
+  absl::Status EndLayers(BlockRange layers, uint32_t pages) override {
+    return sink_.EndLayers(layers, pages);
+  }
   absl::StatusOr<std::vector<absl::Status>> Finish() override {
     pause_();
     return sink_.Finish();

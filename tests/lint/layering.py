@@ -21,7 +21,7 @@ THIRD_PARTY = {
 }
 SYSTEM = ("sys/", "netinet/", "arpa/", "linux/", "bits/", "experimental/")
 OURS = ("kernels/", "proto/", "server/", "client/", "tests/")
-PROTO_IN_HEADERS = ("proto/convert/", "server/rpc/", "server/config/", "client/cpp/wire.h", "client/cpp/put_call.h", "tests/")
+PROTO_IN_HEADERS = ("proto/convert/", "server/rpc/", "server/config/", "server/transport/", "client/cpp/wire.h", "client/cpp/shm_link.h", "tests/")
 
 
 class Layer:

@@ -85,7 +85,7 @@ class StoredSink final : public client::PageSink {
     }
     return absl::OkStatus();
   }
-  absl::Status EndLayers(BlockRange) override { return absl::OkStatus(); }
+  absl::Status EndLayers(BlockRange, uint32_t) override { return absl::OkStatus(); }
   absl::StatusOr<std::vector<absl::Status>> Finish() override {
     return std::vector<absl::Status>();
   }

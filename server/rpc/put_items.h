@@ -1,0 +1,32 @@
+// What a put says of its pages, checked and begun the same way whatever path their bytes come by.
+#ifndef OSCARKV_SERVER_RPC_PUT_ITEMS_H_
+#define OSCARKV_SERVER_RPC_PUT_ITEMS_H_
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+
+#include "server/core/page_store.h"
+#include "server/rpc/rpc_context.h"
+
+#include "oscarkv/v1/kv_cache.pb.h"
+
+namespace oscarkv {
+
+struct CheckedPut {
+  const Namespace* space = nullptr;
+  RequestTraits traits;
+};
+
+// kInvalidArgument: too many items, or a key twice; the errors of RpcContext::Resolve, TraitsOf,
+// and, with PACKED pages, CodecFor: pages that nobody could read are not taken.
+absl::StatusOr<CheckedPut> CheckPut(RpcContext& context, const v1::PutHeader& header);
+
+// Reserves the page of item `index`, and takes its bytes from the budgets of bytes in flight (kBusy or
+// kQuota when they do not have them).
+BeginPutResult BeginPutItem(RpcContext& context, const CheckedPut& put, const v1::PutHeader& header,
+                            uint32_t index, InflightBytes* inflight);
+
+}  // namespace oscarkv
+
+#endif  // OSCARKV_SERVER_RPC_PUT_ITEMS_H_
