@@ -106,8 +106,11 @@ class ShmFetch {
                                               " of a page are at ", page.offset()));
     }
     const ByteView stored = arena.subspan(page.offset(), bytes);
-    const absl::Status sink =
-        Hand(number, encoding, stored.first(page.bytes()), stored.subspan(page.bytes()));
+    CopyChecksums(stored.subspan(page.bytes()));
+    // Looked at here as well: with checksums that are the page's own no other passes for it, so the
+    // sink does not write one that came to lie there.
+    absl::Status sink;
+    if (!link.Revoked()) sink = Hand(number, encoding, stored.first(page.bytes()));
     if (link.Revoked()) {
       taken_.stop = ItemStatus::kFenced;
       return absl::OkStatus();
@@ -118,11 +121,9 @@ class ShmFetch {
     return absl::OkStatus();
   }
 
-  // The wanted blocks of a page, with the checksums that lie behind it.
-  absl::Status Hand(uint32_t number, Encoding encoding, ByteView page, ByteView checksums) {
-    const PageLayout& layout = space_.codec().layout(encoding);
+  // Of the wanted blocks; `checksums` lie behind the page.
+  void CopyChecksums(ByteView checksums) {
     const uint32_t heads = space_.codec().geometry().kv_heads;
-    const uint64_t bytes = layout.range_bytes(wanted_.layers, wanted_.heads);
     crcs_.resize(size_t{wanted_.layers.count} * wanted_.heads.count);
     const uint64_t row_bytes = wanted_.heads.count * sizeof(uint32_t);
     for (uint32_t i = 0; i < wanted_.layers.count; ++i) {
@@ -130,6 +131,13 @@ class ShmFetch {
       std::memcpy(crcs_.data() + size_t{i} * wanted_.heads.count,
                   checksums.data() + first * sizeof(uint32_t), row_bytes);
     }
+  }
+
+  // The wanted blocks of a page, with their checksums.
+  absl::Status Hand(uint32_t number, Encoding encoding, ByteView page) {
+    const PageLayout& layout = space_.codec().layout(encoding);
+    const uint32_t heads = space_.codec().geometry().kv_heads;
+    const uint64_t bytes = layout.range_bytes(wanted_.layers, wanted_.heads);
     if (wanted_.heads.count == heads) {
       const uint64_t offset = layout.block_offset(wanted_.layers.first, 0);
       return sink_.TakeFrom(number, encoding, wanted_.layers, page.subspan(offset, bytes), crcs_);
