@@ -64,6 +64,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   absl::Status Parse(const grpc::ByteBuffer& request) {
     if (!ParseMessage(request, &request_))
       return absl::InvalidArgumentError("the request is not a GetRequest");
+    OSCARKV_RETURN_IF_ERROR(context_.paths().CheckAllowed(Direction::kFetch, DataPath::kGrpc));
     OSCARKV_ASSIGN_OR_RETURN(space_, context_.Resolve(request_.scope()));
     OSCARKV_ASSIGN_OR_RETURN(traits_, context_.TraitsOf(request_.hints()));
     const uint32_t most = context_.options().max_items;

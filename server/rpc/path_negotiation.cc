@@ -22,8 +22,13 @@ void PathNegotiation::AddMissing(DataPath path, const absl::Status& why) {
   Add(path, [why](Direction, const v1::PathOffer&, v1::SessionReply*) { return why; });
 }
 
-bool PathNegotiation::Allows(Direction direction, DataPath path) const {
-  return Contains(allowed_[static_cast<size_t>(direction)], path);
+absl::Status PathNegotiation::CheckAllowed(Direction direction, DataPath path) const {
+  if (Contains(allowed_[static_cast<size_t>(direction)], path)) return absl::OkStatus();
+  const std::string_view name = DataPathName(path);
+  const std::string_view what = DirectionName(direction);
+  return absl::UnimplementedError(absl::StrCat(
+      "the server's configuration forbids ", absl::string_view(name.data(), name.size()), " for a ",
+      absl::string_view(what.data(), what.size())));
 }
 
 absl::Status PathNegotiation::Try(Direction direction, DataPath path, const v1::PathOffer& offer,
@@ -33,7 +38,7 @@ absl::Status PathNegotiation::Try(Direction direction, DataPath path, const v1::
   const bool has = offered.empty() ? path == DataPath::kGrpc
                                    : Contains(offered, static_cast<v1::DataPath>(path));
   if (!has) return absl::UnavailableError("the client has not, or may not use it");
-  if (!Allows(direction, path))
+  if (!CheckAllowed(direction, path).ok())
     return absl::UnavailableError("the server's configuration forbids it");
   if (path == DataPath::kGrpc) return absl::OkStatus();
   const absl::MutexLock lock(&mutex_);

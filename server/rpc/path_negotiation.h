@@ -35,7 +35,8 @@ class PathNegotiation {
   void Add(DataPath path, Agreement agreement) ABSL_LOCKS_EXCLUDED(mutex_);
   // It should, but has not: clients are told why.
   void AddMissing(DataPath path, const absl::Status& why) ABSL_LOCKS_EXCLUDED(mutex_);
-  bool Allows(Direction direction, DataPath path) const;
+  // kUnimplemented: the configuration forbids it.
+  absl::Status CheckAllowed(Direction direction, DataPath path) const;
 
   // Chooses for a client that offers this: the best path that both have and may use, or none.
   void Agree(const v1::PathOffer& offer, v1::SessionReply* reply) const ABSL_LOCKS_EXCLUDED(mutex_);

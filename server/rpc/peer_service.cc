@@ -97,8 +97,7 @@ constexpr uint64_t kAnyBytes = ~uint64_t{0} / 2;
 
 absl::Status PeerService::CheckShared() const {
   if (context_.device_holds() == nullptr) return absl::UnimplementedError("there is no GPU tier");
-  if (context_.paths().Allows(Direction::kFetch, DataPath::kIpc)) return absl::OkStatus();
-  return absl::UnimplementedError("the server's configuration forbids ipc");
+  return context_.paths().CheckAllowed(Direction::kFetch, DataPath::kIpc);
 }
 
 grpc::ServerUnaryReactor* PeerService::ShareDevice(grpc::CallbackServerContext* call,
@@ -169,8 +168,8 @@ absl::StatusOr<PeerHub*> PeerService::Hub() const {
   if (context_.peer_hub() == nullptr)
     return absl::UnimplementedError(
         absl::StrCat("nothing is sent from this server's GPU: ", options_.no_peers));
-  if (context_.paths().Allows(Direction::kFetch, DataPath::kNccl)) return context_.peer_hub();
-  return absl::UnimplementedError("the server's configuration forbids nccl");
+  OSCARKV_RETURN_IF_ERROR(context_.paths().CheckAllowed(Direction::kFetch, DataPath::kNccl));
+  return context_.peer_hub();
 }
 
 grpc::ServerUnaryReactor* PeerService::OpenPeer(grpc::CallbackServerContext* call,

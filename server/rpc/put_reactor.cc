@@ -83,6 +83,7 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
       return absl::InvalidArgumentError("a put has one header, and a second one came");
     if (!header_.ParseFromString(text))
       return absl::InvalidArgumentError("the header is not a PutHeader");
+    OSCARKV_RETURN_IF_ERROR(context_.paths().CheckAllowed(Direction::kPush, DataPath::kGrpc));
     OSCARKV_ASSIGN_OR_RETURN(put_, CheckPut(context_, header_));
     space_ = put_.space;
     for (int i = 0; i < header_.items_size(); ++i) reply_.add_results();
