@@ -80,7 +80,7 @@ class Worker:
         cache.fill(keys)
         report = self._space.push(cache.kv, cache.slots(pages), keys)
         return {"statuses": report.statuses, "error": report.error, "bytes_wire": report.bytes_wire,
-                "bytes_model": report.bytes_model, "wide": report.wide_pages, "packed": report.packed_pages}
+                "bytes_model": report.bytes_model, "path": report.path, "wide": report.wide_pages, "packed": report.packed_pages}
 
     def lookup(self, pages, text="shared", lease=False):
         self._hit = self._space.lookup(keys_of(pages, text), lease=lease)
@@ -97,7 +97,25 @@ class Worker:
         expected = expected_rows(keys[:report.pages], self._hit.encodings[:report.pages])
         right = bool(np.array_equal(found[:, :, :tokens], expected))
         return {"pages": report.pages, "right": right, "untouched": bool(np.isnan(found[:, :, tokens:]).all()),
-                "statuses": report.statuses, "error": report.error, "bytes_wire": report.bytes_wire}
+                "statuses": report.statuses, "error": report.error, "bytes_wire": report.bytes_wire, "path": report.path}
+
+    def fetch_often(self, pages, times):
+        """Pushes what is not there and fetches, again and again: how many pages came, how many fetches were cut short because
+        the server had taken pages back, and how many brought what should not be there."""
+        keys = keys_of(pages)
+        self.push(pages)
+        expected = expected_rows(keys, encodings_of(pages))
+        seen = {"pages": 0, "fenced": 0, "wrong": 0}
+        for _ in range(times):
+            cache = Cache(seed=2)
+            report = self._space.fetch(cache.kv, cache.slots(pages), keys)
+            tokens = report.pages * PAGE_TOKENS
+            seen["pages"] += report.pages
+            seen["fenced"] += "FENCED" in report.statuses
+            seen["wrong"] += not np.array_equal(cache.rows(pages)[:, :, :tokens], expected[:, :, :tokens])
+            if report.pages < pages:
+                self.push(pages)
+        return seen
 
     def turns(self, pages, texts):
         """All that a worker does, of each text. `right`: whether every fetch brought what it should, and nothing else."""

@@ -13,6 +13,7 @@ _Encoding = Literal["wide", "packed"]
 _Slots = npt.NDArray[np.integer[Any]] | Sequence[int]
 # OK, MISS, EVICTED, CORRUPT, BUSY, NO_SPACE, QUOTA, FENCED, EXISTS, CONFLICT, SKIPPED, INVALID
 _Status = str
+_Path = Literal["grpc", "shm", "nccl", "ipc"]
 
 class _Counters(TypedDict):
     calls: int
@@ -159,6 +160,8 @@ class PushReport:
     @property
     def nonfinite_rows(self) -> int: ...
     @property
+    def path(self) -> _Path: ...
+    @property
     def error(self) -> str: ...
 
 class FetchReport:
@@ -170,6 +173,8 @@ class FetchReport:
     def statuses(self) -> list[_Status]: ...
     @property
     def bytes_wire(self) -> int: ...
+    @property
+    def path(self) -> _Path: ...
     @property
     def error(self) -> str: ...
 

@@ -15,6 +15,7 @@
 #include "client/cpp/pending_fetch.h"
 #include "client/python/src/numpy_views.h"
 #include "client/python/src/transform_handle.h"
+#include "proto/wire/data_path.h"
 #include "proto/wire/item_status.h"
 #include "pybind11/stl.h"
 
@@ -44,6 +45,8 @@ std::vector<std::string> Names(const std::vector<ItemStatus>& statuses) {
   for (const ItemStatus status : statuses) names.emplace_back(ItemStatusName(status));
   return names;
 }
+
+std::string PathText(DataPath path) { return std::string(DataPathName(path)); }
 
 std::string ErrorText(const absl::Status& status) {
   return status.ok()
@@ -326,12 +329,18 @@ void BindReports(py::module_& module) {
       .def_readonly("bytes_model", &PushReport::bytes_model)
       .def_property_readonly("nonfinite_rows",
                              [](const PushReport& r) { return r.encode.nonfinite_rows; })
+      .def_property_readonly(
+          "path", [](const PushReport& r) { return PathText(r.path); },
+          "By which the last pages went: 'grpc', 'shm', 'nccl', 'ipc'.")
       .def_property_readonly("error", [](const PushReport& r) { return ErrorText(r.store); });
   py::class_<FetchReport>(module, "FetchReport", "How much of a fetch is in the cache.")
       .def_readonly("pages", &FetchReport::pages)
       .def_readonly("tokens", &FetchReport::tokens)
       .def_property_readonly("statuses", [](const FetchReport& r) { return Names(r.statuses); })
       .def_readonly("bytes_wire", &FetchReport::bytes_wire)
+      .def_property_readonly(
+          "path", [](const FetchReport& r) { return PathText(r.path); },
+          "By which the last pages came.")
       .def_property_readonly("error", [](const FetchReport& r) { return ErrorText(r.store); });
 }
 
