@@ -216,6 +216,25 @@ def shares(cells, ours, bare, work):
                      if (values := [share for cell, share in found.items() if cell[0] == size]))
 
 
+def beside(rounds, ours, others, connections):
+    """How many times the GETs of the best of the others ours brings, size by size, each round by itself: the best batch of
+    each, over at most so many connections."""
+    def rate(lines, size):
+        return max(line["bytes_per_second"] for line in lines
+                   if line["page_bytes"] == size and line["work"] == "get" and line["connections"] <= connections)
+
+    parts = []
+    for size in SIZES:
+        ratios = []
+        for one in rounds:
+            measured = [one[name] for name in others if isinstance(one.get(name), list)]
+            if measured and isinstance(one.get(ours), list):
+                ratios.append(rate(one[ours], size) / max(rate(lines, size) for lines in measured))
+        if ratios:
+            parts.append(f"{size // KIB} KiB {median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})")
+    return ", ".join(parts)
+
+
 def lookup_table(rounds):
     rows = []
     for listen, name in (("tcp", "TCP"), ("unix", "Unix socket")):
@@ -265,6 +284,9 @@ def main(argv, build_dir, machine):
             for work in ("get", "put"):
                 if found := shares(cells, ours, bare, work):
                     print(f"{ours}, of the bare stream with the same connections and batches, {work.upper()}: {found}")
+        for others, connections in ((("memcpy and CRC32C",), 1), (("Redis, TCP", "Mooncake Store, TCP"), max(CONNECTIONS))):
+            if found := beside(rounds, "ours, shared memory", others, connections):
+                print(f"ours, shared memory, times {' or '.join(others)}, {connections} connections at most, GET: {found}")
     if lookups:
         print(f"\n{lookup_table(lookups)}")
     if arguments.json:
