@@ -27,6 +27,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "e2e")]
 
 import numpy as np  # noqa: E402
 import oscarkv  # noqa: E402
+from support import shared_memory  # noqa: E402
 from support.server_process import DEADLINE_S, ServerProcess  # noqa: E402
 from support.slow_proxy import SlowProxy  # noqa: E402
 from support.worker_process import WorkerProcess  # noqa: E402
@@ -38,17 +39,17 @@ BEYOND_S = 1.0  # what a call may take beyond its deadline where other processes
 BACK_S = 1.0
 TURNS = 8  # of a worker, at most: every place but those of the disk is come to in each
 # Every page is many messages; nothing to fall back to.
-CONFIG = "limits:\n  max_chunk: 4KiB\npaths:\n  fetch: [grpc]\n  push: [grpc]\n"
+CONFIGS = {"grpc": "limits:\n  max_chunk: 4KiB\npaths:\n  fetch: [grpc]\n  push: [grpc]\n", "shm": shared_memory.CONFIG}
 SMALL = "16MiB"  # of host memory: little, so that others' pages are soon in every place
 LINE = ("line.get", "line.put", "line.lookup", "line.session")
 
 
 def points_of(sources):
-    """The names of the places in the sources: of gRPC's path, and of the disk behind it."""
+    """The names of the places in the sources: of gRPC's path and of shared memory's, and of the disk behind them."""
     found = set()
     for folder in ("client/cpp", "server"):
         for path in (sources / folder).rglob("*.cc"):
-            found.update(re.findall(r'FaultPoint\("((?:grpc|archive)\.[a-z._]+)"\)', path.read_text()))
+            found.update(re.findall(r'FaultPoint\("((?:grpc|shm|archive)\.[a-z._]+)"\)', path.read_text()))
     return sorted(found)
 
 
@@ -175,15 +176,17 @@ class Suite:
     def __init__(self, build_dir, folder):
         self._build_dir = build_dir
         self._folder = pathlib.Path(folder)
-        self._config = self._folder / "oscarkvd.yaml"
-        self._config.write_text(CONFIG)
+        for path, config in CONFIGS.items():
+            (self._folder / f"{path}.yaml").write_text(config)
         self.seen = Seen()
         self._disks = 0
 
     @contextlib.contextmanager
-    def _server(self, fault="", disk=False):
-        """An oscarkvd whose first process has the fault; with a disk, one that holds a text already."""
-        arguments = ["--config", str(self._config)]
+    def _server(self, point, fault="", disk=False):
+        """An oscarkvd that moves pages by the point's path, whose first process has the fault; with a disk, one that holds a
+        text already."""
+        path = "shm" if point.startswith("shm.") else "grpc"
+        arguments = ["--config", str(self._folder / f"{path}.yaml")]
         if disk:
             self._disks += 1
             arguments += ["--disk-path", str(self._folder / f"disk{self._disks}"), "--disk-capacity", "600MiB"]
@@ -230,7 +233,7 @@ class Suite:
     # --- Trials ---
 
     def kill_server(self, point, chance):
-        with self._server(f"{point} {times(point, chance)} kill", on_disk(point)) as server:
+        with self._server(point, f"{point} {times(point, chance)} kill", on_disk(point)) as server:
             self._turns_until(server, lambda: server.ended, point)
             self.seen.kills[point] += 1
             server.kill()
@@ -243,7 +246,7 @@ class Suite:
                 caller.goes_on(server, "another")
 
     def stop_server(self, point, chance):
-        with self._server(f"{point} {times(point, chance)} stop", on_disk(point)) as server:
+        with self._server(point, f"{point} {times(point, chance)} stop", on_disk(point)) as server:
             self._turns_until(server, lambda: server.stopped, point)
             self.seen.stalls[point] += 1
             server.resume()
@@ -251,7 +254,7 @@ class Suite:
                 caller.goes_on(server, "another")
 
     def kill_worker(self, point, chance):
-        with self._server() as server, self._caller(server.endpoint) as watcher:
+        with self._server(point) as server, self._caller(server.endpoint) as watcher:
             before = watcher.held()
             with self._worker(server, point, times(point, chance), "kill") as worker:
                 worker.send("turns", pages=PAGES, texts=[f"turn {turn}" for turn in range(TURNS)])
@@ -269,7 +272,7 @@ class Suite:
 
     def stop_worker(self, point, chance):
         """Its pages are wanted meanwhile: they go, and what it reads afterwards is right or nothing."""
-        with self._server() as server, self._caller(server.endpoint) as watcher:
+        with self._server(point) as server, self._caller(server.endpoint) as watcher:
             with self._worker(server, point, times(point, chance), "stop") as worker:
                 texts = [f"turn {turn}" for turn in range(TURNS)]
                 worker.send("turns", pages=PAGES, texts=texts)
@@ -286,7 +289,7 @@ class Suite:
                 watcher.fetch(text)
 
     def stall_line(self, call, chance):
-        with self._server() as server, contextlib.closing(SlowProxy(server.endpoint)) as line:
+        with self._server(call) as server, contextlib.closing(SlowProxy(server.endpoint)) as line:
             with self._caller(server.endpoint) as watcher, self._caller(line.endpoint) as caller:
                 watcher.push("there")
                 caller.fetch("there")  # so that there are connections
