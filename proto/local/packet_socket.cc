@@ -178,7 +178,8 @@ absl::StatusOr<PacketListener> PacketListener::Listen(const std::string& path, m
       return absl::PermissionDeniedError(
           absl::StrCat(path, " belongs to user ", found.st_uid, ", this is user ", geteuid()));
     const Descriptor probe = NewSocket();
-    if (connect(probe.number(), Generic(address), sizeof(address)) == 0 || errno == EAGAIN)
+    // Refused is what nobody's socket is; one of another kind, or with no room, is somebody's.
+    if (connect(probe.number(), Generic(address), sizeof(address)) == 0 || errno != ECONNREFUSED)
       return absl::UnavailableError(absl::StrCat(path, ": another process listens there"));
     if (unlink(path.c_str()) != 0) return SystemError(absl::StatusCode::kPermissionDenied, path);
   }
