@@ -3,6 +3,7 @@
 #ifndef OSCARKV_TESTS_SUPPORT_UNIX_USER_H_
 #define OSCARKV_TESTS_SUPPORT_UNIX_USER_H_
 
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -12,12 +13,12 @@ inline constexpr uid_t kNobody = 65534;
 
 inline bool IsRoot() { return geteuid() == 0; }
 
-// The whole process acts as `uid` while it lives.
+// This thread, and no other, acts as `uid` while it lives.
 class ActingAs {
  public:
-  explicit ActingAs(uid_t uid) : done_(seteuid(uid) == 0) {}
+  explicit ActingAs(uid_t uid) : done_(Become(uid)) {}
   ~ActingAs() {
-    if (done_) done_ = seteuid(getuid()) == 0;
+    if (done_) done_ = Become(getuid());
   }
   ActingAs(const ActingAs&) = delete;
   ActingAs& operator=(const ActingAs&) = delete;
@@ -25,6 +26,9 @@ class ActingAs {
   bool done() const { return done_; }
 
  private:
+  // The C library's seteuid would take all threads along.
+  static bool Become(uid_t uid) { return syscall(SYS_setresuid, -1, uid, -1) == 0; }
+
   bool done_;
 };
 
