@@ -1,0 +1,335 @@
+#include "tests/client/page_path_contract.h"
+
+#include <algorithm>
+#include <atomic>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/blocking_counter.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "gmock/gmock.h"
+
+#include "client/cpp/pending_fetch.h"
+#include "kernels/base/checksum.h"
+#include "server/config/load.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/store_pages.h"
+
+#include "oscarkv/v1/server_config.pb.h"
+
+namespace oscarkv::testing {
+namespace {
+
+using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr absl::Duration kDeadline = absl::Seconds(60);  // of what should happen at once
+
+NamespaceSpec WideSpec() {
+  NamespaceSpec spec;
+  spec.model = "page path contract";
+  spec.geometry = {
+      .layers = 2, .kv_heads = 2, .k_head_dim = 16, .v_head_dim = 16, .page_tokens = 4};
+  spec.codec.sink_tokens = 0;
+  spec.codec.recent_tokens = 0;
+  return spec;
+}
+
+std::string Name(DataPath path) { return std::string(DataPathName(path)); }
+
+}  // namespace
+
+// --- RecordingSink ---
+
+std::vector<BlockRange> RecordingSink::LayerGroups(BlockRange layers) const {
+  std::vector<BlockRange> groups;
+  for (uint32_t i = 0; i < layers.count; ++i) groups.push_back({layers.first + i, 1});
+  return groups;
+}
+
+absl::StatusOr<MutableByteView> RecordingSink::Room(uint32_t page, Encoding, BlockRange layers,
+                                                    uint64_t count) {
+  at_ = {layers.first, page};
+  bytes[at_].resize(count);
+  return MutableByteView(bytes[at_]);
+}
+
+absl::Status RecordingSink::Take(std::span<const uint32_t> block_crc32c) {
+  const std::vector<std::byte>& page = bytes[at_];
+  const size_t block = page.size() / block_crc32c.size();
+  for (size_t i = 0; i < block_crc32c.size(); ++i)
+    EXPECT_EQ(Crc32c(ByteView(page).subspan(i * block, block)), block_crc32c[i]);
+  taken.push_back(at_);
+  return on_take(at_.second);
+}
+
+// --- PagePathContract ---
+
+PagePathContract::PagePathContract()
+    : spec_(WideSpec()),
+      slots_(size_t{kPages} * spec_.geometry.page_tokens),
+      source_(spec_.geometry),
+      destination_(spec_.geometry),
+      untouched_(spec_.geometry) {
+  for (uint32_t i = 0; i < kPages; ++i) keys_.push_back(KeyOf(i));
+  std::iota(slots_.begin(), slots_.end(), 0);
+  source_.FillRandom(1);
+  StartServer();
+  client_ = NewClient();
+  space_ = Open(*client_);
+}
+
+void PagePathContract::StartServer() {
+  v1::ServerConfig config;
+  config.add_listen(absl::StrCat("unix:", folder_.file("socket")));
+  config.set_metrics_listen("off");
+  config.set_log_level("error");
+  config.mutable_host()->set_capacity("16MiB");
+  config.mutable_paths()->add_fetch(Name(GetParam()));  // and nothing to fall back to
+  config.mutable_paths()->add_push(Name(GetParam()));
+  config = WithDefaults(std::move(config), /*memory_bytes=*/1 << 30);
+  ASSERT_OK(CheckConfig(config));
+  auto server = Server::Create(config);
+  ASSERT_OK(server.status());
+  server_ = *std::move(server);
+}
+
+std::unique_ptr<client::Client> PagePathContract::NewClient(client::ClientOptions options) const {
+  options.endpoint = absl::StrCat("unix:", folder_.file("socket"));
+  auto client = client::Client::Create(options);
+  EXPECT_OK(client.status());
+  return *std::move(client);
+}
+
+std::unique_ptr<client::Namespace> PagePathContract::Open(client::Client& client) const {
+  auto space = client.OpenNamespace(spec_, "");
+  EXPECT_OK(space.status());
+  return *std::move(space);
+}
+
+client::PushReport PagePathContract::Push() {
+  auto report = space_->Push(source_.view(), PushOfAll());
+  EXPECT_OK(report.status());
+  return report.ok() ? *std::move(report) : client::PushReport();
+}
+
+client::FetchReport PagePathContract::Fetch() {
+  auto report = space_->Fetch(destination_.view(), FetchOfAll());
+  EXPECT_OK(report.status());
+  return report.ok() ? *std::move(report) : client::FetchReport();
+}
+
+namespace {
+
+TEST_P(PagePathContract, WhatIsPushedIsFetched) {
+  const client::PushReport pushed = Push();
+  EXPECT_OK(pushed.store);
+  EXPECT_THAT(pushed.statuses, Each(ItemStatus::kOk));
+  EXPECT_EQ(pushed.path, GetParam());
+  const client::FetchReport fetched = Fetch();
+  EXPECT_OK(fetched.store);
+  EXPECT_EQ(fetched.pages, kPages);
+  EXPECT_EQ(fetched.path, GetParam());
+  EXPECT_EQ(fetched.bytes_wire, pushed.bytes_wire);
+  EXPECT_TRUE(destination_.SameRows(source_, 0, static_cast<int64_t>(slots_.size())));
+  EXPECT_THAT(Push().statuses, Each(ItemStatus::kExists));
+}
+
+TEST_P(PagePathContract, PagesComeInOrderAndOnce) {
+  Push();
+  RecordingSink sink(kPages);
+  const auto report = space_->FetchTo(sink, {.keys = keys_});
+  ASSERT_OK(report.status());
+  EXPECT_EQ(report->pages, kPages);
+  std::vector<RecordingSink::Part> expected;
+  for (uint32_t layer = 0; layer < 2; ++layer)
+    for (uint32_t page = 0; page < kPages; ++page) expected.emplace_back(layer, page);
+  EXPECT_EQ(sink.taken, expected);
+}
+
+TEST_P(PagePathContract, PartsOfPages) {
+  Push();
+  RecordingSink whole(kPages);
+  RecordingSink part(kPages);
+  ASSERT_OK(space_->FetchTo(whole, {.keys = keys_}).status());
+  const auto report = space_->FetchTo(part, {.keys = keys_, .layers = {1, 1}, .heads = {1, 1}});
+  ASSERT_OK(report.status());
+  ASSERT_EQ(report->pages, kPages);
+  ASSERT_EQ(part.bytes.size(), kPages);
+  for (const auto& [at, bytes] : part.bytes) {
+    const std::vector<std::byte>& layer = whole.bytes.at(at);  // of both heads
+    ASSERT_EQ(bytes.size() * 2, layer.size());
+    EXPECT_TRUE(std::equal(bytes.rbegin(), bytes.rend(), layer.rbegin()));
+  }
+}
+
+TEST_P(PagePathContract, AHoleEndsTheFetch) {
+  Push();
+  keys_[5] = KeyOf(1000);
+  const client::FetchReport report = Fetch();
+  EXPECT_OK(report.store);
+  EXPECT_EQ(report.pages, 5);
+  EXPECT_EQ(report.statuses[4], ItemStatus::kOk);
+  EXPECT_EQ(report.statuses[5], ItemStatus::kMiss);
+  EXPECT_THAT(std::vector(report.statuses.begin() + 6, report.statuses.end()),
+              Each(ItemStatus::kSkipped));
+  EXPECT_TRUE(destination_.SameRows(source_, 0, 20));
+  EXPECT_TRUE(destination_.SameRows(untouched_, 20, 64));
+}
+
+// Pages of zeros, of which one is not what its checksums say.
+class DamagedSource final : public client::PageSource {
+ public:
+  DamagedSource(const PageLayout& layout, uint32_t pages, uint32_t damaged)
+      : pages_(pages),
+        bytes_(layout.page_bytes() * pages),
+        crcs_(pages,
+              std::vector<uint32_t>(4, Crc32c(ByteView(bytes_).first(layout.page_bytes() / 4)))) {
+    for (uint32_t page = 0; page < pages; ++page) {
+      encoded_.push_back({Encoding::kWide,
+                          ByteView(bytes_).subspan(page * layout.page_bytes(), layout.page_bytes()),
+                          crcs_[page]});
+    }
+    crcs_[damaged][1] ^= 1;
+  }
+  uint64_t pages() const override { return pages_; }
+  absl::StatusOr<std::span<const client::EncodedPage>> Encode(uint32_t first,
+                                                              std::span<const Encoding> encodings,
+                                                              EncodeReport*) override {
+    return std::span<const client::EncodedPage>(encoded_).subspan(first, encodings.size());
+  }
+
+ private:
+  const uint32_t pages_;
+  std::vector<std::byte> bytes_;
+  std::vector<std::vector<uint32_t>> crcs_;
+  std::vector<client::EncodedPage> encoded_;
+};
+
+TEST_P(PagePathContract, ADamagedPageIsRefusedAndThoseBeforeItAreThere) {
+  DamagedSource source(space_->codec().layout(Encoding::kWide), kPages, /*damaged=*/2);
+  const auto pushed = space_->PushFrom(source, {.keys = keys_});
+  ASSERT_OK(pushed.status());
+  EXPECT_OK(pushed->store);
+  EXPECT_THAT(std::vector(pushed->statuses.begin(), pushed->statuses.begin() + 3),
+              ElementsAre(ItemStatus::kOk, ItemStatus::kOk, ItemStatus::kCorrupt));
+  EXPECT_THAT(pushed->messages[2], HasSubstr("layer 0, head 1: expected crc32c"));
+  EXPECT_EQ(Fetch().pages, 2);
+}
+
+TEST_P(PagePathContract, AnErrorOfTheSinkEndsTheFetch) {
+  Push();
+  RecordingSink sink(kPages);
+  sink.on_take = [](uint32_t page) {
+    return page == 3 ? absl::InternalError("no room") : absl::OkStatus();
+  };
+  EXPECT_EQ(space_->FetchTo(sink, {.keys = keys_}).status(), absl::InternalError("no room"));
+  EXPECT_EQ(sink.taken.size(), 4);
+  EXPECT_EQ(sink.abandoned, 1);
+  EXPECT_EQ(Fetch().pages, kPages);
+}
+
+TEST_P(PagePathContract, DeadlinesEndCalls) {
+  Push();
+  const auto hasty =
+      NewClient({.fetch_timeout = absl::Microseconds(1), .push_timeout = absl::Microseconds(1)});
+  const auto space = Open(*hasty);
+  const auto fetched = space->Fetch(destination_.view(), FetchOfAll());
+  ASSERT_OK(fetched.status());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(fetched->store)) << fetched->store;
+  EXPECT_EQ(fetched->pages, 0);
+  const auto pushed = space->Push(source_.view(), PushOfAll());
+  ASSERT_OK(pushed.status());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(pushed->store)) << pushed->store;
+  EXPECT_EQ(hasty->path(Direction::kFetch).fallbacks, 0);  // time says nothing about the path
+  EXPECT_EQ(Fetch().pages, kPages);
+}
+
+TEST_P(PagePathContract, ACancelledFetchBringsNothingMore) {
+  Push();
+  absl::Notification begun;
+  absl::Notification cancelled;
+  std::atomic<uint32_t> later = 0;  // pages of layers that came afterwards
+  std::atomic<int> ends = 0;
+  const auto pending =
+      space_->StartFetch(destination_.view(), FetchOfAll(),
+                         {.layers_at_once = 1,
+                          .on_layers =
+                              [&](BlockRange, uint32_t pages) {
+                                if (begun.HasBeenNotified()) {
+                                  later += pages;
+                                  return;
+                                }
+                                begun.Notify();
+                                cancelled.WaitForNotification();
+                              },
+                          .done = [&](const absl::StatusOr<client::FetchReport>&) { ++ends; }});
+  ASSERT_TRUE(begun.WaitForNotificationWithTimeout(kDeadline));
+  pending->Cancel();
+  cancelled.Notify();
+  const auto report = pending->Await(kDeadline);
+  ASSERT_OK(report.status());
+  EXPECT_TRUE(absl::IsCancelled(report->store)) << report->store;
+  EXPECT_EQ(later, 0);
+  EXPECT_EQ(ends, 1);
+  EXPECT_EQ(Fetch().pages, kPages);
+}
+
+TEST_P(PagePathContract, ManyAtOnceEndOnceEach) {
+  Push();
+  constexpr size_t kCalls = 48;
+  std::vector<int> ends(kCalls);  // each written by its own call, and read after all
+  std::vector<uint32_t> pages(kCalls);
+  std::vector<EngineCache> caches;
+  for (size_t i = 0; i < kCalls; ++i) caches.emplace_back(spec_.geometry);
+  absl::BlockingCounter left(kCalls);
+  for (size_t i = 0; i < kCalls; ++i) {
+    const auto end = [&, i](const auto& report) {
+      ++ends[i];
+      if (report.ok() && report->store.ok())
+        pages[i] = static_cast<uint32_t>(kPages - std::count(report->statuses.begin(),
+                                                             report->statuses.end(),
+                                                             ItemStatus::kSkipped));
+      left.DecrementCount();
+    };
+    if (i % 3 == 0) {
+      EXPECT_TRUE(space_->PushAsync(source_.view(), PushOfAll(), end));
+    } else {
+      space_->FetchAsync(caches[i].view(), FetchOfAll(), end);
+    }
+  }
+  left.Wait();
+  EXPECT_THAT(ends, Each(1));
+  EXPECT_THAT(pages, Each(kPages));
+  for (size_t i = 0; i < kCalls; ++i)
+    EXPECT_TRUE(caches[i].SameRows(i % 3 == 0 ? untouched_ : source_, 0, 64));
+}
+
+TEST_P(PagePathContract, AServerThatIsGoneIsAMissAndOneThatComesBackIsFound) {
+  Push();
+  ASSERT_EQ(Fetch().pages, kPages);
+  server_.reset();
+  destination_ = EngineCache(spec_.geometry);
+  client::FetchReport report = Fetch();
+  EXPECT_FALSE(report.store.ok());
+  EXPECT_EQ(report.pages, 0);
+  EXPECT_TRUE(destination_.SameRows(untouched_, 0, 64));
+  EXPECT_FALSE(Push().store.ok());
+  StartServer();
+  const absl::Time deadline = absl::Now() + kDeadline;
+  while (!(report = Fetch()).store.ok()) ASSERT_LT(absl::Now(), deadline) << report.store;
+  EXPECT_EQ(report.pages, 0);  // it has nothing
+  EXPECT_THAT(Push().statuses, Each(ItemStatus::kOk));
+  report = Fetch();
+  EXPECT_EQ(report.pages, kPages);
+  EXPECT_EQ(report.path, GetParam());
+}
+
+INSTANTIATE_TEST_SUITE_P(Paths, PagePathContract,
+                         ::testing::Values(DataPath::kGrpc, DataPath::kShm),
+                         [](const auto& path) { return Name(path.param); });
+
+}  // namespace
+}  // namespace oscarkv::testing
