@@ -154,6 +154,7 @@ grpc::Status FakeStore::Session(
   if (!stream->Read(&request)) return grpc::Status::OK;
   v1::SessionReply reply;
   reply.set_session_id(77);
+  edit_session(&reply);
   stream->Write(reply);
   while (stream->Read(&request)) continue;
   return grpc::Status::OK;

@@ -62,6 +62,7 @@ class FakeStore final : public v1::KvCache::Service {
   Hook<void(const std::string& method)> enter = [](const std::string&) {};
   // Changes of honest replies. A Get is a list of messages, [item, chunk, chunk, ..., end].
   Hook<void(v1::OpenNamespaceReply*)> edit_open = [](auto*) {};
+  Hook<void(v1::SessionReply*)> edit_session = [](auto*) {};
   Hook<void(v1::LookupReply*)> edit_lookup = [](auto*) {};
   Hook<void(v1::PutReply*)> edit_put = [](auto*) {};
   Hook<void(std::vector<v1::GetReply>*)> edit_get = [](auto*) {};
