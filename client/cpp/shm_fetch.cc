@@ -12,6 +12,7 @@
 #include "client/cpp/shm_path.h"
 #include "kernels/base/fault_point.h"
 #include "kernels/base/status_macros.h"
+#include "proto/wire/page_key.h"
 
 namespace oscarkv::client {
 namespace {
@@ -33,7 +34,8 @@ class ShmFetch {
         taken_(*taken) {}
 
   absl::Status Run(ShmDoor& door) {
-    const uint32_t asked = std::min(wanted_.end - wanted_.first, space_.max_items());
+    const uint32_t asked =
+        std::min({wanted_.end - wanted_.first, space_.max_items(), kPacketKeysMax});
     v1::DoorRequest request;
     FillRequest(asked, request.mutable_map());
     std::unique_ptr<ShmLink> link;
@@ -155,6 +157,10 @@ class ShmFetch {
   }
 
   static constexpr int kIdleTried = 1;
+  // As many keys, with their tags and lengths, as a packet has room for beside the scope and hints;
+  // the answer takes less for each.
+  static constexpr uint32_t kPacketKeysMax =
+      static_cast<uint32_t>((kPacketBytesMax - 4096) / (kKeyBytesMax + 2));
 
   Namespace::Impl& space_;
   const PagesWanted& wanted_;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -222,6 +223,27 @@ TEST(ShmDoor, ItemsThatAreNotThereEndTheFetch) {
   ASSERT_OK(report);
   EXPECT_THAT(report->statuses,
               ElementsAre(ItemStatus::kOk, ItemStatus::kEvicted, ItemStatus::kSkipped));
+}
+
+// A server may take more keys in a call than a packet has room for.
+TEST(ShmDoor, ManyKeysGoInSeveralPackets) {
+  ShmFixture s;
+  s.f.store.edit_open = [](v1::OpenNamespaceReply* reply) {
+    reply->mutable_limits()->set_max_items(65536);
+  };
+  s.f.space = s.f.client->OpenNamespace(s.f.spec, "").value();
+  constexpr size_t kKeys = 5000;
+  std::vector<std::string> keys;
+  for (size_t i = 0; i < kKeys; ++i) keys.push_back(absl::StrFormat("%064d", i));
+  FetchRequest request;
+  request.keys = keys;
+  const std::vector<int64_t> nowhere(kKeys * s.f.spec.geometry.page_tokens, -1);
+  request.slots = nowhere;
+  const auto report = s.f.space->Fetch(s.f.destination.view(), request);
+  ASSERT_OK(report);
+  EXPECT_EQ(report->path, DataPath::kShm);
+  EXPECT_EQ(report->pages, kKeys);
+  EXPECT_OK(report->store);
 }
 
 // --- Lies about pages ---
