@@ -1,5 +1,6 @@
 // oscarkv put: stores K and V from files.
 #include <algorithm>
+#include <array>
 #include <iostream>
 #include <memory>
 #include <numeric>
@@ -27,6 +28,7 @@ namespace oscarkv::cli {
 namespace {
 
 using client::Namespace;
+using client::PersistReport;
 using client::PushReport;
 
 struct Arguments {
@@ -37,6 +39,9 @@ struct Arguments {
   std::string params = "fp16";
   uint32_t page_tokens = 64, k_bits = 2, v_bits = 2;
   std::optional<uint64_t> sequence;
+  bool durable = false;
+  std::string store_wide;
+  double page_ttl_s = 0.0;
 };
 
 // The bytes of the transform file that --transform means; empty without one.
@@ -112,6 +117,29 @@ absl::StatusOr<Outcome> PushAll(const Namespace& space, const KvSource& source,
   return outcome;
 }
 
+// Waits until the pages are on the server's disk. An error when one of them is not.
+absl::Status PersistAll(const Namespace& space, std::span<const std::string> keys,
+                        const StoreOptions& options) {
+  OSCARKV_ASSIGN_OR_RETURN(const PersistReport report,
+                           space.Persist(keys, absl::Seconds(options.timeout_s)));
+  OSCARKV_RETURN_IF_ERROR(FromServer(report.store, options));
+  for (size_t i = 0; i < keys.size(); ++i) {
+    if (report.statuses[i] == ItemStatus::kOk) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("page ", i, " of ", keys.size(),
+                     " is not durable: ", std::string(ItemStatusName(report.statuses[i])),
+                     report.messages[i].empty() ? "" : ", ", report.messages[i]));
+  }
+  return absl::OkStatus();
+}
+
+client::NamespaceSettings SettingsOf(const Arguments& arguments) {
+  constexpr std::array kModes = {"", "never", "tail", "until_pressure"};
+  const auto mode = std::ranges::find(kModes, arguments.store_wide) - kModes.begin();
+  return {.store_wide = static_cast<client::StoreWide>(mode),
+          .page_ttl = absl::Seconds(arguments.page_ttl_s)};
+}
+
 Json PutReport(const Namespace& space, std::span<const std::string> keys, const Outcome& outcome,
                const StoredPrefix& stored, uint64_t tokens) {
   Json pages = Json::array();
@@ -181,7 +209,8 @@ absl::Status Run(Arguments arguments) {
   }
   OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string> keys, KeysOf(source, arguments));
   OSCARKV_ASSIGN_OR_RETURN(const auto client, MakeClient(arguments.store));
-  OSCARKV_ASSIGN_OR_RETURN(const auto space, client->OpenNamespace(spec, transform));
+  OSCARKV_ASSIGN_OR_RETURN(const auto space, client->OpenNamespace(spec, transform, /*create=*/true,
+                                                                   SettingsOf(arguments)));
   OSCARKV_ASSIGN_OR_RETURN(const Outcome outcome, PushAll(*space, source, keys, arguments.store));
   const auto stored = LookUpAll(*space, keys, /*lease=*/false);
   if (!stored.ok()) return FromServer(stored.status(), arguments.store);
@@ -193,7 +222,9 @@ absl::Status Run(Arguments arguments) {
               << " rows hold NaN or infinity; they do not come back as numbers\n";
   }
   const size_t whole = outcome.stored();
-  if (whole == keys.size()) return absl::OkStatus();
+  if (whole == keys.size()) {
+    return arguments.durable ? PersistAll(*space, keys, arguments.store) : absl::OkStatus();
+  }
   return absl::FailedPreconditionError(
       absl::StrCat(keys.size() - whole, " of ", keys.size(), " pages were not stored, from page ",
                    whole, " on: ", std::string(ItemStatusName(outcome.statuses[whole])),
@@ -248,6 +279,18 @@ void AddPutCommand(CLI::App& app) {
       "JSON array of the token ids: pages are named by them, as engines do. Without "
       "it they are named by their content");
   command->add_option("--sequence", a->sequence, "Which sequence of a dump that has several");
+  command->add_flag("--durable", a->durable,
+                    "Wait until the pages are on the server's disk, with all that reading them "
+                    "needs; fail when they are not within --timeout");
+  command
+      ->add_option("--store-wide", a->store_wide,
+                   "For how long the server keeps wide pages so, of the namespace from now on: "
+                   "never, tail or until_pressure")
+      ->check(CLI::IsMember({"never", "tail", "until_pressure"}));
+  command
+      ->add_option("--page-ttl", a->page_ttl_s,
+                   "Seconds after which the server drops pages of the namespace that nobody used")
+      ->check(CLI::Range(0.001, 1e9));
   AddSpecOptions(command, a.get());
   AddStoreOptions(command, &a->store);
   command->footer(

@@ -73,6 +73,16 @@ absl::Status CheckOptions(const ClientOptions& options) {
   return absl::OkStatus();
 }
 
+absl::Status CheckSettings(const NamespaceSettings& settings) {
+  const absl::Duration ttl = settings.page_ttl;
+  if (ttl == absl::ZeroDuration() ||
+      (ttl >= absl::Milliseconds(1) && ttl < absl::InfiniteDuration()))
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("namespace: page_ttl must be zero (as it is) or at least 1 ms, and end, found ",
+                   absl::FormatDuration(ttl)));
+}
+
 // The codec of a namespace, with the transform set of `file` if there is one.
 absl::StatusOr<std::unique_ptr<PageCodec>> MakeCodec(CodecBackend backend,
                                                      const NamespaceSpec& spec,
@@ -103,14 +113,15 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Create(const ClientOptions& opti
   return std::unique_ptr<Client>(new Client(std::make_shared<Connection>(options)));
 }
 
-absl::StatusOr<std::unique_ptr<Namespace>> Client::OpenNamespace(const NamespaceSpec& spec,
-                                                                 std::string transform_file,
-                                                                 bool create) {
+absl::StatusOr<std::unique_ptr<Namespace>> Client::OpenNamespace(
+    const NamespaceSpec& spec, std::string transform_file, bool create,
+    const NamespaceSettings& settings) {
   OSCARKV_RETURN_IF_ERROR(ValidateNamespaceSpec(spec));
+  OSCARKV_RETURN_IF_ERROR(CheckSettings(settings));
   OSCARKV_ASSIGN_OR_RETURN(std::unique_ptr<PageCodec> codec,
                            MakeCodec(connection_->options().codec, spec, transform_file));
   auto impl = std::make_unique<Namespace::Impl>(connection_, spec, std::move(transform_file),
-                                                std::move(codec));
+                                                std::move(codec), settings);
   absl::Status status = impl->Open(create, absl::Now() + connection_->options().control_timeout);
   if (status.ok())
     status = impl->UploadIfMissing(absl::Now() + connection_->options().transform_timeout);
@@ -125,7 +136,8 @@ absl::StatusOr<std::unique_ptr<Namespace>> Client::InspectNamespace(const Namesp
   OSCARKV_ASSIGN_OR_RETURN(
       std::unique_ptr<PageCodec> codec,
       MakePageCodec(connection_->options().codec, spec.geometry, spec.codec, nullptr));
-  auto impl = std::make_unique<Namespace::Impl>(connection_, spec, std::string(), std::move(codec));
+  auto impl = std::make_unique<Namespace::Impl>(connection_, spec, std::string(), std::move(codec),
+                                                NamespaceSettings());
   OSCARKV_RETURN_IF_ERROR(
       impl->Open(/*create=*/false, absl::Now() + connection_->options().control_timeout));
   return std::unique_ptr<Namespace>(new Namespace(std::move(impl)));
@@ -135,6 +147,15 @@ absl::Status Client::PutTransformSet(const std::string& transform_file) {
   OSCARKV_RETURN_IF_ERROR(ParseTransformFile(AsBytes(transform_file)).status());
   CallGroup alone;
   return UploadTransformSet(*connection_, alone, transform_file, 1u << 20);
+}
+
+absl::StatusOr<bool> Client::DeleteTransformSet(const std::string& hash) {
+  v1::DeleteTransformSetRequest request;
+  request.set_hash(hash);
+  v1::DeleteTransformSetReply reply;
+  OSCARKV_RETURN_IF_ERROR(connection_->Call(connection_->options().control_timeout,
+                                            method::kDeleteTransformSet, request, &reply));
+  return reply.existed();
 }
 
 absl::StatusOr<std::string> Client::GetTransformSet(const std::string& hash) {

@@ -151,6 +151,20 @@ struct FetchReport {
   uint64_t bytes_wire = 0;
 };
 
+struct PersistReport {
+  // FAILED_PRECONDITION: the server has no disk tier, or the namespace's transform set is not
+  // there.
+  absl::Status store;
+  // [keys]. kOk: durable, with the pages that it extends, its namespace and its transform set.
+  // kMiss, kEvicted, kCorrupt: not stored. kNoSpace, kQuota: the disk, or the tenant's share of it,
+  // does not take it. kBusy: the time was up. kSkipped: a page that it extends is not durable; also
+  // where the store could not be asked, or did not say what became of it.
+  std::vector<ItemStatus> statuses;
+  std::vector<std::string> messages;  // [keys], empty where all is well
+  // Whether every page is durable.
+  bool durable() const;
+};
+
 // How a fetch that is on its way tells what has come. The functions are called on a thread of the
 // client's; a lock that the caller holds while it waits for them would stop it for good.
 struct StartFetchOptions {
@@ -242,6 +256,13 @@ class Namespace {
   void LookupAsync(std::vector<std::string> keys, const LookupOptions& options,
                    absl::AnyInvocable<void(absl::StatusOr<Hit>) &&> done) const;
 
+  // Has pages that are stored written to the server's disk, with those that they extend: after a
+  // crash of the server they are there, unless they went for room, expired or were deleted.
+  absl::StatusOr<PersistReport> Persist(std::span<const std::string> keys,
+                                        absl::Duration timeout) const;
+  void PersistAsync(std::vector<std::string> keys, absl::Duration timeout,
+                    absl::AnyInvocable<void(absl::StatusOr<PersistReport>) &&> done) const;
+
   // [keys] statuses; every one kMiss when the store cannot be asked.
   absl::StatusOr<std::vector<ItemStatus>> Delete(std::span<const std::string> keys) const;
   // Refreshes recency as a fetch would. kQuota: used, but there is no room to pin it.
@@ -267,15 +288,19 @@ class Client {
   // transform file whose hash the spec names) when the server does not have it. kInvalidArgument:
   // spec and file do not belong together. kFailedPrecondition: the server refuses the spec, naming
   // both sides. A server that cannot be asked does not fail the call: the namespace opens when it
-  // comes back.
+  // comes back, with the same settings.
   absl::StatusOr<std::unique_ptr<Namespace>> OpenNamespace(const NamespaceSpec& spec,
                                                            std::string transform_file,
-                                                           bool create = true);
+                                                           bool create = true,
+                                                           const NamespaceSettings& settings = {});
   // For operators: a namespace that the server has, without its transform set. Lookup, List,
   // Delete, Touch, Clear and decoded fetches work, Push does not (kFailedPrecondition). Returns the
   // store's error when it cannot be asked.
   absl::StatusOr<std::unique_ptr<Namespace>> InspectNamespace(const NamespaceSpec& spec);
   absl::Status PutTransformSet(const std::string& transform_file);
+  // For operators: the server forgets the set; returns whether it had it. kFailedPrecondition:
+  // namespaces need it, which are named.
+  absl::StatusOr<bool> DeleteTransformSet(const std::string& hash);
   absl::StatusOr<std::string> GetTransformSet(
       const std::string& hash);  // the file's bytes, verified
   absl::StatusOr<ServerStats> Stats();

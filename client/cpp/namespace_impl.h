@@ -26,12 +26,13 @@ namespace oscarkv::client {
 class Namespace::Impl {
  public:
   Impl(std::shared_ptr<Connection> connection, NamespaceSpec spec, std::string transform_file,
-       std::unique_ptr<PageCodec> codec)
+       std::unique_ptr<PageCodec> codec, const NamespaceSettings& settings)
       : connection_(std::move(connection)),
         spec_(std::move(spec)),
         fingerprint_(Fingerprint(spec_)),
         transform_file_(std::move(transform_file)),
-        codec_(std::move(codec)) {}
+        codec_(std::move(codec)),
+        settings_(settings) {}
 
   // Cancels calls under way and waits for the asynchronous ones.
   ~Impl() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -92,6 +93,7 @@ class Namespace::Impl {
   // A fetch that tells `state` of its layers, and ends when the state's group is cancelled.
   absl::StatusOr<FetchReport> FetchLayers(const EngineView& cache, const FetchRequest& request,
                                           PendingFetch::State& state);
+  absl::StatusOr<PersistReport> Persist(std::span<const std::string> keys, absl::Time deadline);
   absl::StatusOr<PushReport> PushFrom(PageSource& source, const PushRequest& request);
   absl::StatusOr<FetchReport> FetchTo(PageSink& sink, const FetchRequest& request);
 
@@ -116,6 +118,7 @@ class Namespace::Impl {
   const std::string fingerprint_;
   const std::string transform_file_;
   const std::unique_ptr<PageCodec> codec_;
+  const NamespaceSettings settings_;
   mutable absl::Mutex mutex_;
   CallGroup group_;
   bool open_ ABSL_GUARDED_BY(mutex_) = false;

@@ -20,6 +20,23 @@ struct BreakerOptions {
   absl::Duration pause_max = absl::Seconds(30);  // the pause doubles while probes fail, up to this
 };
 
+// For how long pages that are put WIDE stay so, before the server re-encodes them PACKED with the
+// namespace's transform set. Numbers equal oscarkv.v1.StoreWide.
+enum class StoreWide : uint8_t {
+  kAsIs = 0,           // at first what the server's configuration says
+  kNever = 1,          // not at all, but for sinks
+  kTail = 2,           // until their sequence has grown past them by recent_tokens
+  kUntilPressure = 3,  // until memory is short
+};
+
+// Of a namespace on the server, the same for all of its clients: the last that says one is heard.
+struct NamespaceSettings {
+  StoreWide store_wide = StoreWide::kAsIs;
+  // Pages that nobody used for so long are dropped, in whole milliseconds. Zero: as it is, at first
+  // never.
+  absl::Duration page_ttl = absl::ZeroDuration();
+};
+
 struct ClientOptions {
   std::string endpoint = "127.0.0.1:7411";  // or "unix:/run/oscarkv.sock"
   std::string name = "oscarkv-client";      // in the server's logs

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,20 @@ struct NamespaceUse {
   uint64_t packed_pages = 0;
   uint64_t stored_bytes = 0;
   uint64_t model_bytes = 0;  // what the same pages would take in the model's dtype
+};
+
+// What a tenant holds and may hold; no limit where it has none.
+struct TenantUse {
+  std::string name;
+  struct Share {
+    uint64_t used = 0;
+    std::optional<uint64_t> limit;
+  };
+  Share host_bytes, host_pages, gpu_bytes, disk_bytes, inflight_bytes;
+  uint64_t protected_host_bytes = 0;  // that others' pages do not drive out
+  uint64_t pinned_bytes = 0;
+  uint64_t evicted_pages = 0;
+  uint64_t refused_items = 0;  // for want of quota
 };
 
 struct TierUse {
@@ -35,6 +50,7 @@ struct ServerStats {
   double uptime_s = 0.0;
   std::vector<NamespaceUse> namespaces;
   std::vector<TierUse> tiers;
+  std::vector<TenantUse> tenants;
   uint64_t sessions = 0;
   uint64_t leases = 0;
   uint64_t inflight_bytes = 0;

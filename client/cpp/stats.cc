@@ -23,6 +23,31 @@ std::string TierName(v1::Tier tier) {
   }
 }
 
+namespace {
+
+TenantUse TenantOf(const v1::TenantStats& tenant) {
+  const auto share = [](uint64_t used, bool limited, uint64_t limit) {
+    return TenantUse::Share{used, limited ? std::optional(limit) : std::nullopt};
+  };
+  return {
+      .name = tenant.name(),
+      .host_bytes =
+          share(tenant.host_bytes(), tenant.has_host_bytes_max(), tenant.host_bytes_max()),
+      .host_pages =
+          share(tenant.host_pages(), tenant.has_host_pages_max(), tenant.host_pages_max()),
+      .gpu_bytes = share(tenant.gpu_bytes(), tenant.has_gpu_bytes_max(), tenant.gpu_bytes_max()),
+      .disk_bytes =
+          share(tenant.disk_bytes(), tenant.has_disk_bytes_max(), tenant.disk_bytes_max()),
+      .inflight_bytes = share(tenant.inflight_bytes(), tenant.has_inflight_bytes_max(),
+                              tenant.inflight_bytes_max()),
+      .protected_host_bytes = tenant.protected_host_bytes(),
+      .pinned_bytes = tenant.pinned_bytes(),
+      .evicted_pages = tenant.evicted_pages(),
+      .refused_items = tenant.refused_items()};
+}
+
+}  // namespace
+
 absl::StatusOr<ServerStats> Client::Stats() {
   v1::StatsReply reply;
   OSCARKV_RETURN_IF_ERROR(connection_->Call(connection_->options().control_timeout, method::kStats,
@@ -52,6 +77,7 @@ absl::StatusOr<ServerStats> Client::Stats() {
                            .degraded = tier.degraded(),
                            .pinned_host_bytes = tier.pinned_host_bytes()});
   }
+  for (const v1::TenantStats& tenant : reply.tenants()) stats.tenants.push_back(TenantOf(tenant));
   stats.sessions = reply.sessions();
   stats.leases = reply.leases();
   stats.inflight_bytes = reply.inflight_bytes();

@@ -20,6 +20,7 @@ namespace oscarkv::client {
 namespace method {
 inline constexpr char kClear[] = "/oscarkv.v1.KvCache/Clear";
 inline constexpr char kDelete[] = "/oscarkv.v1.KvCache/Delete";
+inline constexpr char kDeleteTransformSet[] = "/oscarkv.v1.Admin/DeleteTransformSet";
 inline constexpr char kEndHold[] = "/oscarkv.v1.Peer/EndHold";
 inline constexpr char kGet[] = "/oscarkv.v1.KvCache/Get";
 inline constexpr char kGetTransformSet[] = "/oscarkv.v1.KvCache/GetTransformSet";
@@ -28,6 +29,7 @@ inline constexpr char kList[] = "/oscarkv.v1.KvCache/List";
 inline constexpr char kLookup[] = "/oscarkv.v1.KvCache/Lookup";
 inline constexpr char kOpenNamespace[] = "/oscarkv.v1.KvCache/OpenNamespace";
 inline constexpr char kOpenPeer[] = "/oscarkv.v1.Peer/OpenPeer";
+inline constexpr char kPersist[] = "/oscarkv.v1.KvCache/Persist";
 inline constexpr char kPut[] = "/oscarkv.v1.KvCache/Put";
 inline constexpr char kPutTransformSet[] = "/oscarkv.v1.KvCache/PutTransformSet";
 inline constexpr char kReleaseLease[] = "/oscarkv.v1.KvCache/ReleaseLease";

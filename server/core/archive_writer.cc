@@ -4,96 +4,51 @@
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
-#include "absl/functional/function_ref.h"
 
-#include "kernels/base/fault_point.h"
+#include "server/core/archive_batch.h"
+#include "server/core/persister.h"
 
 namespace oscarkv {
-namespace {
-
-// Of one batch: pinned while they are written.
-constexpr uint32_t kPagesMax = 64;
-
-// What a batch may add to what tenants have in the archive.
-class DiskQuotas {
- public:
-  explicit DiskQuotas(absl::FunctionRef<uint64_t(const Tenant&)> held) : held_(held) {}
-
-  bool Take(Tenant& tenant, uint64_t slot_bytes) {
-    if (tenant.disk_bytes_max() == Budget::kNoLimit) return true;
-    const auto [place, first] = taken_.try_emplace(&tenant, 0);
-    if (first) place->second = held_(tenant);
-    const uint64_t after = place->second + slot_bytes + PageArchive::kRecordExtraMax;
-    if (after > tenant.disk_bytes_max()) {
-      tenant.CountRefused();
-      return false;
-    }
-    place->second = after;
-    return true;
-  }
-
- private:
-  const absl::FunctionRef<uint64_t(const Tenant&)> held_;
-  absl::flat_hash_map<const Tenant*, uint64_t> taken_;
-};
-
-}  // namespace
 
 bool ArchiveWriter::Step(absl::Status* error) {
-  const std::optional<std::vector<PageRecord*>> taken = store_.archive_queue_->Take(kPagesMax);
+  std::vector<PersistTask> tasks = store_.archive_queue_->TakePersists();
+  if (!tasks.empty()) {
+    const absl::Status status = Persister(store_).Run(tasks);
+    if (!status.ok() && error != nullptr) *error = status;
+  }
+  return WriteNext(error) || !tasks.empty();
+}
+
+bool ArchiveWriter::WriteNext(absl::Status* error) {
+  const std::optional<std::vector<PageRecord*>> taken =
+      store_.archive_queue_->Take(ArchiveBatch::kPagesMax);
   if (!taken.has_value()) return false;
-  std::vector<PinnedPage> pages;
-  std::vector<std::string> parents;
-  std::vector<ArchiveWrite> writes;
-  const auto held = [this](const Tenant& tenant) { return store_.ArchivedBytesOf(tenant); };
-  DiskQuotas quotas(held);
+  ArchiveBatch batch(store_);
   PageStore::ArchiveRefusals refused{};
   const auto refuse = [&](ArchiveRefusal why) { ++refused[static_cast<size_t>(why)]; };
   // Not a queue of all pages: parents come first, or do not come.
   const bool chosen = store_.options_.archive_admission != ArchiveAdmission::kAll;
   absl::flat_hash_set<std::pair<const Namespace*, std::string>> writing;
-  absl::flat_hash_set<PageRecord*> seen;  // a page that was fetched twice waits twice
   for (PageRecord* record : *taken) {
-    if (!seen.insert(record).second) continue;
     std::string parent;
     PinnedPage page = store_.PinForArchive(*record, &parent);
-    // What has rotted is dropped by this, and not written.
-    if (!page || !page.VerifyAll().ok()) continue;
+    if (!page) continue;
     const Namespace* space = record->space;
     if (chosen && !parent.empty() && !writing.contains({space, parent}) &&
         !store_.IsArchived(*space, parent)) {
       refuse(ArchiveRefusal::kNoParent);
       continue;
     }
-    if (!quotas.Take(space->tenant(), page.slot_.size())) {
-      refuse(ArchiveRefusal::kQuota);
-      continue;
-    }
-    if (chosen) writing.emplace(space, record->key.view());
-    pages.push_back(std::move(page));
-    parents.push_back(std::move(parent));
+    const ItemStatus added = batch.Add(std::move(page), std::move(parent)).status;
+    if (added == ItemStatus::kQuota) refuse(ArchiveRefusal::kQuota);
+    if (chosen && added == ItemStatus::kOk) writing.emplace(space, record->key.view());
   }
-  for (size_t i = 0; i < pages.size(); ++i) {
-    const PageRecord& record = *pages[i].record_;
-    writes.push_back({.space = record.space,
-                      .key = record.key.view(),
-                      .parent = parents[i],
-                      .first_position = record.first_position,
-                      .encoding = pages[i].meta().encoding,
-                      .slot = pages[i].slot_});
-  }
-  FaultPoint("archive.pinned");
-  store_.archive_->Write(writes);
-  FaultPoint("archive.written");
-  for (size_t i = 0; i < pages.size(); ++i) {
-    if (!writes[i].status.ok()) {
-      refuse(ArchiveRefusal::kFailed);
-      if (error != nullptr) *error = writes[i].status;
-    }
-    store_.FinishArchiving(*pages[i].record_);
-  }
+  batch.Write([&](const Namespace&, std::string_view, const absl::Status& status) {
+    if (status.ok()) return;
+    refuse(ArchiveRefusal::kFailed);
+    if (error != nullptr) *error = status;
+  });
   store_.EndDemotions(*taken, refused);
   return true;
 }
@@ -118,6 +73,8 @@ void ArchiveWorker::Run() {
       on_error_(error);
     }
   }
+  for (PersistTask& task : store_.archive_queue()->TakePersists())
+    std::move(task.done)(absl::UnavailableError("the server ends: nothing is written any more"));
 }
 
 }  // namespace oscarkv

@@ -1,5 +1,5 @@
 // Writes pages to the archive, behind everybody's back: pins a few, verifies them, writes them in
-// one batch.
+// one batch. Those that somebody waits for go first.
 #ifndef OSCARKV_SERVER_CORE_ARCHIVE_WRITER_H_
 #define OSCARKV_SERVER_CORE_ARCHIVE_WRITER_H_
 
@@ -17,11 +17,13 @@ namespace oscarkv {
 class ArchiveWriter {
  public:
   explicit ArchiveWriter(PageStore& store) : store_(store) {}
-  // Writes the next batch. False when nothing waits. `error`, if not null, is what the device said
-  // to the last page that failed.
+  // Writes what somebody waits for, and tells them; then the next batch. False when nothing waited.
+  // `error`, if not null, is what the device said to the last page that failed.
   bool Step(absl::Status* error = nullptr);
 
  private:
+  bool WriteNext(absl::Status* error);
+
   PageStore& store_;
 };
 
@@ -31,7 +33,7 @@ class ArchiveWorker {
   // `on_error` is called on that thread when writing begins to fail, and with OK when it works
   // again. The store must outlive the worker.
   ArchiveWorker(PageStore& store, absl::AnyInvocable<void(const absl::Status&)> on_error);
-  // Pages that still wait are not written.
+  // Pages that still wait are not written; who waits for them is told kUnavailable.
   ~ArchiveWorker();
 
  private:

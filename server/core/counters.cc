@@ -52,6 +52,12 @@ void AddArchive(const StoreStats& stats, std::vector<NamedCounter>* counters) {
                          ArchiveRefusalName(static_cast<ArchiveRefusal>(reason)),
                          a.refused_pages[reason]});
   }
+  for (size_t status = 1; status < kItemStatuses; ++status) {
+    counters->push_back({"oscarkv_persisted_pages_total",
+                         "Pages that clients wanted durable, by outcome", "outcome",
+                         ItemStatusName(static_cast<ItemStatus>(status)),
+                         stats.counters.persists_by_outcome[status]});
+  }
 }
 
 // Of the tiers that there are.

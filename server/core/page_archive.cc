@@ -1,6 +1,7 @@
 #include "server/core/page_archive.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace oscarkv {
 
@@ -21,6 +22,11 @@ bool ArchiveQueue::Add(PageRecord* record) {
   return true;
 }
 
+void ArchiveQueue::Persist(PersistTask task) {
+  absl::MutexLock lock(&mutex_);
+  persists_.push_back(std::move(task));
+}
+
 void ArchiveQueue::Nudge() {
   absl::MutexLock lock(&mutex_);
   nudged_ = true;
@@ -36,6 +42,12 @@ std::optional<std::vector<PageRecord*>> ArchiveQueue::Take(uint32_t pages_max) {
   std::vector<PageRecord*> taken(records_.begin(), end);
   records_.erase(records_.begin(), end);
   return taken;
+}
+
+std::vector<PersistTask> ArchiveQueue::TakePersists() {
+  absl::MutexLock lock(&mutex_);
+  if (!persists_.empty()) taken_ = true;
+  return std::exchange(persists_, {});
 }
 
 bool ArchiveQueue::Await() {

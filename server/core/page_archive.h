@@ -13,7 +13,9 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
@@ -65,16 +67,24 @@ class PageArchive {
   // nobody. ---
 
   virtual std::optional<ArchivedPage> Find(const Namespace& space, std::string_view key) const = 0;
+  // Whether each page is there with all that it extends, up to its root: [keys]. All of that is
+  // durable. O(pages of the chains).
+  virtual std::vector<bool> HoldChains(const Namespace& space,
+                                       std::span<const std::string_view> keys) const = 0;
   // That the namespace's pages take, with what describes them: at most kRecordExtraMax a page.
   static constexpr uint64_t kRecordExtraMax = 4351;
   virtual uint64_t BytesOf(const Namespace& space) const = 0;
+  // The page is about to have other bytes, which may be written: it is not found from now on. What
+  // is on the device stays until then, or until it is forgotten, so that after a crash the page is
+  // there as it was. Returns whether it was there.
+  virtual bool Supersede(const Namespace& space, std::string_view key) = 0;
   // The page is not found from now on; the device learns of it with a later Write. Returns whether
   // it was there.
   virtual bool Forget(const Namespace& space, std::string_view key) = 0;
   // The same for the page and all that extends it; returns how many there were. O(pages removed).
   virtual uint64_t ForgetTree(const Namespace& space, std::string_view key) = 0;
-  // Pages of the namespace, without their parents. See PageStore::List. Pages may be forgotten
-  // between calls.
+  // Pages of the namespace, superseded ones too, without their parents. See PageStore::List. Pages
+  // may be forgotten between calls.
   virtual ListResult List(const Namespace& space, uint32_t pages_max, uint64_t cursor) const = 0;
   virtual TierStats Stats() const = 0;
   virtual ArchiveCounters Counters() const = 0;
@@ -93,18 +103,31 @@ class PageArchive {
   virtual VerifyProgress Verify(uint64_t cursor, uint64_t bytes_max) = 0;
 };
 
-// Pages that wait to be written, first in, first out. Thread-safe; calls nobody under its lock.
+// Pages that somebody waits for to be durable.
+struct PersistTask {
+  const Namespace* space = nullptr;
+  std::vector<std::string> keys;
+  absl::Time deadline;  // what is not durable then is kBusy
+  // Called once, by the writer: [keys]. kUnavailable: the writer has stopped.
+  absl::AnyInvocable<void(absl::StatusOr<std::vector<ItemResult>>) &&> done;
+};
+
+// Pages that wait to be written, first in, first out, and before them those that somebody waits
+// for. Thread-safe; calls nobody under its lock.
 class ArchiveQueue {
  public:
   explicit ArchiveQueue(uint32_t pages_max) : pages_max_(pages_max) {}
 
   // When full, the page is let go of, and counted: false.
   bool Add(PageRecord* record);
+  void Persist(PersistTask task);
   // Removals wait to be written.
   void Nudge();
   // Up to `pages_max` records, which may hold another page by now, or none. Empty if only removals
   // wait, nothing if nothing does.
   std::optional<std::vector<PageRecord*>> Take(uint32_t pages_max);
+  // All that wait.
+  std::vector<PersistTask> TakePersists();
   // Until there is something to take, or Stop was called; false then.
   bool Await();
   void Stop();
@@ -115,15 +138,16 @@ class ArchiveQueue {
 
  private:
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopped_ || nudged_ || !records_.empty();
+    return stopped_ || nudged_ || !records_.empty() || !persists_.empty();
   }
   bool IsDrained() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return !taken_ && !nudged_ && records_.empty();
+    return !taken_ && !nudged_ && records_.empty() && persists_.empty();
   }
 
   const uint32_t pages_max_;
   mutable absl::Mutex mutex_;
   std::deque<PageRecord*> records_ ABSL_GUARDED_BY(mutex_);
+  std::vector<PersistTask> persists_ ABSL_GUARDED_BY(mutex_);
   uint64_t refused_ ABSL_GUARDED_BY(mutex_) = 0;
   bool nudged_ ABSL_GUARDED_BY(mutex_) = false;
   bool taken_ ABSL_GUARDED_BY(mutex_) = false;

@@ -145,7 +145,7 @@ class PinnedPage {
   ByteView Unverified() const;
 
  private:
-  friend class ArchiveWriter;
+  friend class ArchiveBatch;
   friend class CopyMover;
   friend class PageStore;
   friend class ReEncoder;

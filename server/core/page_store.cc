@@ -436,8 +436,10 @@ StoreStats PageStore::Stats() const {
   out.loaded_pages = read(counters_.loaded_pages);
   out.fetch_evicted = read(counters_.fetch_evicted);
   out.fetch_bytes = read(counters_.fetch_bytes);
-  for (size_t i = 0; i < kItemStatuses; ++i)
+  for (size_t i = 0; i < kItemStatuses; ++i) {
     out.puts_by_outcome[i] = read(counters_.puts_by_outcome[i]);
+    out.persists_by_outcome[i] = read(counters_.persists_by_outcome[i]);
+  }
   out.puts_abandoned = read(counters_.puts_abandoned);
   out.puts_refused = read(counters_.puts_refused);
   out.put_bytes = read(counters_.put_bytes);

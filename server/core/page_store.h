@@ -27,6 +27,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -226,14 +227,20 @@ class PageStore {
 
   // Null when pages are not copied.
   PageCopies* copies() const { return copies_.get(); }
-  // Null when there is no archive.
+  // Null when there is no archive. ArchiveQueue::Persist has pages written at once, with those that
+  // they extend, whatever archive_admission says: kOk when all of them are durable. kMiss,
+  // kEvicted, kCorrupt: the page is not stored. kNoSpace: the device did not take it. kQuota: its
+  // tenant has as much there as it may. kBusy: the time was up. kSkipped: a page that it extends is
+  // not durable. The message says more.
   ArchiveQueue* archive_queue() const { return archive_queue_.get(); }
   // Rings when there is something to re-encode.
   Bell& reencode_bell() { return reencode_bell_; }
 
  private:
+  friend class ArchiveBatch;
   friend class ArchiveWriter;
   friend class CopyMover;
+  friend class Persister;
   friend class PutSlot;
   friend class ReEncoder;
   friend class PinnedPage;
@@ -252,6 +259,7 @@ class PageStore {
     Counter puts_abandoned{0}, puts_refused{0}, put_bytes{0}, open_puts{0};
     Counter corrupt_pages{0}, verified_pages{0}, moved_pages{0}, moved_bytes{0};
     Counter loaded_pages{0};
+    std::array<Counter, kItemStatuses> persists_by_outcome{};
     Counter pins{0};
   };
   struct SpacePages {
@@ -344,6 +352,18 @@ class PageStore {
   // Empty when the page has gone, or is archived. `parent` becomes the parent's key.
   PinnedPage PinForArchive(PageRecord& record, std::string* parent)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  PinnedPage PinForArchive(const Namespace& space, std::string_view key, std::string* parent)
+      ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  PinnedPage PinForArchiveLocked(PageRecord& record, std::string* parent)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
+  // The pages in memory from the page's root to itself, but for those in `seen`, which has them
+  // afterwards.
+  std::vector<std::string> ChainOf(const Namespace& space, std::string_view key,
+                                   absl::flat_hash_set<std::string>* seen)
+      ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // What became of a page that was to be durable and is not, when writing it is not why.
+  ItemResult WhyNotDurable(const Namespace& space, std::string_view key) const;
+
   // page_store_demotion.cc
   // Whether pages are written as they leave memory.
   bool DemotesPages() const;

@@ -26,8 +26,8 @@ uint64_t PageStore::ClearArchive(const Namespace& space) {
   do {
     const ListResult part = archive_->List(space, kPagesPerList, cursor);
     for (const ListedPage& page : part.pages) {
-      const bool forgotten = archive_->Forget(space, page.key);
-      removed += forgotten && !Holds(space, page.key) ? 1u : 0u;
+      const bool found = IsArchived(space, page.key) && !Holds(space, page.key);
+      removed += archive_->Forget(space, page.key) && found ? 1u : 0u;
     }
     cursor = part.cursor;
   } while (cursor != 0);
@@ -44,9 +44,51 @@ void PageStore::ArchiveNewForm(PageRecord& record) {
 
 PinnedPage PageStore::PinForArchive(PageRecord& record, std::string* parent) {
   absl::MutexLock lock(&tree_mutex_);
+  return PinForArchiveLocked(record, parent);
+}
+
+PinnedPage PageStore::PinForArchive(const Namespace& space, std::string_view key,
+                                    std::string* parent) {
+  absl::MutexLock lock(&tree_mutex_);
+  PageRecord* found = nullptr;
+  index_.Read(index_.Probe(space, key), [&](PageRecord& record) { found = &record; });
+  return found == nullptr ? PinnedPage() : PinForArchiveLocked(*found, parent);
+}
+
+PinnedPage PageStore::PinForArchiveLocked(PageRecord& record, std::string* parent) {
   if (!record.in_index || IsArchived(*record.space, record.key.view())) return {};
   if (record.parent != kNoPage) *parent = records_.Get(record.parent).key.view();
   return PinRecordLocked(record);
+}
+
+std::vector<std::string> PageStore::ChainOf(const Namespace& space, std::string_view key,
+                                            absl::flat_hash_set<std::string>* seen) {
+  std::vector<std::string> chain;  // the page first
+  std::string next(key);
+  while (!next.empty()) {
+    absl::MutexLock lock(&tree_mutex_);
+    PageRecord* record = nullptr;
+    index_.Read(index_.Probe(space, next), [&](PageRecord& found) { record = &found; });
+    next.clear();
+    for (uint32_t steps = 0; record != nullptr; ++steps) {
+      if (steps == kPlacesPerLock) {
+        next = record->key.view();
+        break;
+      }
+      const auto [place, is_new] = seen->emplace(record->key.view());
+      if (!is_new) break;
+      chain.push_back(*place);
+      record = record->parent == kNoPage ? nullptr : &records_.Get(record->parent);
+    }
+  }
+  std::ranges::reverse(chain);
+  return chain;
+}
+
+ItemResult PageStore::WhyNotDurable(const Namespace& space, std::string_view key) const {
+  if (!Holds(space, key) && !IsArchived(space, key))
+    return {AbsentStatus(index_.Probe(space, key)), ""};
+  return {ItemStatus::kSkipped, "a page that it extends is not on disk"};
 }
 
 uint64_t PageStore::ArchivedBytesOf(const Tenant& tenant) const {

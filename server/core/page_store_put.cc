@@ -236,7 +236,7 @@ ItemStatus PageStore::InsertPage(PutSlot& slot, const PageProbe& probe) {
   FillRecord(*record, {slot.space_, slot.key_, slot.first_position_, slot.encoding_, slot.slot_});
   if (archive_ != nullptr) {
     // Its bytes may be others; these are the page's now.
-    if (archive_->Forget(*slot.space_, slot.key_)) archive_queue_->Nudge();
+    archive_->Supersede(*slot.space_, slot.key_);
   }
   EnterLocked(*record, slot.parent_, probe, {slot.ends_put_, slot.request_});
   // What is about to be re-encoded is written as it is then.

@@ -41,7 +41,9 @@ ListResult PageStore::ListArchive(const Namespace& space, uint32_t pages_max,
                                   uint64_t cursor) const {
   if (archive_ == nullptr) return {};  // a cursor that nobody gave: past the end
   ListResult result = archive_->List(space, pages_max, cursor);
-  std::erase_if(result.pages, [&](const ListedPage& page) { return Holds(space, page.key); });
+  std::erase_if(result.pages, [&](const ListedPage& page) {
+    return Holds(space, page.key) || !IsArchived(space, page.key);
+  });
   if (result.cursor != 0) result.cursor |= kInArchive;
   return result;
 }

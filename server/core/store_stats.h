@@ -89,6 +89,8 @@ struct StoreCounters {
   uint64_t moved_pages = 0;     // within the tier, to free a region for another slot size
   uint64_t moved_bytes = 0;
   uint64_t loaded_pages = 0;  // brought back from the archive
+  // Pages that were to be made durable, once for each time that they were named.
+  std::array<uint64_t, kItemStatuses> persists_by_outcome{};
 
   uint64_t leases_granted = 0;
   uint64_t leases_refused = 0;  // for want of leasable bytes

@@ -134,6 +134,25 @@ void FillNamespace(const NamespaceStats& stats, const NamespaceSpec& spec,
   out->set_wide_equivalent_bytes(stats.wide_equivalent_bytes);
 }
 
+void FillTenant(const TenantStats& stats, v1::TenantStats* out) {
+  out->set_name(stats.name);
+  out->set_host_bytes(stats.host_bytes);
+  out->set_host_pages(stats.host_pages);
+  out->set_protected_host_bytes(stats.protected_host_bytes);
+  out->set_gpu_bytes(stats.gpu_bytes);
+  out->set_disk_bytes(stats.disk_bytes);
+  out->set_inflight_bytes(stats.inflight_bytes);
+  out->set_pinned_bytes(stats.pinned_bytes);
+  out->set_evicted_pages(stats.evicted_pages);
+  out->set_refused_items(stats.refused_items);
+  if (stats.host_bytes_max != Budget::kNoLimit) out->set_host_bytes_max(stats.host_bytes_max);
+  if (stats.host_pages_max != Budget::kNoLimit) out->set_host_pages_max(stats.host_pages_max);
+  if (stats.gpu_bytes_max != Budget::kNoLimit) out->set_gpu_bytes_max(stats.gpu_bytes_max);
+  if (stats.disk_bytes_max != Budget::kNoLimit) out->set_disk_bytes_max(stats.disk_bytes_max);
+  if (stats.inflight_bytes_max != Budget::kNoLimit)
+    out->set_inflight_bytes_max(stats.inflight_bytes_max);
+}
+
 }  // namespace
 
 grpc::ServerUnaryReactor* AdminService::Stats(grpc::CallbackServerContext* call,
@@ -157,6 +176,7 @@ grpc::ServerUnaryReactor* AdminService::Stats(grpc::CallbackServerContext* call,
       out->set_degraded(tier.degraded);
       out->set_pinned_host_bytes(tier.pinned_host_bytes);
     }
+    for (const TenantStats& tenant : stats.tenants) FillTenant(tenant, reply->add_tenants());
     reply->set_sessions(stats.sessions);
     reply->set_leases(stats.leases);
     reply->set_inflight_bytes(context_.inflight_bytes());

@@ -19,10 +19,10 @@ namespace oscarkv {
 template <typename Base>
 using WithCallbacks = v1::KvCache::WithRawCallbackMethod_Get<v1::KvCache::WithRawCallbackMethod_Put<
     v1::KvCache::WithCallbackMethod_OpenNamespace<v1::KvCache::WithCallbackMethod_PutTransformSet<
-        v1::KvCache::WithCallbackMethod_GetTransformSet<
-            v1::KvCache::WithCallbackMethod_Session<v1::KvCache::WithCallbackMethod_Touch<
+        v1::KvCache::WithCallbackMethod_GetTransformSet<v1::KvCache::WithCallbackMethod_Session<
+            v1::KvCache::WithCallbackMethod_Touch<v1::KvCache::WithCallbackMethod_Persist<
                 v1::KvCache::WithCallbackMethod_Delete<v1::KvCache::WithCallbackMethod_List<
-                    v1::KvCache::WithCallbackMethod_Clear<Base>>>>>>>>>>;
+                    v1::KvCache::WithCallbackMethod_Clear<Base>>>>>>>>>>>;
 
 // Thread-safe.
 class CacheService final : public WithCallbacks<v1::KvCache::Service> {
@@ -39,6 +39,8 @@ class CacheService final : public WithCallbacks<v1::KvCache::Service> {
                             v1::ReleaseLeaseReply* reply) override;
   grpc::ServerUnaryReactor* Touch(grpc::CallbackServerContext* call, const v1::KeysRequest* request,
                                   v1::KeysReply* reply) override;
+  grpc::ServerUnaryReactor* Persist(grpc::CallbackServerContext* call,
+                                    const v1::KeysRequest* request, v1::KeysReply* reply) override;
   grpc::ServerUnaryReactor* Delete(grpc::CallbackServerContext* call,
                                    const v1::KeysRequest* request, v1::KeysReply* reply) override;
   grpc::ServerUnaryReactor* List(grpc::CallbackServerContext* call, const v1::ListRequest* request,

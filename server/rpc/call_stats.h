@@ -35,8 +35,9 @@ enum class Method : uint8_t {
   kOpenPeer,
   kSendPages,
   kDeleteTransformSet,
+  kPersist,
 };
-inline constexpr size_t kMethods = 21;
+inline constexpr size_t kMethods = 22;
 inline constexpr size_t kStatusCodes = 17;  // of gRPC, 0..16
 std::string_view MethodName(Method method);
 

@@ -99,15 +99,24 @@ void SavedState::SaveNamespace(const std::string& fingerprint,
     pending_.insert(fingerprint);
 }
 
-absl::Status SavedState::SavePending() {
-  const absl::MutexLock lock(&mutex_);
-  while (!pending_.empty()) {
-    const std::string fingerprint = *pending_.begin();
-    OSCARKV_RETURN_IF_ERROR(
-        Save(CatalogKind::kNamespace, fingerprint, namespaces_[fingerprint].SerializeAsString()));
-    pending_.erase(fingerprint);
+absl::Status SavedState::EnsureSaved(const Namespace& space, const TransformRegistry& transforms) {
+  if (catalog_ == nullptr)
+    return absl::FailedPreconditionError("the server keeps nothing on disk: it has no disk tier");
+  {
+    const absl::MutexLock lock(&mutex_);
+    const std::string& fingerprint = space.fingerprint();
+    if (pending_.contains(fingerprint)) {
+      OSCARKV_RETURN_IF_ERROR(
+          Save(CatalogKind::kNamespace, fingerprint, namespaces_[fingerprint].SerializeAsString()));
+      pending_.erase(fingerprint);
+    }
   }
-  return absl::OkStatus();
+  const std::string& hash = space.spec().codec.transform_hash;
+  if (hash.empty() || catalog_->Has(CatalogKind::kTransformSet, hash)) return absl::OkStatus();
+  const auto registered = transforms.Find(hash);
+  if (registered != nullptr) return Save(CatalogKind::kTransformSet, hash, registered->file);
+  return absl::FailedPreconditionError(absl::StrCat(
+      "transform set ", Hex(hash), " has not been uploaded: the pages could not be read again"));
 }
 
 void SavedState::SaveTransformSet(const std::string& hash, std::string_view file) {

@@ -15,6 +15,7 @@
 
 #include "kernels/base/log.h"
 #include "server/core/catalog.h"
+#include "server/core/namespace.h"
 #include "server/rpc/transform_registry.h"
 
 #include "oscarkv/v1/kv_cache.pb.h"
@@ -40,8 +41,9 @@ class SavedState {
   // An error: it would be there again after a restart.
   absl::Status RemoveTransformSet(const std::string& hash);
 
-  // Tries again what could not be saved. OK: whatever was to be saved is.
-  absl::Status SavePending();
+  // Tries again what could not be saved. OK: the namespace is, and its transform set, if it has
+  // one. kFailedPrecondition: nothing is kept here, or the set has not been uploaded.
+  absl::Status EnsureSaved(const Namespace& space, const TransformRegistry& transforms);
 
  private:
   void RestoreNamespaces(absl::FunctionRef<absl::Status(const v1::OpenNamespaceRequest&)> open);

@@ -50,6 +50,13 @@ TEST(Async, FormsDoWhatTheSynchronousOnesDo) {
                         EXPECT_EQ(report->pages, 3u);
                         fetched.Notify();
                       });
+  absl::Notification persisted;
+  f.space->PersistAsync(f.keys, absl::Seconds(60),
+                        [&](const absl::StatusOr<PersistReport>& report) {
+                          EXPECT_TRUE(report->durable());
+                          persisted.Notify();
+                        });
+  persisted.WaitForNotification();
   looked.WaitForNotification();
   fetched.WaitForNotification();
   EXPECT_TRUE(f.destination.SameRows(f.source, 0, 12));

@@ -118,6 +118,7 @@ grpc::Status FakeStore::CheckScope(const v1::Scope& scope) const {
 grpc::Status FakeStore::OpenNamespace(grpc::ServerContext*, const v1::OpenNamespaceRequest* request,
                                       v1::OpenNamespaceReply* reply) {
   if (grpc::Status status = Begin("OpenNamespace"); !status.ok()) return status;
+  on_open(*request);
   const absl::StatusOr<NamespaceSpec> spec = FromProto(request->spec());
   if (!spec.ok()) return ToGrpcStatus(spec.status());
   reply->set_fingerprint(Fingerprint(*spec));
@@ -253,6 +254,15 @@ grpc::Status FakeStore::Get(grpc::ServerContext*, const v1::GetRequest* request,
 grpc::Status FakeStore::Delete(grpc::ServerContext*, const v1::KeysRequest* request,
                                v1::KeysReply* reply) {
   if (grpc::Status status = Begin("Delete"); !status.ok()) return status;
+  if (grpc::Status status = CheckScope(request->scope()); !status.ok()) return status;
+  for (int i = 0; i < request->keys_size(); ++i) reply->add_results()->set_status(v1::OK);
+  edit_keys(reply);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeStore::Persist(grpc::ServerContext*, const v1::KeysRequest* request,
+                                v1::KeysReply* reply) {
+  if (grpc::Status status = Begin("Persist"); !status.ok()) return status;
   if (grpc::Status status = CheckScope(request->scope()); !status.ok()) return status;
   for (int i = 0; i < request->keys_size(); ++i) reply->add_results()->set_status(v1::OK);
   edit_keys(reply);

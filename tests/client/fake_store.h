@@ -61,6 +61,7 @@ class FakeStore final : public v1::KvCache::Service {
   // Called at the start of each method, before `fail`: may block.
   Hook<void(const std::string& method)> enter = [](const std::string&) {};
   // Changes of honest replies. A Get is a list of messages, [item, chunk, chunk, ..., end].
+  Hook<void(const v1::OpenNamespaceRequest&)> on_open = [](const auto&) {};
   Hook<void(v1::OpenNamespaceReply*)> edit_open = [](auto*) {};
   Hook<void(v1::SessionReply*)> edit_session = [](auto*) {};
   Hook<void(v1::LookupReply*)> edit_lookup = [](auto*) {};
@@ -95,6 +96,7 @@ class FakeStore final : public v1::KvCache::Service {
   grpc::Status Get(grpc::ServerContext*, const v1::GetRequest*,
                    grpc::ServerWriter<v1::GetReply>*) override;
   grpc::Status Delete(grpc::ServerContext*, const v1::KeysRequest*, v1::KeysReply*) override;
+  grpc::Status Persist(grpc::ServerContext*, const v1::KeysRequest*, v1::KeysReply*) override;
   grpc::Status List(grpc::ServerContext*, const v1::ListRequest*, v1::ListReply*) override;
 
  private:

@@ -165,6 +165,35 @@ TEST(KeysReply, MissingResultsAreMisses) {
               ElementsAre(ItemStatus::kOk, ItemStatus::kOk, ItemStatus::kMiss));
 }
 
+TEST(PersistReply, OnlyWhatTheServerSaysIsDurable) {
+  Fixture f;
+  const auto persist = [&] { return f.space->Persist(f.keys, absl::Seconds(60)).value(); };
+  EXPECT_TRUE(persist().durable());
+  f.store.edit_keys = [](v1::KeysReply* r) { r->mutable_results()->RemoveLast(); };
+  EXPECT_THAT(persist().statuses,
+              ElementsAre(ItemStatus::kOk, ItemStatus::kOk, ItemStatus::kSkipped));
+  EXPECT_FALSE(persist().durable());
+  f.store.edit_keys = [](v1::KeysReply* r) {
+    r->mutable_results(1)->set_status(v1::NO_SPACE);
+    r->mutable_results(1)->set_message("full");
+    r->add_results()->set_status(v1::OK);
+  };
+  const PersistReport refused = persist();
+  EXPECT_OK(refused.store);
+  EXPECT_FALSE(refused.durable());
+  EXPECT_THAT(refused.statuses,
+              ElementsAre(ItemStatus::kOk, ItemStatus::kNoSpace, ItemStatus::kOk));
+  EXPECT_THAT(refused.messages, ElementsAre("", "full", ""));
+  f.store.fail = [](const std::string& method) {
+    return method == "Persist" ? grpc::Status(grpc::FAILED_PRECONDITION, "no disk tier")
+                               : grpc::Status::OK;
+  };
+  const PersistReport without = persist();
+  EXPECT_THAT(without.store, StatusIs(absl::StatusCode::kFailedPrecondition, "no disk tier"));
+  EXPECT_THAT(without.statuses,
+              ElementsAre(ItemStatus::kSkipped, ItemStatus::kSkipped, ItemStatus::kSkipped));
+}
+
 TEST(ListReply, AListThatDoesNotGetOnEnds) {
   Fixture f;
   f.store.edit_list = [](v1::ListReply* r) { r->set_cursor("again"); };
@@ -173,6 +202,32 @@ TEST(ListReply, AListThatDoesNotGetOnEnds) {
     for (int i = 0; i < 500; ++i) r->add_pages()->set_key("0123456789abcdef");
   };
   EXPECT_EQ(f.space->List(100)->size(), 100u);
+}
+
+TEST(OpenRequest, BringsTheSettingsEachTimeThatTheNamespaceIsOpened) {
+  Fixture f;
+  std::vector<v1::OpenNamespaceRequest> requests;
+  f.store.on_open = [&](const v1::OpenNamespaceRequest& request) { requests.push_back(request); };
+  f.space =
+      f.client
+          ->OpenNamespace(f.spec, "", /*create=*/true,
+                          {.store_wide = StoreWide::kUntilPressure, .page_ttl = absl::Seconds(90)})
+          .value();
+  f.store.SetEpoch(2);
+  f.space->Lookup(f.keys).IgnoreError();
+  const auto again = f.client->OpenNamespace(f.spec, "");
+  ASSERT_EQ(requests.size(), 3u);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(requests[i].store_wide(), v1::WIDE_UNTIL_PRESSURE);
+    EXPECT_EQ(requests[i].page_ttl_ms(), 90'000u);
+  }
+  EXPECT_EQ(requests[2].store_wide(), v1::STORE_WIDE_UNSPECIFIED);
+  EXPECT_EQ(requests[2].page_ttl_ms(), 0u);
+  for (const absl::Duration ttl :
+       {absl::Microseconds(999), -absl::Seconds(1), absl::InfiniteDuration()}) {
+    EXPECT_THAT(f.client->OpenNamespace(f.spec, "", true, {.page_ttl = ttl}),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("page_ttl")));
+  }
 }
 
 TEST(OpenReply, AServerThatUnderstandsTheSpecOtherwiseIsRefused) {

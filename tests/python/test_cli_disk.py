@@ -41,6 +41,24 @@ def put(cli, tmp_path, first_token, tensors):
     return tokens
 
 
+def test_put_durable_waits_for_the_disk(build_dir, server, tmp_path):
+    cli = Cli(build_dir, server.endpoint)
+    source = tensor_files.write(tmp_path / "in.safetensors", make_kv())
+    cli("put", source, "--model", "m", "--durable", *PUT)
+    assert counter(cli, "written_pages") == PAGES
+    server.kill()
+    server.start()
+    assert tiers(cli) == ["disk"] * PAGES
+
+
+def test_put_durable_needs_a_disk(build_dir, tmp_path):
+    server = ServerProcess(build_dir, "unix")
+    source = tensor_files.write(tmp_path / "in.safetensors", make_kv())
+    done = Cli(build_dir, server.endpoint).run("put", source, "--model", "m", "--durable", *PUT)
+    server.close()
+    assert done.returncode == 1 and "no disk tier" in done.stderr
+
+
 def tiers(cli):
     return [page["tier"] for page in cli.json("ls", "m")["pages"]]
 

@@ -7,10 +7,13 @@
 #include "gtest/gtest.h"
 
 #include "kernels/base/sha256.h"
+#include "kernels/codec/transform_file.h"
 #include "tests/support/status_matchers.h"
 
 namespace oscarkv::testing {
 namespace {
+
+using ::testing::HasSubstr;
 
 class MemoryCatalog final : public Catalog {
  public:
@@ -59,6 +62,16 @@ class SavedStateTest : public ::testing::Test {
     request.set_page_ttl_ms(ttl_ms);
     return request;
   }
+  static Geometry Small() {
+    return {.layers = 1, .kv_heads = 1, .k_head_dim = 16, .v_head_dim = 16, .page_tokens = 16};
+  }
+  static Namespace SpaceWith(const std::string& transform_hash) {
+    NamespaceSpec spec;
+    spec.model = std::string(1, 'm');
+    spec.geometry = Small();
+    spec.codec.transform_hash = transform_hash;
+    return Namespace::Create(spec, 0).value();
+  }
   // The requests by which a server that starts anew opens its namespaces.
   std::vector<v1::OpenNamespaceRequest> Restored() {
     std::vector<v1::OpenNamespaceRequest> requests;
@@ -101,14 +114,36 @@ TEST_F(SavedStateTest, WhatWasRestoredIsNotSavedAgain) {
 
 TEST_F(SavedStateTest, WhatCouldNotBeSavedIsTriedAgain) {
   SavedState state(&catalog_, logger_);
+  const Namespace space = SpaceWith("");
   catalog_.failure = absl::ResourceExhaustedError("full");
-  state.SaveNamespace(fingerprint_, Request());
-  EXPECT_THAT(state.SavePending(), StatusIs(absl::StatusCode::kResourceExhausted));
+  state.SaveNamespace(space.fingerprint(), Request());
+  EXPECT_THAT(state.EnsureSaved(space, transforms_),
+              StatusIs(absl::StatusCode::kResourceExhausted));
   catalog_.failure = absl::OkStatus();
-  EXPECT_OK(state.SavePending());
+  EXPECT_OK(state.EnsureSaved(space, transforms_));
   EXPECT_EQ(Restored().size(), 1u);
-  EXPECT_OK(state.SavePending());
+  EXPECT_OK(state.EnsureSaved(space, transforms_));
   EXPECT_EQ(catalog_.saves, 1);
+}
+
+TEST_F(SavedStateTest, ANamespaceIsSavedWithItsTransformSetOrNotAtAll) {
+  SavedState state(&catalog_, logger_);
+  const TransformSet set = MakeIdentityTransformSet(Small(), 0.0f, 0.0f).value();
+  const std::string file = SerializeTransformFile(set, "{}");
+  const std::string hash = Sha256Of(AsBytes(file));
+  const Namespace space = SpaceWith(hash);
+  state.SaveNamespace(space.fingerprint(), Request());
+  EXPECT_THAT(state.EnsureSaved(space, transforms_),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("not been uploaded")));
+  TransformRegistry transforms(1 << 20);
+  TransformUpload upload(transforms);
+  ASSERT_OK(upload.Append(file));
+  ASSERT_OK(transforms.Add(hash, upload));
+  catalog_.failure = absl::ResourceExhaustedError("full");
+  EXPECT_THAT(state.EnsureSaved(space, transforms), StatusIs(absl::StatusCode::kResourceExhausted));
+  catalog_.failure = absl::OkStatus();
+  EXPECT_OK(state.EnsureSaved(space, transforms));
+  EXPECT_TRUE(catalog_.Has(CatalogKind::kTransformSet, hash));
 }
 
 TEST_F(SavedStateTest, ContentsThatAreNoneArePassedOver) {
@@ -137,7 +172,8 @@ TEST_F(SavedStateTest, WithoutACatalogNothingHappens) {
   state.Restore(transforms_, [](const v1::OpenNamespaceRequest&) { return absl::OkStatus(); });
   state.SaveNamespace(fingerprint_, Request());
   state.SaveTransformSet(fingerprint_, "x");
-  EXPECT_OK(state.SavePending());
+  EXPECT_THAT(state.EnsureSaved(SpaceWith(""), transforms_),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("no disk tier")));
 }
 
 TEST_F(SavedStateTest, TransformSetThatWasRemovedStaysAway) {

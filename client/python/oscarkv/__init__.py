@@ -20,6 +20,7 @@ from oscarkv._native import (
     PageCodec,
     PagedKv,
     PendingFetch,
+    PersistReport,
     PushReport,
     RequestHints,
     TransformSet,
@@ -29,5 +30,5 @@ from oscarkv._native import (
 
 __all__ = [
     "Client", "CodecSpec", "FetchReport", "Geometry", "Hit", "Namespace", "NamespaceSpec", "PageCodec", "PagedKv",
-    "PendingFetch", "PushReport", "RequestHints", "TransformSet", "__version__", "chain_keys",
+    "PendingFetch", "PersistReport", "PushReport", "RequestHints", "TransformSet", "__version__", "chain_keys",
 ]

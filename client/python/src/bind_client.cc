@@ -76,6 +76,12 @@ client::RequestHints MakeHints(const std::string& reuse, int priority, const std
           .request_id = request_id};
 }
 
+client::NamespaceSettings SettingsOf(const std::string& store_wide, int64_t page_ttl_ms) {
+  constexpr std::array kModes = {"", "never", "tail", "until_pressure"};
+  return {.store_wide = EnumOf<client::StoreWide>("store_wide", kModes, store_wide),
+          .page_ttl = absl::Milliseconds(page_ttl_ms)};
+}
+
 client::RequestHints HintsOr(const client::RequestHints* hints) {
   return hints == nullptr ? client::RequestHints() : *hints;
 }
@@ -283,6 +289,17 @@ FetchReport FetchTo(const Namespace& self, client::PageSink& sink,
   return ValueOrThrow(WithoutGil([&] { return self.FetchTo(sink, request); }));
 }
 
+void BindPersistReport(py::module_& module) {
+  using client::PersistReport;
+  py::class_<PersistReport>(module, "PersistReport", "What became durable.")
+      .def_property_readonly("statuses", [](const PersistReport& r) { return Names(r.statuses); })
+      .def_readonly("messages", &PersistReport::messages)
+      .def_property_readonly("durable", &PersistReport::durable)
+      .def_property_readonly(
+          "error", [](const PersistReport& r) { return ErrorText(r.store); },
+          "Why the store could not be asked, or keeps nothing on disk; empty when it does.");
+}
+
 void BindHints(py::module_& module) {
   using client::RequestHints;
   py::class_<RequestHints>(
@@ -377,6 +394,16 @@ void BindNamespace(py::module_& module) {
            arg("first_position"), arg("end_position"))
       .def("_fetch_to", &FetchTo, arg("sink"), arg("keys"), arg("hit"), arg("layers"), arg("heads"))
       .def(
+          "persist",
+          [](const Namespace& n, const std::vector<std::string>& keys, int timeout_ms) {
+            return ValueOrThrow(
+                WithoutGil([&] { return n.Persist(keys, absl::Milliseconds(timeout_ms)); }));
+          },
+          arg("keys"), arg("timeout_ms") = 30000,
+          "Has pages that are stored written to the server's disk, with those that they extend, "
+          "and "
+          "waits for that.")
+      .def(
           "delete",
           [](const Namespace& n, const std::vector<std::string>& keys) {
             return Names(ValueOrThrow(WithoutGil([&] { return n.Delete(keys); })));
@@ -429,6 +456,7 @@ void BindClient(py::module_& module) {
   BindStoredPages(module);
   BindHints(module);
   BindReports(module);
+  BindPersistReport(module);
   BindPendingFetch(module);
   BindNamespace(module);
   py::class_<Client>(module, "Client",
@@ -442,12 +470,26 @@ void BindClient(py::module_& module) {
            arg("push_queue_bytes") = client::ClientOptions().push_queue_bytes)
       .def(
           "open",
-          [](Client& c, const NamespaceSpec& spec, bool create, const TransformHandle* transforms) {
+          [](Client& c, const NamespaceSpec& spec, bool create, const TransformHandle* transforms,
+             const std::string& store_wide, int64_t page_ttl_ms) {
             const std::string file = transforms == nullptr ? "" : *transforms->file;
-            return ValueOrThrow(WithoutGil([&] { return c.OpenNamespace(spec, file, create); }));
+            const client::NamespaceSettings settings = SettingsOf(store_wide, page_ttl_ms);
+            return ValueOrThrow(
+                WithoutGil([&] { return c.OpenNamespace(spec, file, create, settings); }));
           },
-          arg("spec"), arg("create") = true, arg("transforms") = nullptr,
-          "Opens a namespace, and uploads its transform set when the server lacks it.")
+          arg("spec"), arg("create") = true, arg("transforms") = nullptr, arg("store_wide") = "",
+          arg("page_ttl_ms") = 0,
+          "Opens a namespace, and uploads its transform set when the server lacks it. store_wide: "
+          "'never', 'tail' or 'until_pressure'; page_ttl_ms: pages that nobody used for so long "
+          "are "
+          "dropped. What is left out stays as it is on the server.")
+      .def(
+          "delete_transform_set",
+          [](Client& c, const std::string& hash) {
+            return ValueOrThrow(WithoutGil([&] { return c.DeleteTransformSet(hash); }));
+          },
+          arg("hash"),
+          "The server forgets the set: whether it had it. Refused while namespaces need it.")
       .def(
           "put_transform_set",
           [](Client& c, const TransformHandle& t) {

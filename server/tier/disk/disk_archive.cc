@@ -18,6 +18,15 @@ std::optional<ArchivedPage> DiskArchive::Find(const Namespace& space, std::strin
   return ArchivedPage{page->encoding, page->first_position, page->sequence};
 }
 
+std::vector<bool> DiskArchive::HoldChains(const Namespace& space,
+                                          std::span<const std::string_view> keys) const {
+  return store_->HoldChains(space.fingerprint(), keys);
+}
+
+bool DiskArchive::Supersede(const Namespace& space, std::string_view key) {
+  return store_->Supersede(space.fingerprint(), key);
+}
+
 bool DiskArchive::Forget(const Namespace& space, std::string_view key) {
   return store_->Forget(space.fingerprint(), key);
 }

@@ -18,9 +18,12 @@ class DiskArchive final : public PageArchive {
   explicit DiskArchive(std::unique_ptr<DiskStore> store) : store_(std::move(store)) {}
 
   std::optional<ArchivedPage> Find(const Namespace& space, std::string_view key) const override;
+  std::vector<bool> HoldChains(const Namespace& space,
+                               std::span<const std::string_view> keys) const override;
   uint64_t BytesOf(const Namespace& space) const override {
     return store_->BytesOf(space.fingerprint());
   }
+  bool Supersede(const Namespace& space, std::string_view key) override;
   bool Forget(const Namespace& space, std::string_view key) override;
   uint64_t ForgetTree(const Namespace& space, std::string_view key) override;
   ListResult List(const Namespace& space, uint32_t pages_max, uint64_t cursor) const override;

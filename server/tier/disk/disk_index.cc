@@ -32,6 +32,11 @@ const DiskPlace* DiskIndex::Find(std::string_view fingerprint, std::string_view 
   return place == places_.end() ? nullptr : &*place;
 }
 
+const DiskPlace* DiskIndex::FindHash(uint64_t hash) const {
+  const auto place = places_.find(hash);
+  return place == places_.end() ? nullptr : &*place;
+}
+
 DiskPlace DiskIndex::Append(uint32_t segment, const PageHeader& header) {
   DiskSegmentPages& pages = segments_[segment];
   const DiskPlace place{segment, static_cast<uint32_t>(pages.entries.size())};

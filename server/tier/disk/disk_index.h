@@ -33,7 +33,8 @@ struct DiskPlace {
 struct DiskEntry {
   RecordKey key;
   Encoding encoding = Encoding::kWide;
-  bool live = false;               // it is what the index holds for its key
+  bool live : 1 = false;           // it is what the index holds for its key
+  bool superseded : 1 = false;     // and about to be written anew: not to be found any more
   std::atomic<bool> used = false;  // read since it was written
   uint32_t space = 0;              // number of its fingerprint
   uint32_t record_block = 0;
@@ -61,6 +62,8 @@ class DiskIndex {
 
   // Null when the page is not there. Valid until the index changes.
   const DiskPlace* Find(std::string_view fingerprint, std::string_view key) const;
+  // The same by the hash of its name, as in DiskEntry::parent.
+  const DiskPlace* FindHash(uint64_t hash) const;
   const DiskEntry& At(const DiskPlace& place) const {
     return segments_[place.segment].entries[place.entry];
   }
@@ -99,6 +102,7 @@ class DiskIndex {
     using is_transparent = void;
     const DiskIndex* index;
     size_t operator()(const Name& name) const;
+    size_t operator()(uint64_t hash) const { return hash; }
     size_t operator()(const DiskPlace& place) const { return (*this)(index->NameOf(place)); }
   };
   struct Equal {
@@ -110,6 +114,10 @@ class DiskIndex {
       return other.space == name.space && other.key == name.key;
     }
     bool operator()(const Name& name, const DiskPlace& place) const { return (*this)(place, name); }
+    bool operator()(const DiskPlace& place, uint64_t hash) const {
+      return HashOf(index->NameOf(place)) == hash;
+    }
+    bool operator()(uint64_t hash, const DiskPlace& place) const { return (*this)(place, hash); }
   };
 
   Name NameOf(const DiskPlace& place) const {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
@@ -55,14 +56,51 @@ DiskStore::DiskStore(const DiskStoreOptions& options, std::unique_ptr<BlockIo> i
 
 std::optional<DiskPage> DiskStore::Find(std::string_view fingerprint, std::string_view key) const {
   absl::ReaderMutexLock lock(&mutex_);
+  const DiskEntry* entry = FindCurrent(fingerprint, key);
+  return entry == nullptr ? std::nullopt : std::optional(PageOf(*entry));
+}
+
+const DiskEntry* DiskStore::FindCurrent(std::string_view fingerprint, std::string_view key) const {
   const DiskPlace* place = index_.Find(fingerprint, key);
-  if (place == nullptr) return std::nullopt;
-  return PageOf(index_.At(*place));
+  return place == nullptr || index_.At(*place).superseded ? nullptr : &index_.At(*place);
 }
 
 uint64_t DiskStore::BytesOf(std::string_view fingerprint) const {
   absl::ReaderMutexLock lock(&mutex_);
   return index_.LiveBytesOf(fingerprint);
+}
+
+std::vector<bool> DiskStore::HoldChains(std::string_view fingerprint,
+                                        std::span<const std::string_view> keys) const {
+  std::vector<bool> whole;
+  absl::flat_hash_map<const DiskEntry*, bool> known;
+  absl::ReaderMutexLock lock(&mutex_);
+  for (const std::string_view key : keys) {
+    std::vector<const DiskEntry*> chain;
+    const DiskPlace* place = index_.Find(fingerprint, key);
+    bool is_whole = false;
+    while (place != nullptr && !index_.At(*place).superseded) {
+      is_whole = false;
+      const DiskEntry& entry = index_.At(*place);
+      // Pages in a circle, which only a confused client writes, have no root.
+      const auto [found, is_new] = known.try_emplace(&entry, false);
+      is_whole = is_new ? entry.parent == 0 : found->second;
+      if (!is_new) break;
+      chain.push_back(&entry);
+      if (entry.parent == 0) break;
+      place = index_.FindHash(entry.parent);
+    }
+    for (const DiskEntry* entry : chain) known[entry] = is_whole;
+    whole.push_back(is_whole);
+  }
+  return whole;
+}
+
+bool DiskStore::Supersede(std::string_view fingerprint, std::string_view key) {
+  absl::MutexLock lock(&mutex_);
+  if (FindCurrent(fingerprint, key) == nullptr) return false;
+  index_.At(*index_.Find(fingerprint, key)).superseded = true;
+  return true;
 }
 
 bool DiskStore::Forget(std::string_view fingerprint, std::string_view key) {
@@ -204,7 +242,7 @@ void DiskStore::ReadAll(std::span<DiskGet> gets, bool count_as_use) {
     absl::MutexLock lock(&mutex_);
     for (DiskGet& get : gets) {
       const DiskPlace* place = index_.Find(get.fingerprint, get.key);
-      if (place == nullptr) {
+      if (place == nullptr || index_.At(*place).superseded) {
         get.status = absl::NotFoundError(Name(get.key));
         continue;
       }
@@ -257,7 +295,7 @@ DiskVerifyProgress DiskStore::Verify(uint64_t cursor, uint64_t bytes_max) {
         if (looked >= kPlacesPerCall) break;
         const DiskEntry& entry = index_.At(place);
         ++place.entry;
-        if (!entry.live) continue;
+        if (!entry.live || entry.superseded) continue;
         fingerprint = index_.FingerprintOf(entry);
         key = entry.key.view();
         bytes = RecordBytes(entry.body_bytes);

@@ -140,15 +140,23 @@ class DiskStore {
   // --- In memory only ---
 
   std::optional<DiskPage> Find(std::string_view fingerprint, std::string_view key) const;
+  // Whether each page is there with all that it extends, up to its root: [keys]. O(pages of the
+  // chains).
+  std::vector<bool> HoldChains(std::string_view fingerprint,
+                               std::span<const std::string_view> keys) const;
   // Of the records of pages with this fingerprint.
   uint64_t BytesOf(std::string_view fingerprint) const;
+  // The page is about to be written anew, with other bytes: it is not found from now on. It stays
+  // on the device until then, or until it is forgotten or its room is reclaimed; so after a crash
+  // it is there as it was. Returns whether it was found until now.
+  bool Supersede(std::string_view fingerprint, std::string_view key);
   // The page is not found from now on, and removed from the device by the next call that writes.
   // Returns whether it was there.
   bool Forget(std::string_view fingerprint, std::string_view key);
   // The same for the page and all that extends it; returns how many there were. O(pages removed).
   uint64_t ForgetTree(std::string_view fingerprint, std::string_view key);
-  // Pages of the namespace, at most `pages_max`; `cursor` 0 starts. Looks at a bounded number of
-  // places, so it may return fewer and a cursor.
+  // Pages of the namespace, superseded ones too, at most `pages_max`; `cursor` 0 starts. Looks at a
+  // bounded number of places, so it may return fewer and a cursor.
   DiskListResult List(std::string_view fingerprint, uint32_t pages_max, uint64_t cursor) const;
   DiskStoreStats Stats() const;
 
@@ -201,6 +209,10 @@ class DiskStore {
 
   DiskStore(const DiskStoreOptions& options, std::unique_ptr<BlockIo> io,
             std::unique_ptr<DiskReclaimPolicy> policy, DiskDirectory directory);
+
+  // Null when it is not there, or superseded.
+  const DiskEntry* FindCurrent(std::string_view fingerprint, std::string_view key) const
+      ABSL_SHARED_LOCKS_REQUIRED(mutex_);
 
   // disk_store_open.cc
   absl::Status Recover() ABSL_EXCLUSIVE_LOCKS_REQUIRED(writer_mutex_, mutex_);

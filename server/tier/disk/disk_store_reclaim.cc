@@ -130,7 +130,8 @@ absl::Status DiskStore::Keep(uint32_t victim) {
     for (const DiskEntry& entry : index_.segment(victim).entries) {
       const uint64_t record_bytes = RecordBytes(entry.body_bytes);
       const bool used = entry.used.load(std::memory_order_relaxed);
-      if (!entry.live || !policy_->Keeps(used) || bytes + record_bytes > most) continue;
+      if (!entry.live || entry.superseded || !policy_->Keeps(used) || bytes + record_bytes > most)
+        continue;
       bytes += record_bytes;
       const auto& [fingerprint, key] =
           names.emplace_back(index_.FingerprintOf(entry), entry.key.view());

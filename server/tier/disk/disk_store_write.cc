@@ -200,6 +200,9 @@ absl::Status DiskStore::Publish() {
       // Forgotten while its bytes were written again: they are not to bring it back.
       ForgetPlace(*index_.Find(page.header.fingerprint, page.header.key));
     } else if (kept) {
+      // What became of it while its bytes were written again.
+      DiskEntry& entry = index_.At(*index_.Find(page.header.fingerprint, page.header.key));
+      entry.superseded = index_.At(older).superseded;
       ++stats_.rewritten_pages;  // the older one's segment is about to be void
     } else {
       if (!older.is_none()) removals_.push_back({older, segments_[older.segment].generation});

@@ -1,8 +1,7 @@
 // The store with an archive on disk: pages go to it, are found there, come back, and are gone when
 // they are deleted.
-#include "server/tier/disk/disk_archive.h"
-
 #include <algorithm>
+#include <atomic>
 #include <set>
 #include <thread>
 #include <tuple>
@@ -10,69 +9,11 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
-#include "server/core/archive_writer.h"
 #include "server/core/re_encoder.h"
-#include "server/tier/disk/posix_io.h"
-#include "tests/core/store_test.h"
-#include "tests/support/faulty_io.h"
-#include "tests/support/scoped_folder.h"
-#include "tests/support/status_matchers.h"
-#include "tests/tier/disk/disk_pages.h"
+#include "tests/tier/disk/disk_archive_testing.h"
 
 namespace oscarkv::testing {
 namespace {
-
-class DiskArchiveTest : public StoreTest {
- protected:
-  // A store with room for `pages` WIDE pages in memory, and its archive as it was.
-  void OpenWith(uint64_t pages, PageStoreOptions options = {}) {
-    store_.reset();
-    auto io = std::make_unique<FaultyIo>(std::make_unique<PosixIo>(), 1);
-    io_ = io.get();
-    auto disk = DiskStore::Open(TestOptions(folder_.path()), std::move(io));
-    ASSERT_OK(disk);
-    auto tier = std::make_unique<FaultyTier>(std::make_unique<FakeTier>(pages * kWideSlotBytes));
-    tier_ = tier.get();
-    auto archive = std::make_unique<DiskArchive>(*std::move(disk));
-    archive_ = archive.get();
-    auto store =
-        PageStore::Create(options, std::move(tier), nullptr, clock_, nullptr, std::move(archive));
-    ASSERT_OK(store);
-    store_ = *std::move(store);
-    auto space = store_->OpenNamespace(SmallSpec(), true);
-    ASSERT_OK(space);
-    space_ = *space;
-  }
-  void WriteAll() {
-    ArchiveWriter writer(store());
-    while (writer.Step()) {
-    }
-  }
-  // As a fetch does. What comes back is held against what was put.
-  ItemStatus Fetch(const std::vector<TestItem>& items, size_t first = 0) {
-    const std::vector<std::string_view> keys = KeysOf(items);
-    PinResult pinned = store().Pin(space(), keys[first]);
-    if (pinned.archived) pinned = store().Load(space(), std::span(keys).subspan(first));
-    if (pinned.status != ItemStatus::kOk) return pinned.status;
-    const auto bytes = pinned.page.VerifiedPage();
-    if (!bytes.ok()) return ItemStatus::kCorrupt;
-    const TestPage expected = MakePage(space(), items[first].encoding, items[first].seed);
-    EXPECT_TRUE(std::ranges::equal(*bytes, expected.bytes));
-    return ItemStatus::kOk;
-  }
-  uint64_t RefusedFor(ArchiveRefusal why) {
-    return store().Stats().archive.refused_pages[static_cast<size_t>(why)];
-  }
-  TierKind TierOf(const TestItem& item) {
-    const std::string_view key = item.key;
-    const LookupResult found = store().Lookup(space(), {.keys = {&key, 1}});
-    return found.prefix_pages == 1 ? found.pages[0].meta.tier : TierKind{};
-  }
-
-  ScopedFolder folder_{ScopedFolder::Where::kMemory};
-  FaultyIo* io_ = nullptr;
-  DiskArchive* archive_ = nullptr;  // the store's
-};
 
 TEST_F(DiskArchiveTest, EvictedPagesAreFoundOnDiskAndComeBack) {
   OpenWith(4);
@@ -380,23 +321,34 @@ TEST_F(DiskArchiveTest, ListAndVerifyAndClearReachTheDisk) {
 TEST_F(DiskArchiveTest, WritersReadersAndTheWorkerBesideEachOther) {
   OpenWith(30);
   int errors = 0;
+  std::atomic<int> answers = 0;
   {
     ArchiveWorker worker(store(), [&](const absl::Status&) { ++errors; });
     std::vector<std::thread> threads;
     for (uint64_t t = 0; t < 3; ++t) {
-      threads.emplace_back([this, t] {
+      threads.emplace_back([this, t, &answers] {
         for (uint64_t round = 0; round < 40; ++round) {
           const std::vector<TestItem> chain = Chain(space(), t * 1000 + round % 8 * 10, 6);
           PutChain(store(), space(), chain);
           for (size_t i = 0; i < chain.size(); ++i) Fetch(chain, i);
+          store().archive_queue()->Persist({.space = &space(),
+                                            .keys = {chain[0].key, chain[5].key},
+                                            .deadline = absl::InfiniteFuture(),
+                                            .done = [&](const auto& told) {
+                                              EXPECT_EQ(told.value().size(), 2u);
+                                              answers.fetch_add(1, std::memory_order_relaxed);
+                                            }});
           const std::string_view key = chain[round % 6].key;
           if (round % 5 == 0) store().Delete(space(), {&key, 1});
         }
       });
     }
     for (std::thread& thread : threads) thread.join();
+    ASSERT_EQ(PutChain(store(), space(), Chain(space(), 5000, 6)), ItemStatus::kOk);
+    store().archive_queue()->AwaitDrained(absl::InfiniteFuture());
   }
   EXPECT_EQ(errors, 0);
+  EXPECT_EQ(answers.load(), 120);
   const StoreStats stats = store().Stats();
   EXPECT_EQ(stats.pins, 0u);
   EXPECT_EQ(stats.detached_pages, 0u);
