@@ -24,6 +24,7 @@ void PrintStats(const client::ServerStats& stats, const StoreOptions& options) {
                                stats.sessions, stats.leases,
                                BytesText(static_cast<double>(stats.inflight_bytes)));
   std::cout << TiersTable(stats) << "\n" << NamespacesTable(stats) << "\n";
+  if (!stats.tenants.empty()) std::cout << TenantsTable(stats) << "\n";
   const auto keys = static_cast<double>(traffic.lookup_keys);
   std::cout << absl::StrFormat("lookups  %s keys: %s hits (%s), %s misses, %s evicted before\n",
                                CountText(traffic.lookup_keys), CountText(traffic.lookup_hits),

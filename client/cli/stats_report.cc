@@ -8,6 +8,7 @@ namespace oscarkv::cli {
 
 using client::NamespaceUse;
 using client::ServerStats;
+using client::TenantUse;
 using client::TierUse;
 
 namespace {
@@ -92,6 +93,52 @@ std::string NamespacesTable(const ServerStats& stats) {
   return table.Text();
 }
 
+namespace {
+
+// "12 MB of 4 GB", or "12 MB" where there is no limit.
+std::string ShareText(const TenantUse::Share& share, std::string (*text)(uint64_t)) {
+  return share.limit ? absl::StrCat(text(share.used), " of ", text(*share.limit))
+                     : text(share.used);
+}
+
+std::string Bytes(uint64_t bytes) { return BytesText(static_cast<double>(bytes)); }
+
+}  // namespace
+
+std::string TenantsTable(const ServerStats& stats) {
+  if (stats.tenants.empty()) return "";
+  Table table({"TENANT", ">HOST", ">PROTECTED", ">PAGES", ">GPU", ">DISK", ">IN FLIGHT", ">EVICTED",
+               ">REFUSED"});
+  for (const TenantUse& tenant : stats.tenants) {
+    table.Add({Printable(tenant.name), ShareText(tenant.host_bytes, Bytes),
+               Bytes(tenant.protected_host_bytes), ShareText(tenant.host_pages, CountText),
+               ShareText(tenant.gpu_bytes, Bytes), ShareText(tenant.disk_bytes, Bytes),
+               ShareText(tenant.inflight_bytes, Bytes), CountText(tenant.evicted_pages),
+               CountText(tenant.refused_items)});
+  }
+  return table.Text();
+}
+
+Json TenantsReport(const ServerStats& stats) {
+  const auto share = [](const TenantUse::Share& of) {
+    return Json{{"used", of.used}, {"limit", of.limit ? Json(*of.limit) : Json(nullptr)}};
+  };
+  Json tenants = Json::array();
+  for (const TenantUse& tenant : stats.tenants) {
+    tenants.push_back({{"name", tenant.name},
+                       {"host_bytes", share(tenant.host_bytes)},
+                       {"host_pages", share(tenant.host_pages)},
+                       {"protected_host_bytes", tenant.protected_host_bytes},
+                       {"gpu_bytes", share(tenant.gpu_bytes)},
+                       {"disk_bytes", share(tenant.disk_bytes)},
+                       {"inflight_bytes", share(tenant.inflight_bytes)},
+                       {"pinned_bytes", tenant.pinned_bytes},
+                       {"evicted_pages", tenant.evicted_pages},
+                       {"refused_items", tenant.refused_items}});
+  }
+  return tenants;
+}
+
 Json NamespaceReport(const NamespaceUse& space) {
   const Geometry& geometry = space.spec.geometry;
   const CodecSpec& codec = space.spec.codec;
@@ -146,6 +193,7 @@ Json StatsReport(const ServerStats& stats, const std::string& server) {
           {"inflight_bytes", stats.inflight_bytes},
           {"tiers", tiers},
           {"namespaces", namespaces},
+          {"tenants", TenantsReport(stats)},
           {"lookup",
            {{"keys", traffic.lookup_keys},
             {"hits", traffic.lookup_hits},

@@ -30,6 +30,9 @@ std::string TiersTable(const client::ServerStats& stats);
 std::string NamespacesTable(
     const client::ServerStats& stats);  // "no namespaces" when there are none
 
+std::string TenantsTable(const client::ServerStats& stats);  // empty when there are none
+
+Json TenantsReport(const client::ServerStats& stats);
 Json NamespaceReport(const client::NamespaceUse& space);
 Json StatsReport(const client::ServerStats& stats, const std::string& server);
 

@@ -134,9 +134,10 @@ std::vector<std::string> Frame(const ServerStats& stats, const Rates& rates,
   };
   for (const TierUse& tier : stats.tiers) lines.push_back(TierLine(tier));
   for (std::string& line : StoreLines(stats)) lines.push_back(std::move(line));
-  lines.emplace_back();
-  for (const auto line : absl::StrSplit(NamespacesTable(stats), '\n', absl::SkipEmpty()))
-    lines.emplace_back(line);
+  for (const std::string& table : {NamespacesTable(stats), TenantsTable(stats)}) {
+    lines.emplace_back();
+    for (const auto line : absl::StrSplit(table, '\n', absl::SkipEmpty())) lines.emplace_back(line);
+  }
   return lines;
 }
 
@@ -157,6 +158,7 @@ Json FrameReport(const ServerStats& stats, const Rates& rates, const std::string
           {"scrubbed_pages_per_s", rates.scrubbed_pages},
           {"evicted_ahead_pages", TrafficOf(stats).evicted_ahead},
           {"gauges", stats.gauges},
+          {"tenants", TenantsReport(stats)},
           {"pages", PagesOf(stats)},
           {"sessions", stats.sessions},
           {"leases", stats.leases}};

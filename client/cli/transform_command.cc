@@ -15,6 +15,7 @@
 #include "CLI/CLI.hpp"
 #include "client/cli/commands.h"
 #include "client/cli/transform_python.h"
+#include "client/cli/transform_remove.h"
 #include "client/cli/transform_report.h"
 #include "kernels/base/sha256.h"
 #include "kernels/base/status_macros.h"
@@ -233,11 +234,13 @@ void AddImport(CLI::App& transform) {
 }  // namespace
 
 void AddTransformCommand(CLI::App& app) {
-  CLI::App* command =
-      app.add_subcommand("transform", "Look into a transform file, or import one from elsewhere");
+  CLI::App* command = app.add_subcommand(
+      "transform",
+      "Look into a transform file, import one from elsewhere, or have a server forget one");
   command->require_subcommand(1);
   AddShow(*command);
   AddImport(*command);
+  AddTransformRemove(*command);
 }
 
 }  // namespace oscarkv::cli

@@ -252,6 +252,38 @@ def test_stat_says_what_is_there(build_dir, server, kv, tokens, tmp_path):
     assert re.search(r"^host .* 67\.11 MB ", text, re.M) and re.search(r"^[0-9a-f]{12}  m  +2 ", text, re.M)
 
 
+def test_tenants_are_seen(build_dir, tmp_path, kv, tokens):
+    config = tmp_path / "oscarkvd.yaml"
+    config.write_text("tenants:\n  - {name: bounded, host_pages: 3, protected: 1MiB, inflight: 8MiB}\n")
+    server = ServerProcess(build_dir, "unix", ["--config", str(config)])
+    cli = Cli(build_dir, server.endpoint)
+    assert cli.json("stat")["tenants"] == []
+    assert "QUOTA" in cli.run("put", kv, "--model", "m", "--tokens", tokens, "--tenant", "bounded", *PUT).stderr
+    cli("put", kv, "--model", "m", "--tokens", tokens, "--tenant", "free", *PUT)
+    for verb in ("stat", "top --once"):
+        bounded, free = cli.json(*verb.split())["tenants"]
+        assert bounded["name"] == "bounded" and bounded["host_pages"] == {"used": 3, "limit": 3}
+        assert bounded["refused_items"] >= 1 and bounded["protected_host_bytes"] == 1 << 20
+        assert bounded["inflight_bytes"] == {"used": 0, "limit": 8 << 20}
+        assert free["name"] == "free" and free["host_pages"] == {"used": PAGES, "limit": None}
+        assert free["host_bytes"]["used"] == 3 * bounded["host_bytes"]["used"] and free["evicted_pages"] == 0
+        text = cli(*verb.split())
+        assert re.search(r"^TENANT +HOST +PROTECTED +PAGES +GPU +DISK +IN FLIGHT +EVICTED +REFUSED$", text, re.M)
+        assert re.search(r"^bounded .* 1\.05 MB +3 of 3 .* 0 +[1-9][0-9]*$", text, re.M), text
+    server.close()
+
+
+def test_a_transform_set_that_is_needed_is_not_removed(build_dir, server, kv, tokens):
+    cli = Cli(build_dir, server.endpoint)
+    cli("put", kv, "--model", "m", "--tokens", tokens, "--transform", "hadamard", *PUT)
+    space, = cli.json("stat")["namespaces"]
+    needed = space["codec"]["transform_hash"]
+    message = cli.refusal("transform", "rm", needed)
+    assert space["fingerprint"] in message and "of model m" in message and "FAILED_PRECONDITION" in message
+    assert "NOT_FOUND" in cli.run("transform", "rm", "ab" * 32).stderr
+    assert "pairs of hexadecimal digits" in cli.refusal("transform", "rm", "abc")
+
+
 def flip_a_byte_of(pid, pattern):
     """Changes one byte of `pattern` where a server holds it in its arena, a mapping of the host tier's size."""
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
