@@ -35,7 +35,7 @@ bool PageStore::AwaitsArchiving(PageRecord& victim, absl::Duration now) {
   if (!DemotesPages() || victim.demotion == Demotion::kTried ||
       IsArchived(*victim.space, victim.key.view()))
     return false;
-  const auto refuse = [&](ArchiveRefusal why) {
+  const auto refuse = [&](ArchiveRefusal why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_) {
     ++archive_refused_[static_cast<size_t>(why)];
     return false;
   };
