@@ -1,6 +1,8 @@
 #include "server/core/archive_writer.h"
 
 #include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -27,6 +29,11 @@ bool ArchiveWriter::WriteNext(absl::Status* error) {
   ArchiveBatch batch(store_);
   PageStore::ArchiveRefusals refused{};
   const auto refuse = [&](ArchiveRefusal why) { ++refused[static_cast<size_t>(why)]; };
+  // What a page had been before it was put again does not come back, either.
+  const auto leave_out = [&](const Namespace& space, std::string_view key, ArchiveRefusal why) {
+    refuse(why);
+    if (store_.archive_->Forget(space, key)) store_.archive_queue_->Nudge();
+  };
   // Not a queue of all pages: parents come first, or do not come.
   const bool chosen = store_.options_.archive_admission != ArchiveAdmission::kAll;
   absl::flat_hash_set<std::pair<const Namespace*, std::string>> writing;
@@ -37,12 +44,13 @@ bool ArchiveWriter::WriteNext(absl::Status* error) {
     const Namespace* space = record->space;
     if (chosen && !parent.empty() && !writing.contains({space, parent}) &&
         !store_.IsArchived(*space, parent)) {
-      refuse(ArchiveRefusal::kNoParent);
+      leave_out(*space, record->key.view(), ArchiveRefusal::kNoParent);
       continue;
     }
+    const std::string key(record->key.view());  // the page may go with the pin
     const ItemStatus added = batch.Add(std::move(page), std::move(parent)).status;
-    if (added == ItemStatus::kQuota) refuse(ArchiveRefusal::kQuota);
-    if (chosen && added == ItemStatus::kOk) writing.emplace(space, record->key.view());
+    if (added == ItemStatus::kQuota) leave_out(*space, key, ArchiveRefusal::kQuota);
+    if (chosen && added == ItemStatus::kOk) writing.emplace(space, key);
   }
   batch.Write([&](const Namespace&, std::string_view, const absl::Status& status) {
     if (status.ok()) return;

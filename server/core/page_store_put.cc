@@ -234,13 +234,16 @@ ItemStatus PageStore::InsertPage(PutSlot& slot, const PageProbe& probe) {
   PageRecord* record = records_.Allocate();
   if (record == nullptr) return ItemStatus::kNoSpace;
   FillRecord(*record, {slot.space_, slot.key_, slot.first_position_, slot.encoding_, slot.slot_});
-  if (archive_ != nullptr) {
-    // Its bytes may be others; these are the page's now.
-    archive_->Supersede(*slot.space_, slot.key_);
-  }
+  // The bytes on disk may be others; these are the page's now. It is written again whatever pages
+  // are written: until then a crash leaves it as it was.
+  const bool replaces = archive_ != nullptr && archive_->Supersede(*slot.space_, slot.key_);
   EnterLocked(*record, slot.parent_, probe, {slot.ends_put_, slot.request_});
-  // What is about to be re-encoded is written as it is then.
-  if (record->rung != Rung::kDue) ArchiveNewForm(*record);
+  if (replaces) {
+    if (!archive_queue_->Add(record) && archive_->Forget(*slot.space_, slot.key_))
+      archive_queue_->Nudge();
+  } else if (record->rung != Rung::kDue) {
+    ArchiveNewForm(*record);  // what is about to be re-encoded is written as it is then
+  }
   slot.slot_ = {};  // now the record's
   slot.memory_ = {};
   return ItemStatus::kOk;

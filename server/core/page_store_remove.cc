@@ -26,9 +26,15 @@ bool PageStore::RemoveLocked(PageRecord& record, RemoveReason reason) {
   if (copies_ != nullptr) copies_->OnRemove(record);
   ladder_.OnLeave(record);
   LeaveDemotionLocked(record);
-  // What is evicted stays in the archive; what is gone is gone everywhere.
-  if (archive_ != nullptr && reason != RemoveReason::kEvicted)
-    ForgetArchived(*record.space, record.key.view());
+  // What is evicted stays in the archive, but for bytes that it had before it was put again; what
+  // is gone is gone everywhere.
+  if (archive_ != nullptr) {
+    const std::string_view key = record.key.view();
+    if (reason != RemoveReason::kEvicted)
+      ForgetArchived(*record.space, key);
+    else if (!IsArchived(*record.space, key) && archive_->Forget(*record.space, key))
+      archive_queue_->Nudge();
+  }
   UnlinkLocked(record);
   Tenant& tenant = record.space->tenant();
   eviction_.OnRemove(tenant, record.id, reason);
