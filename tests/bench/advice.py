@@ -1,9 +1,6 @@
 """Fetches against what their look-ups said that they would take, under several loads."""
 
-import json
-import subprocess
-import sys
-
+import programs
 from support.server_process import ServerProcess
 from tables import layout
 
@@ -11,13 +8,9 @@ from tables import layout
 def run(program, build_dir, out, arguments):
     server = ServerProcess(build_dir, "unix", capacity="2GiB")
     seconds = 5 * arguments.min_time * arguments.repetitions
-    done = subprocess.run([build_dir / "bin" / program, server.endpoint, str(seconds)], stdout=subprocess.PIPE, text=True)
+    figures = programs.figures(build_dir / "bin" / program, server.endpoint, seconds)
     server.close()
-    if done.returncode != 0:
-        sys.exit(f"run bench: {program} failed")
-    figures = json.loads(done.stdout)
-    out.write_text(json.dumps(figures, indent=2))
-    return figures
+    return programs.save(out, figures)
 
 
 def table(figures):

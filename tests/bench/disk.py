@@ -6,17 +6,12 @@ import subprocess
 import sys
 import tempfile
 
+import programs
+
 DEPTH = 32  # of the store's io_uring back end
 PAGE_BYTES = (64 << 10, 1 << 20)
 BYTES = 1 << 30  # written, and read, in each round
 SMALL_PAGES = 240_000  # of one block each, for opening
-
-
-def _ours(program, *arguments):
-    done = subprocess.run([program, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        sys.exit(f"run bench: {program.name} failed")
-    return json.loads(done.stdout)
 
 
 def _fio(folder, work, page_bytes, *options):
@@ -36,14 +31,14 @@ def _round(program, page_bytes):
     count = BYTES // page_bytes
     rates = {}
     with tempfile.TemporaryDirectory(prefix="oscarkv-bench-") as folder:
-        wrote = _ours(program, "write", folder + "/tier", page_bytes, count)
+        wrote = programs.figures(program, "write", folder + "/tier", page_bytes, count)
         rates["write"] = wrote["bytes"] / wrote["seconds"]
         rates["write amplification"] = wrote["device_bytes"] / wrote["bytes"]
         rates["fio write"] = _fio(folder, "write", page_bytes, f"--size={BYTES}", "--filename=beside",
                                   f"--fdatasync={(64 << 20) // page_bytes}")
         segments = ":".join(f"tier/segment-{i:06}" for i in range(BYTES >> 28))
         rates["fio read"] = _fio(folder, "randread", page_bytes, f"--filename={segments}", f"--size={BYTES}", "--readonly")
-        read = _ours(program, "read", folder + "/tier", page_bytes, count)
+        read = programs.figures(program, "read", folder + "/tier", page_bytes, count)
         rates["read"] = read["bytes"] / read["seconds"]
         rates["backend"] = read["backend"]
     return rates
@@ -56,7 +51,6 @@ def run(program, build_dir, out, arguments):
     for page_bytes in PAGE_BYTES:
         figures["rounds"][page_bytes] = [_round(program, page_bytes) for _ in range(arguments.repetitions)]
     with tempfile.TemporaryDirectory(prefix="oscarkv-bench-") as folder:
-        _ours(program, "write", folder + "/tier", 4096, SMALL_PAGES)
-        figures["open"] = [_ours(program, "open", folder + "/tier") for _ in range(arguments.repetitions)]
-    out.write_text(json.dumps(figures, indent=2))
-    return figures
+        programs.figures(program, "write", folder + "/tier", 4096, SMALL_PAGES)
+        figures["open"] = [programs.figures(program, "open", folder + "/tier") for _ in range(arguments.repetitions)]
+    return programs.save(out, figures)

@@ -1,19 +1,11 @@
 """The store's index at ten million pages: memory, lookups, and what a lookup tells of another tenant's keys."""
 
-import json
-import subprocess
-import sys
-
+import programs
 from tables import layout
 
 
 def run(program, build_dir, out, _):
-    done = subprocess.run([build_dir / "bin" / program], stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        sys.exit(f"run bench: {program} failed")
-    figures = json.loads(done.stdout)
-    out.write_text(json.dumps(figures, indent=2))
-    return figures
+    return programs.save(out, programs.figures(build_dir / "bin" / program))
 
 
 def table(figures):
