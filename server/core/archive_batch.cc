@@ -51,6 +51,7 @@ void ArchiveBatch::Write(
                       .encoding = pages_[i].meta().encoding,
                       .slot = pages_[i].slot_});
   }
+  for (const PinnedPage& page : pages_) store_.BeginArchiving(*page.record_);
   FaultPoint("archive.pinned");
   store_.archive_->Write(writes);
   FaultPoint("archive.written");

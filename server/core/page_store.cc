@@ -206,7 +206,7 @@ FoundPage PageStore::LookUpOne(const PageProbe& probe, PageRecord* record,
     return {ItemStatus::kOk, MetaOf(*record)};
   }
   if (archive_ != nullptr) {
-    if (const std::optional<ArchivedPage> archived = archive_->Find(*probe.space, probe.key)) {
+    if (const std::optional<ArchivedPage> archived = FindArchived(*probe.space, probe.key)) {
       const uint64_t bytes = probe.space->page_bytes(archived->encoding);
       return {ItemStatus::kOk,
               {archived->encoding, TierKind::kDisk, bytes, archived->first_position}};

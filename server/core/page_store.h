@@ -23,6 +23,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -344,6 +345,7 @@ class PageStore {
   ListResult ListArchive(const Namespace& space, uint32_t pages_max, uint64_t cursor) const;
 
   // page_store_archive.cc
+  std::optional<ArchivedPage> FindArchived(const Namespace& space, std::string_view key) const;
   bool IsArchived(const Namespace& space, std::string_view key) const;
   // With what extends it.
   void ForgetArchived(const Namespace& space, std::string_view key);
@@ -390,7 +392,14 @@ class PageStore {
 
   // What the tenant's pages take in the archive.
   uint64_t ArchivedBytesOf(const Tenant& tenant) const ABSL_LOCKS_EXCLUDED(namespaces_mutex_);
-  void FinishArchiving(const PageRecord& pinned) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // The page is written from here on. It may have been removed.
+  void BeginArchiving(const PageRecord& pinned) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // It is removed, perhaps while it is written: then nobody finds it in the archive, which cannot
+  // forget what it does not have yet.
+  void HideArchiving(const PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_)
+      ABSL_LOCKS_EXCLUDED(gone_mutex_);
+  // It was written, or could not be.
+  void FinishArchiving(const PageRecord& pinned) ABSL_LOCKS_EXCLUDED(tree_mutex_, gone_mutex_);
   // Returns how many pages were archived only.
   uint64_t ClearArchive(const Namespace& space);
   struct Loading;
@@ -522,6 +531,13 @@ class PageStore {
   Ladder ladder_ ABSL_GUARDED_BY(tree_mutex_);
   uint64_t demoting_pages_ ABSL_GUARDED_BY(tree_mutex_) = 0;  // that wait (Demotion::kWaits)
   ArchiveRefusals archive_refused_ ABSL_GUARDED_BY(tree_mutex_){};
+  absl::flat_hash_set<const PageRecord*> archiving_ ABSL_GUARDED_BY(tree_mutex_);
+  // Pages that were removed while they were written to the archive, until it has forgotten them.
+  // Taken after the tree lock; under it nothing is called.
+  mutable absl::Mutex gone_mutex_ ABSL_ACQUIRED_AFTER(tree_mutex_);
+  absl::flat_hash_set<std::pair<const Namespace*, std::string>> gone_ ABSL_GUARDED_BY(gone_mutex_);
+  std::atomic<size_t> gone_pages_ =
+      0;  // what gone_ has; whoever removed one is done after it shows
   // Slots of WIDE pages that were re-encoded while somebody read them, until the last has ended.
   struct Retired {
     TierSlot slot;

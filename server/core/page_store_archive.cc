@@ -12,8 +12,18 @@ constexpr uint32_t kPagesPerList = 1024;
 
 }  // namespace
 
+std::optional<ArchivedPage> PageStore::FindArchived(const Namespace& space,
+                                                    std::string_view key) const {
+  std::optional<ArchivedPage> page = archive_->Find(space, key);
+  if (page.has_value() && gone_pages_.load(std::memory_order_acquire) > 0) {
+    const absl::MutexLock lock(&gone_mutex_);
+    if (gone_.contains(std::pair(&space, std::string(key)))) page.reset();
+  }
+  return page;
+}
+
 bool PageStore::IsArchived(const Namespace& space, std::string_view key) const {
-  return archive_ != nullptr && archive_->Find(space, key).has_value();
+  return archive_ != nullptr && FindArchived(space, key).has_value();
 }
 
 void PageStore::ForgetArchived(const Namespace& space, std::string_view key) {
@@ -98,10 +108,27 @@ uint64_t PageStore::ArchivedBytesOf(const Tenant& tenant) const {
   return bytes;
 }
 
+void PageStore::BeginArchiving(const PageRecord& pinned) {
+  absl::MutexLock lock(&tree_mutex_);
+  archiving_.insert(&pinned);
+  if (!pinned.in_index) HideArchiving(pinned);
+}
+
+void PageStore::HideArchiving(const PageRecord& record) {
+  if (!archiving_.contains(&record)) return;
+  const absl::MutexLock lock(&gone_mutex_);
+  gone_.emplace(record.space, record.key.view());
+  gone_pages_.store(gone_.size(), std::memory_order_release);
+}
+
 void PageStore::FinishArchiving(const PageRecord& pinned) {
   absl::MutexLock lock(&tree_mutex_);
-  // Deleted, or found corrupt, while it was written: whoever did it came too early to see it there.
-  if (!pinned.in_index) ForgetArchived(*pinned.space, pinned.key.view());
+  archiving_.erase(&pinned);
+  if (pinned.in_index) return;
+  ForgetArchived(*pinned.space, pinned.key.view());
+  const absl::MutexLock gone_lock(&gone_mutex_);
+  gone_.erase(std::pair(pinned.space, std::string(pinned.key.view())));
+  gone_pages_.store(gone_.size(), std::memory_order_release);
 }
 
 // --- Back ---
@@ -118,7 +145,7 @@ PinResult PageStore::Load(const Namespace& space, std::span<const std::string_vi
   PinResult result{.status = ItemStatus::kMiss, .page = {}};
   for (const std::string_view key : keys.first(std::min(keys.size(), kPagesPerLoad))) {
     if (Holds(space, key)) continue;
-    const std::optional<ArchivedPage> page = archive_->Find(space, key);
+    const std::optional<ArchivedPage> page = FindArchived(space, key);
     if (!page.has_value()) continue;
     const uint64_t crc_bytes = uint64_t{space.spec().geometry.blocks()} * sizeof(uint32_t);
     // Of pages that come along, the policy is asked: they are not worth what would have to go.
@@ -174,7 +201,7 @@ PinnedPage PageStore::EnterLoaded(const Namespace& space, const Loading& loading
     index_.Read(index_.Probe(space, read.parent), [&](PageRecord& record) { parent = &record; });
   const bool there = index_.Read(probe, [](PageRecord&) {});
   // Deleted or replaced while it was read: it may be served, but is not to come back.
-  const std::optional<ArchivedPage> archived = archive_->Find(space, loading.key);
+  const std::optional<ArchivedPage> archived = FindArchived(space, loading.key);
   const bool current = archived.has_value() && archived->stamp == read.page.stamp;
   const bool fits = current && (parent == nullptr ? read.parent.empty()
                                                   : parent->first_position + space.page_tokens() ==

@@ -30,10 +30,12 @@ bool PageStore::RemoveLocked(PageRecord& record, RemoveReason reason) {
   // is gone is gone everywhere.
   if (archive_ != nullptr) {
     const std::string_view key = record.key.view();
-    if (reason != RemoveReason::kEvicted)
+    if (reason != RemoveReason::kEvicted) {
+      HideArchiving(record);
       ForgetArchived(*record.space, key);
-    else if (!IsArchived(*record.space, key) && archive_->Forget(*record.space, key))
+    } else if (!IsArchived(*record.space, key) && archive_->Forget(*record.space, key)) {
       archive_queue_->Nudge();
+    }
   }
   UnlinkLocked(record);
   Tenant& tenant = record.space->tenant();
@@ -145,11 +147,16 @@ std::vector<ItemStatus> PageStore::Delete(const Namespace& space,
   statuses.reserve(keys.size());
   for (const std::string_view key : keys) {
     const PageProbe probe = index_.Probe(space, key);
-    // The archive first: what was read from it before is in memory by now, or never will be.
-    const bool archived = IsArchived(space, key);
-    if (archive_ != nullptr) ForgetArchived(space, key);
+    bool archived = false;
     PinnedPage page;
-    index_.Read(probe, [&](PageRecord& record) { page = MakePinned(record); });
+    {
+      // Under the lock under which pages leave memory, and enter it if they are archived still: the
+      // page is here, or there, or nowhere, and does not change places.
+      absl::MutexLock lock(&tree_mutex_);
+      archived = IsArchived(space, key);
+      if (archive_ != nullptr) ForgetArchived(space, key);
+      index_.Read(probe, [&](PageRecord& record) { page = MakePinned(record); });
+    }
     const bool removed =
         page && RemoveTree(*page.record_, RemoveReason::kDeleted, RemoveReason::kDeleted);
     statuses.push_back(removed || archived ? ItemStatus::kOk : AbsentStatus(probe));

@@ -16,6 +16,17 @@ constexpr uint64_t kSeeds = 4;  // of the bytes of a page: writers disagree now 
 
 }  // namespace
 
+RequestTraits SomeTraits(Random& random) {
+  return {.number = random.Below(40),
+          .new_tokens = random.Below(20'000),
+          .output_tokens = static_cast<uint32_t>(random.Below(600)),
+          .reuse = static_cast<ReuseHint>(random.Below(kReuseHints)),
+          .residency = !random.OneIn(4)   ? Residency::kUnspecified
+                       : !random.OneIn(2) ? Residency::kPinned
+                                          : static_cast<Residency>(random.Below(3)),
+          .priority = static_cast<int8_t>(random.Below(5) - 2)};
+}
+
 std::span<const Client::Operation> Client::Operations() {
   static constexpr Operation kOperations[] = {
       {"begin a put", 30, &Client::BeginPut},
@@ -74,7 +85,7 @@ void Client::BeginPut() {
   wanted.encoding = version.encoding;
   const TestPage page = MakePage(world_.space(), version.encoding, version.seed);
   PutItem item = AsPutItem(wanted, page);
-  item.request = SomeTraits();
+  item.request = SomeTraits(random_);
   item.ends_put = random_.OneIn(3);
   BeginPutResult begun = store().BeginPut(world_.space(), item);
   CheckPutAnswer(node, version, begun.result.status, false);
@@ -237,20 +248,9 @@ void Client::EndSession() {
 
 // --- Others ---
 
-// Hints of all kinds; a page in eight is pinned, or let go again.
-RequestTraits Client::SomeTraits() {
-  return {.number = random_.Below(40),
-          .new_tokens = random_.Below(20'000),
-          .output_tokens = static_cast<uint32_t>(random_.Below(600)),
-          .reuse = static_cast<ReuseHint>(random_.Below(kReuseHints)),
-          .residency = !random_.OneIn(4)   ? Residency::kUnspecified
-                       : !random_.OneIn(2) ? Residency::kPinned
-                                           : static_cast<Residency>(random_.Below(3)),
-          .priority = static_cast<int8_t>(random_.Below(5) - 2)};
-}
-
 void Client::Touch() {
-  store().Touch(world_.space(), book_.KeysAt(book_.PathTo(book_.Likely(random_))), SomeTraits());
+  store().Touch(world_.space(), book_.KeysAt(book_.PathTo(book_.Likely(random_))),
+                SomeTraits(random_));
 }
 
 void Client::Delete() {

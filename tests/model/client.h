@@ -11,6 +11,9 @@
 
 namespace oscarkv::testing {
 
+// Hints of all kinds; a page in eight is pinned, or let go again.
+RequestTraits SomeTraits(Random& random);
+
 class Client {
  public:
   // The book may be shared with clients that take turns; the world outlives the client.
@@ -77,7 +80,6 @@ class Client {
   std::optional<Version> VersionOf(ByteView bytes, Encoding encoding,
                                    const std::set<Version>& allowed) const;
   void CheckCopy(const HeldCopy& held);
-  RequestTraits SomeTraits();
   PageStore& store() { return world_.store(); }
 
   World& world_;

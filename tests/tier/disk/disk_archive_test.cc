@@ -2,6 +2,7 @@
 // they are deleted.
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <set>
 #include <thread>
 #include <tuple>
@@ -9,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "kernels/base/fault_point.h"
 #include "server/core/re_encoder.h"
 #include "tests/tier/disk/disk_archive_testing.h"
 
@@ -39,6 +41,44 @@ TEST_F(DiskArchiveTest, EvictedPagesAreFoundOnDiskAndComeBack) {
   EXPECT_EQ(stats.archive.read_pages, 3u);
   EXPECT_EQ(stats.tiers.back().kind, TierKind::kDisk);
   EXPECT_LE(stats.tiers.front().used_bytes, stats.tiers.front().capacity_bytes);
+}
+
+// What runs at the places of a test that it names.
+std::function<void(std::string_view)>& AtPlaces() {
+  static std::function<void(std::string_view)> run;
+  return run;
+}
+
+TEST_F(DiskArchiveTest, APageThatIsDeletedWhileItIsWrittenIsNeverFound) {
+  OpenWith(4);
+  const std::vector<TestItem> chain = Chain(space(), 0, 3);
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  const std::string_view second = chain[1].key;
+  int places = 0;
+  AtPlaces() = [&](std::string_view place) {
+    if (++places > 2) return;  // that it is gone is written, too
+    if (place == "archive.pinned") {
+      EXPECT_EQ(store().Delete(space(), {&second, 1})[0], ItemStatus::kOk);
+    } else {  // the device has the page, and has not been told to forget it
+      EXPECT_TRUE(archive_->Find(space(), second).has_value());
+    }
+    EXPECT_EQ(Prefix(chain), 1u);
+    EXPECT_EQ(Fetch(chain), ItemStatus::kOk);
+    EXPECT_EQ(Fetch(chain, 1), ItemStatus::kMiss);
+    EXPECT_EQ(Fetch(chain, 2), ItemStatus::kMiss);
+    EXPECT_NE(store().Delete(space(), {&second, 1})[0], ItemStatus::kOk);
+  };
+  SetFaultHandler([](std::string_view place) { AtPlaces()(place); });
+  WriteAll();
+  SetFaultHandler(nullptr);
+  EXPECT_GE(places, 2);
+  EXPECT_EQ(Fetch(chain, 1), ItemStatus::kMiss);
+  // It can be stored again, and written.
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  WriteAll();
+  EXPECT_TRUE(archive_->Find(space(), second).has_value());
+  OpenWith(4);
+  EXPECT_EQ(Fetch(chain, 1), ItemStatus::kOk);
 }
 
 TEST_F(DiskArchiveTest, TenantsKeepWithinTheirQuotaOfTheDisk) {

@@ -1,0 +1,218 @@
+// The whole store as in whole_store_test, with clients that do what they do at the same time: each
+// on a thread of its own, beside one that writes to disk and one to which everything else happens,
+// moves between tiers, time, scrubs, faults of every tier. What must hold is what holds there, of
+// every answer for which some order of what overlapped it explains it (history.h).
+//
+// A run has rounds. Between two of them nobody does anything: space adds up, a bit may flip in
+// memory, all may be cleared or written; and some rounds end with the death of the process, whose
+// disk stops somewhere in the middle of the round.
+//
+// A seed says what the store lies in and what everybody does, though not who comes first; --seed=N
+// repeats that, --seeds=N runs that many, --rounds=N makes them longer.
+#include <cinttypes>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+
+#include "tests/model/history.h"
+#include "tests/model/model_flags.h"
+#include "tests/model/threaded_client.h"
+#include "tests/model/world.h"
+
+namespace oscarkv::testing {
+namespace {
+
+constexpr uint64_t kClients = 4;
+constexpr uint64_t kRoots = 12;
+constexpr uint64_t kStepsOfRound = 60;  // of every thread
+
+struct Arguments {
+  uint64_t seed = 0;  // 0: some, at random
+  uint64_t seeds = 200;
+  uint64_t rounds = 12;
+};
+Arguments& GetArguments() {
+  static Arguments arguments;
+  return arguments;
+}
+
+class ThreadedRun {
+ public:
+  explicit ThreadedRun(uint64_t seed)
+      : world_(seed, Profile::Of(seed)), universe_(world_.space(), 0, kRoots), history_(universe_) {
+    world_.Attach(&universe_);
+    for (uint64_t i = 0; i < kClients; ++i) {
+      clients_.push_back(
+          std::make_unique<ThreadedClient>(world_, universe_, history_, world_.random().Number()));
+    }
+  }
+
+  void Round() {
+    if (world_.random().OneIn(5)) {
+      Die();
+    } else {
+      AllAtOnce();
+      history_.Settle();
+      Check();
+      Between();
+    }
+  }
+
+  void End(std::map<std::string, uint64_t>* seen) {
+    world_.AddTo(seen);
+    (*seen)["restarts"] += world_.restarts();
+    for (const auto& client : clients_) {
+      (*seen)["pages checked"] += client->pages_checked();
+      (*seen)["copies checked"] += client->copies_checked();
+      client->LetGoOfAll();
+      client->CloseSession();
+    }
+    world_.CheckNothingHeld();
+  }
+
+ private:
+  // Until all have done their part.
+  void AllAtOnce() {
+    std::vector<std::thread> threads;
+    for (const auto& client : clients_) {
+      threads.emplace_back([&client] {
+        for (uint64_t step = 0; step < kStepsOfRound; ++step) client->Step();
+      });
+    }
+    threads.emplace_back([this] {
+      for (uint64_t step = 0; step < kStepsOfRound; ++step) Happen();
+    });
+    if (world_.has_disk()) {
+      threads.emplace_back([this] {
+        ArchiveWriter writer(world_.store());
+        for (uint64_t step = 0; step < kStepsOfRound; ++step)
+          if (!writer.Step()) std::this_thread::yield();
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+
+  // Something that no client does.
+  void Happen() {
+    const size_t draw = world_.random().Below(120);
+    if (draw < 80) return world_.MoveCopies();
+    if (draw < 90) return PassTime();
+    if (draw < 94) return world_.FailReservation();
+    if (draw < 98) return world_.Scrub();
+    if (draw < 104) return world_.FailDevice();
+    if (draw < 108) return world_.ChangeDiskFaults();
+    if (draw < 116) return world_.FloodDisk();
+    world_.SaveInCatalog();
+  }
+
+  void PassTime() {
+    world_.clock().Advance(absl::Seconds(world_.random().Below(10)));
+    world_.store().ExpirePages();
+    world_.store().ExpireLeases();
+    const StoreStats stats = world_.store().Stats();
+    for (const TierStats& tier : stats.tiers) EXPECT_LE(tier.used_bytes, tier.capacity_bytes);
+    EXPECT_LE(stats.leased_bytes, stats.leasable_bytes);
+  }
+
+  void Between() {
+    const size_t draw = world_.random().Below(10);
+    if (draw < 2) return world_.FlipBit();
+    if (draw == 2) return WriteAll();
+    if (draw == 3) return Clear();
+  }
+
+  void WriteAll() {
+    world_.WriteAll();
+    if (world_.has_disk() && world_.disk_is_sound()) history_.DiskIsUpToDate();
+  }
+
+  void Clear() {
+    LetGoOfAll();
+    for (const auto& client : clients_) client->EndSession();
+    world_.Clear();
+    history_.Cleared();
+  }
+
+  void LetGoOfAll() {
+    for (const auto& client : clients_) client->LetGoOfAll();
+  }
+
+  // In good order, or in the middle of a round.
+  void Die() {
+    if (world_.random().OneIn(4)) {
+      LetGoOfAll();
+      if (world_.has_disk()) WriteAll();
+      world_.Crash([] {});
+    } else {
+      world_.Crash([this] {
+        AllAtOnce();
+        LetGoOfAll();
+      });
+    }
+    history_.Restarted();
+    for (const auto& client : clients_) client->OpenSession();
+  }
+
+  void Check() {
+    size_t puts = 0;
+    size_t copies = 0;
+    for (const auto& client : clients_) {
+      puts += client->open_puts();
+      copies += client->held_copies();
+    }
+    world_.CheckSpace(puts, world_.store().Stats().leases, copies);
+  }
+
+  World world_;
+  Book universe_;
+  History history_;
+  std::vector<std::unique_ptr<ThreadedClient>> clients_;
+};
+
+TEST(ThreadedStoreTest, EveryAnswerHasAnOrderThatExplainsIt) {
+  const auto [only, seeds, rounds] = GetArguments();
+  const uint64_t first = only != 0 ? only : 1 + std::random_device{}() % 1'000'000;
+  const uint64_t runs = only != 0 ? 1 : seeds;
+  std::printf("[    seeds ] %" PRIu64 " of %" PRIu64 " rounds from --seed=%" PRIu64 "\n", runs,
+              rounds, first);
+  std::fflush(stdout);
+  std::map<std::string, uint64_t> seen;
+  for (uint64_t seed = first; seed < first + runs; ++seed) {
+    SCOPED_TRACE(absl::StrCat("--seed=", seed, ": ", Profile::Of(seed).Describe()));
+    ThreadedRun run(seed);
+    for (uint64_t round = 0; round < rounds; ++round) {
+      run.Round();
+      if (HasFailure()) FAIL() << "in round " << round << " of --seed=" << seed;
+    }
+    run.End(&seen);
+    if (HasFailure()) FAIL() << "at the end of --seed=" << seed;
+  }
+  if (only != 0) {
+    for (const auto& [name, count] : seen) std::printf("%10" PRIu64 " %s\n", count, name.c_str());
+  }
+  if (runs < Arguments{}.seeds) return;
+  // The runs were not idle ones.
+  for (const char* name :
+       {"oscarkv_puts_total OK", "oscarkv_puts_total EXISTS", "oscarkv_puts_total CONFLICT",
+        "oscarkv_puts_total SKIPPED", "oscarkv_leases_granted_total", "oscarkv_corrupt_pages_total",
+        "oscarkv_gpu_tier_copied_pages_total", "oscarkv_disk_written_pages_total",
+        "oscarkv_disk_loaded_pages_total", "restarts", "pages checked", "copies checked"})
+    EXPECT_GT(seen[name], 0u) << name;
+}
+
+}  // namespace
+}  // namespace oscarkv::testing
+
+int main(int argc, char** argv) {
+  auto& arguments = oscarkv::testing::GetArguments();
+  return oscarkv::testing::RunModelTests(
+      argc, argv,
+      {{"seed", &arguments.seed}, {"seeds", &arguments.seeds}, {"rounds", &arguments.rounds}});
+}
