@@ -190,6 +190,12 @@ bool Ladder::HasWork(const Tenant* tenant) const {
   });
 }
 
+bool Ladder::HasNextOf(const Tenant& tenant) const {
+  return std::any_of(holders_.begin(), holders_.end(), [&](const Holder& holder) {
+    return holder.tenant == &tenant && NextOf(holder).has_value();
+  });
+}
+
 PageRecord* Ladder::Take(IsShort is_short) {
   const std::optional<ShelfId> shelf = NextShelf(is_short);
   if (!shelf.has_value()) return nullptr;

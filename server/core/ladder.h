@@ -88,6 +88,8 @@ class Ladder {
   // Whether Take would return a page if memory, or (`tenant`) what it may hold, were short; or did
   // and has not heard of it since.
   bool HasWork(const Tenant* tenant = nullptr) const;
+  // The same of the tenant's own pages that were not taken.
+  bool HasNextOf(const Tenant& tenant) const;
   uint64_t pages(Rung rung) const { return pages_[static_cast<size_t>(rung)]; }  // not of kNone
   uint64_t memory_bytes() const;
 

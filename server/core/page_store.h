@@ -146,6 +146,9 @@ class PageStore {
   //   kNoSpace   everything is held by readers, or has children that are; or all that could go is
   //              worth more than this page (the policy refuses it); or the bound on evictions was
   //              met before a fitting slot was free (try again).
+  //   kBusy      the same, but WIDE pages are being re-encoded, which makes room: try again a
+  //   little
+  //              later.
   BeginPutResult BeginPut(const Namespace& space, const PutItem& item);
 
   // How many of the keys are neither stored nor remembered as dropped: what RequestTraits wants to
@@ -201,8 +204,9 @@ class PageStore {
 
   // --- Tenants ---
 
-  // What each tenant may hold, from now on. Those that hold more let pages go, in their policy's
-  // order and no more than needed, at once; what is held by readers then goes with EnforceQuotas.
+  // What each tenant may hold, from now on. Those that hold more give up bits first, for some
+  // seconds, where WIDE pages can be re-encoded; then let pages go, in their policy's order and no
+  // more than needed, at once; what is held by readers then goes with EnforceQuotas.
   void SetQuotas(TenantQuotas quotas);
   // Evicts what tenants hold beyond their quotas, as far as it may go. Returns how many pages went.
   // The server calls it from time to time.
@@ -424,6 +428,8 @@ class PageStore {
   WidePage TakeWide() ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // There was no room of `bytes`, or (`tenant`) none that it may hold.
   void CallForReEncoding(uint64_t bytes, const Tenant* tenant) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // Whether pages, or (`tenant`) its pages, can be re-encoded if memory is short. Wakes who does.
+  bool MayShrink(const Tenant* tenant) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Room for the PACKED form of a page that was taken. It counts as its tenant's only when the page
   // has it.
   absl::StatusOr<TierSlot> ReservePacked(const PinnedPage& wide) ABSL_LOCKS_EXCLUDED(tree_mutex_);
@@ -545,6 +551,8 @@ class PageStore {
   };
   absl::flat_hash_map<PageId, Retired> retired_ ABSL_GUARDED_BY(tree_mutex_);
   uint64_t retired_bytes_ ABSL_GUARDED_BY(tree_mutex_) = 0;
+  // By the clock, in nanoseconds; relaxed: it orders nothing.
+  std::atomic<int64_t> quotas_set_at_{0};
   uint64_t wanted_bytes_ ABSL_GUARDED_BY(tree_mutex_) = 0;  // that were not free when asked for
   LadderStats ladder_stats_ ABSL_GUARDED_BY(tree_mutex_);   // those that count since the start
   Bell reencode_bell_;

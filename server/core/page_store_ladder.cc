@@ -115,6 +115,14 @@ void PageStore::CallForReEncoding(uint64_t bytes, const Tenant* tenant) {
   RingIfNeededLocked(false);
 }
 
+bool PageStore::MayShrink(const Tenant* tenant) {
+  absl::MutexLock lock(&tree_mutex_);
+  // Of one tenant only what is its own: nothing that others do is to be seen.
+  if (!(tenant == nullptr ? ladder_.HasWork() : ladder_.HasNextOf(*tenant))) return false;
+  RingIfNeededLocked(false);
+  return true;
+}
+
 absl::StatusOr<TierSlot> PageStore::ReservePacked(const PinnedPage& wide) {
   // Re-encoding frees more than it takes: pages go for it, where nothing else is left.
   const PageRecord& record = *wide.record_;

@@ -11,6 +11,10 @@ namespace {
 
 // Pages evicted in one hold of the tree lock.
 constexpr uint32_t kEvictionsPerLock = 32;
+// For so long a quota that was lowered waits for WIDE pages to be re-encoded before pages go for
+// it.
+constexpr absl::Duration kReEncodingFirst = absl::Seconds(10);
+constexpr char kBeingMade[] = "room is being made: WIDE pages are being re-encoded";
 constexpr char kNotAdmitted[] = "not admitted: what would have to go is worth more";
 
 }  // namespace
@@ -33,6 +37,8 @@ PageStore::Room PageStore::TakeQuota(const Eviction& eviction, uint64_t bytes,
     if (evicted == Evicted::kNone && ExpireLeases() == 0) break;
   }
   if (taken) return {};
+  if (!tenant.IsAtHostPages() && MayShrink(&tenant))
+    return {.result = {ItemStatus::kBusy, kBeingMade}, .slot = {}};
   tenant.CountRefused();
   return {.result = {ItemStatus::kQuota, tenant.HostQuotaMet(bytes)}, .slot = {}};
 }
@@ -72,6 +78,9 @@ PageStore::Room PageStore::ReserveInTier(const Eviction& eviction, uint64_t byte
     if (evicted == Evicted::kNone && ExpireLeases() == 0) break;
   }
   if (slot.ok()) return {.result = {}, .slot = *slot};
+  // Nothing may go, as when one sequence fills all memory; but pages may become smaller.
+  if (!absl::IsAborted(slot.status()) && !eviction.re_encodes && MayShrink(nullptr))
+    return {.result = {ItemStatus::kBusy, kBeingMade}, .slot = {}};
   return {.result = {ItemStatus::kNoSpace, std::string(slot.status().message())},
           .slot = {},
           .refused = absl::IsAborted(slot.status())};
@@ -119,12 +128,18 @@ PageStore::Evicted PageStore::EvictSome(const Eviction& eviction, uint32_t* work
 
 void PageStore::SetQuotas(TenantQuotas quotas) {
   tenants_.SetQuotas(std::move(quotas));
+  quotas_set_at_.store(clock_.Now() / absl::Nanoseconds(1), std::memory_order_relaxed);
   EnforceQuotas();
 }
 
 size_t PageStore::EnforceQuotas() {
   size_t went = 0;
+  const absl::Duration set_at = absl::Nanoseconds(quotas_set_at_.load(std::memory_order_relaxed));
+  const bool bits_first = clock_.Now() - set_at < kReEncodingFirst;
   for (Tenant* tenant : tenants_.All()) {
+    // Bits go before pages do, where it is bytes that are too many.
+    if (bits_first && tenant->IsOverHost() && !tenant->IsOverHostPages() && MayShrink(tenant))
+      continue;
     Evicted evicted = Evicted::kSome;
     while (evicted == Evicted::kSome && tenant->IsOverHost()) {
       uint32_t work_left = kEvictionsPerLock;

@@ -48,6 +48,8 @@ class Tenant {
   bool TakeHost(uint64_t bytes);
   void GiveBackHost(uint64_t bytes);
   void ShrinkHost(uint64_t bytes) { host_bytes_.GiveBack(bytes); }  // of a slot that stays
+  bool IsOverHostPages() const { return host_pages_.taken() > host_pages_.most(); }
+  bool IsAtHostPages() const { return host_pages_.taken() >= host_pages_.most(); }
   bool IsOverHost() const;  // holds more than it may: the quota was lowered
   // "tenant 'a': 1040 bytes more of host memory were asked for, 1000 of at most 2000 are held ...":
   // of the limit that is in the way.

@@ -223,6 +223,41 @@ TEST_F(LadderTest, ATenantAtItsQuotaGivesUpBitsBeforePagesAndNobodyElseDoes) {
   EXPECT_EQ(FormsOf(others), "WWWWWWWW");
 }
 
+TEST_F(LadderTest, ALoweredQuotaTakesBitsBeforePagesAndNotForLong) {
+  Begin(StoreWide::kUntilPressure);
+  const auto chain = Stored(0, 12);
+  const auto lower = [&](uint64_t bytes) {
+    store().SetQuotas({.named = {{"default", {.host_bytes = bytes}}}, .others = {}});
+  };
+  lower(8 * kWideSlotBytes);
+  ReEncodeAll();
+  EXPECT_EQ(store().EnforceQuotas(), 0u);
+  EXPECT_EQ(Evicted(), 0u);
+  EXPECT_LE(store().Stats().tenants[0].host_bytes, 8 * kWideSlotBytes);
+  ExpectSound(chain);
+  lower(Budget::kNoLimit);
+  Stored(100, 6);
+  lower(2 * kWideSlotBytes);
+  EXPECT_EQ(Evicted(), 0u);
+  clock_.Advance(absl::Seconds(11));
+  EXPECT_GT(store().EnforceQuotas(), 0u);
+  EXPECT_LE(store().Stats().tenants[0].host_bytes, 2 * kWideSlotBytes);
+}
+
+TEST_F(LadderTest, ALoneSequenceThatFillsMemoryIsToldToComeAgain) {
+  BeginOver(std::make_unique<FakeTier>(8 * kWideSlotBytes + kPackedSlotBytes),
+            StoreWide::kUntilPressure);
+  const std::vector<TestItem> chain = Chain(space(), 0, 10);
+  for (size_t i = 0; i < 8; ++i) ASSERT_EQ(Put(chain[i]), ItemStatus::kOk);
+  for (size_t i = 8; i < 10; ++i) {
+    EXPECT_EQ(Put(chain[i]), ItemStatus::kBusy);
+    ReEncodeAll();
+    EXPECT_EQ(Put(chain[i]), ItemStatus::kOk);
+  }
+  EXPECT_EQ(Evicted(), 0u);
+  ExpectSound(chain);
+}
+
 TEST_F(LadderTest, WhenItCannotKeepUpPagesGoAndAreCounted) {
   Begin(StoreWide::kUntilPressure, 8);
   for (uint64_t i = 0; i < 6; ++i) Stored(i * 100, 2);

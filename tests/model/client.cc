@@ -112,7 +112,8 @@ void Client::CheckPutAnswer(Book::Node node, const Version& version, ItemStatus 
     ASSERT_TRUE(book_.at(node).parent.has_value());
   } else {
     ASSERT_TRUE(status == ItemStatus::kOk || status == ItemStatus::kNoSpace ||
-                status == ItemStatus::kQuota || (status == ItemStatus::kCorrupt && may_be_corrupt))
+                status == ItemStatus::kQuota || status == ItemStatus::kBusy ||
+                (status == ItemStatus::kCorrupt && may_be_corrupt))
         << ItemStatusName(status);
   }
 }

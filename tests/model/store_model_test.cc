@@ -194,7 +194,7 @@ class StoreModel : public StoreTest {
       ASSERT_TRUE(nodes_[put.node].parent.has_value());
     } else {
       ASSERT_TRUE(status == ItemStatus::kOk || status == ItemStatus::kNoSpace ||
-                  status == ItemStatus::kQuota ||
+                  status == ItemStatus::kQuota || status == ItemStatus::kBusy ||
                   (status == ItemStatus::kCorrupt && put.may_be_spoiled));
     }
   }
