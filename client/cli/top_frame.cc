@@ -135,7 +135,7 @@ std::vector<std::string> Frame(const ServerStats& stats, const Rates& rates,
   for (const TierUse& tier : stats.tiers) lines.push_back(TierLine(tier));
   for (std::string& line : StoreLines(stats)) lines.push_back(std::move(line));
   for (const std::string& table : {NamespacesTable(stats), TenantsTable(stats)}) {
-    lines.emplace_back();
+    if (!table.empty()) lines.emplace_back();
     for (const auto line : absl::StrSplit(table, '\n', absl::SkipEmpty())) lines.emplace_back(line);
   }
   return lines;
