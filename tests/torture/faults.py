@@ -177,7 +177,7 @@ class Suite:
         self._build_dir = build_dir
         self._folder = pathlib.Path(folder)
         for path, config in CONFIGS.items():
-            (self._folder / f"{path}.yaml").write_text(config)
+            (self._folder / f"{path}.yaml").write_text(config + "disk:\n  admit: all\n")
         self.seen = Seen()
         self._disks = 0
 
