@@ -18,6 +18,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/comm/nccl_fabric.h"
 #include "proto/wire/data_path.h"
+#include "proto/wire/store_wide.h"
 #include "server/config/load.h"
 #include "server/core/archive_writer.h"
 #include "server/core/copy_mover.h"

@@ -1,6 +1,5 @@
 // oscarkv put: stores K and V from files.
 #include <algorithm>
-#include <array>
 #include <iostream>
 #include <memory>
 #include <numeric>
@@ -23,6 +22,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/codec/transform_file.h"
 #include "proto/wire/page_key.h"
+#include "proto/wire/store_wide.h"
 
 namespace oscarkv::cli {
 namespace {
@@ -134,9 +134,7 @@ absl::Status PersistAll(const Namespace& space, std::span<const std::string> key
 }
 
 client::NamespaceSettings SettingsOf(const Arguments& arguments) {
-  constexpr std::array kModes = {"", "never", "tail", "until_pressure"};
-  const auto mode = std::ranges::find(kModes, arguments.store_wide) - kModes.begin();
-  return {.store_wide = static_cast<client::StoreWide>(mode),
+  return {.store_wide = ParseStoreWide(arguments.store_wide),  // checked, or empty
           .page_ttl = absl::Seconds(arguments.page_ttl_s)};
 }
 

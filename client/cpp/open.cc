@@ -82,7 +82,8 @@ absl::Status Namespace::Impl::Open(bool create, absl::Time deadline) {
   ToProto(spec_, request.mutable_spec());
   request.set_create(create);
   request.set_expected_fingerprint(fingerprint_);
-  request.set_store_wide(static_cast<v1::StoreWide>(settings_.store_wide));
+  if (settings_.store_wide)
+    request.set_store_wide(static_cast<v1::StoreWide>(*settings_.store_wide));
   request.set_page_ttl_ms(static_cast<uint64_t>(absl::ToInt64Milliseconds(settings_.page_ttl)));
   v1::OpenNamespaceReply reply;
   OSCARKV_RETURN_IF_ERROR(Call(deadline, method::kOpenNamespace, request, &reply));

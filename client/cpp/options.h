@@ -3,6 +3,7 @@
 #define OSCARKV_CLIENT_CPP_OPTIONS_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 
 #include "kernels/codec/page_codec.h"
 #include "proto/wire/data_path.h"
+#include "proto/wire/store_wide.h"
 
 namespace oscarkv::client {
 
@@ -20,18 +22,10 @@ struct BreakerOptions {
   absl::Duration pause_max = absl::Seconds(30);  // the pause doubles while probes fail, up to this
 };
 
-// For how long pages that are put WIDE stay so, before the server re-encodes them PACKED with the
-// namespace's transform set. Numbers equal oscarkv.v1.StoreWide.
-enum class StoreWide : uint8_t {
-  kAsIs = 0,           // at first what the server's configuration says
-  kNever = 1,          // not at all, but for sinks
-  kTail = 2,           // until their sequence has grown past them by recent_tokens
-  kUntilPressure = 3,  // until memory is short
-};
-
 // Of a namespace on the server, the same for all of its clients: the last that says one is heard.
 struct NamespaceSettings {
-  StoreWide store_wide = StoreWide::kAsIs;
+  // Nothing: as it is, at first what the server's configuration says.
+  std::optional<StoreWide> store_wide = std::nullopt;
   // Pages that nobody used for so long are dropped, in whole milliseconds. Zero: as it is, at first
   // never.
   absl::Duration page_ttl = absl::ZeroDuration();

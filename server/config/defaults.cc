@@ -11,6 +11,7 @@
 #include "kernels/base/log.h"
 #include "kernels/base/status_macros.h"
 #include "proto/wire/data_path.h"
+#include "proto/wire/store_wide.h"
 #include "server/config/load.h"
 #include "server/core/page_archive.h"
 #include "server/tier/disk/block_io.h"
@@ -306,13 +307,6 @@ std::string FormatBytes(uint64_t bytes) {
       return absl::StrCat(bytes / unit, absl::string_view(name.data(), name.size()));
   }
   return absl::StrCat(bytes);
-}
-
-std::optional<StoreWide> ParseStoreWide(std::string_view name) {
-  if (name == "never") return StoreWide::kNever;
-  if (name == "tail") return StoreWide::kTail;
-  if (name == "until_pressure") return StoreWide::kUntilPressure;
-  return std::nullopt;
 }
 
 bool WantsGpu(const v1::ServerConfig& config) { return config.gpu().capacity() != "off"; }

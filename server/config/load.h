@@ -40,9 +40,6 @@ bool WantsDisk(const v1::ServerConfig& config);
 // The path of the socket where clients find shared memory; empty: nowhere.
 std::string SharedMemorySocket(const v1::ServerConfig& config);
 
-// A mode of the precision ladder by its name; nothing when there is none of it.
-std::optional<StoreWide> ParseStoreWide(std::string_view name);
-
 // "512MiB", "64GiB", "1.5TiB", "1000000". kInvalidArgument for anything else, or beyond 2^62.
 absl::StatusOr<uint64_t> ParseBytes(std::string_view text);
 std::string FormatBytes(uint64_t bytes);  // "64GiB": the greatest unit that divides

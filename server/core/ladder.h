@@ -21,6 +21,7 @@
 #include "absl/functional/function_ref.h"
 
 #include "kernels/codec/page_codec.h"
+#include "proto/wire/store_wide.h"
 #include "server/core/namespace.h"
 #include "server/core/page_record.h"
 #include "server/core/shelves.h"
@@ -28,13 +29,6 @@
 #include "server/core/tenant.h"
 
 namespace oscarkv {
-
-// For how long pages of a namespace that are put WIDE stay so. Numbers equal oscarkv.v1.StoreWide.
-enum class StoreWide : uint8_t {
-  kNever = 1,          // re-encoded at once, the tail of a sequence too
-  kTail = 2,           // until the sequence has outgrown them
-  kUntilPressure = 3,  // until memory is short
-};
 
 // Not thread-safe: the store calls under its tree lock. O(1) each, and O(recent_tokens /
 // page_tokens) for OnGrowth while the namespace has tails. Memory: 8 bytes for each page number up

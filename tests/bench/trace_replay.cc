@@ -60,13 +60,6 @@ NamespaceSpec LadderSpec() {
   return spec;
 }
 
-std::optional<StoreWide> ModeOf(std::string_view ladder) {
-  if (ladder == "never") return StoreWide::kNever;
-  if (ladder == "tail") return StoreWide::kTail;
-  if (ladder == "until_pressure") return StoreWide::kUntilPressure;
-  return std::nullopt;
-}
-
 // A disk tier, in a folder in memory, with room for so many pages of a block of the disk's each.
 absl::StatusOr<std::unique_ptr<PageArchive>> OpenDisk(const std::string& path, uint64_t pages) {
   constexpr uint64_t kSegmentBytes = 1 << 20;
@@ -126,7 +119,7 @@ class Replayer {
       return absl::InvalidArgumentError(
           absl::StrCat("page_tokens must divide ", kBlockTokens, ", found ", options_.page_tokens));
     const bool laddered = !options_.ladder.empty();
-    const std::optional<StoreWide> mode = ModeOf(options_.ladder);
+    const std::optional<StoreWide> mode = ParseStoreWide(options_.ladder);
     if (laddered && !mode.has_value() && options_.ladder != "kept")
       return absl::InvalidArgumentError(absl::StrCat("no ladder '", options_.ladder, "'"));
     const NamespaceSpec spec = laddered ? LadderSpec() : TinySpec();

@@ -77,9 +77,13 @@ client::RequestHints MakeHints(const std::string& reuse, int priority, const std
 }
 
 client::NamespaceSettings SettingsOf(const std::string& store_wide, int64_t page_ttl_ms) {
-  constexpr std::array kModes = {"", "never", "tail", "until_pressure"};
-  return {.store_wide = EnumOf<client::StoreWide>("store_wide", kModes, store_wide),
-          .page_ttl = absl::Milliseconds(page_ttl_ms)};
+  const std::optional<StoreWide> mode = ParseStoreWide(store_wide);
+  if (!mode && !store_wide.empty()) {
+    throw py::value_error(
+        absl::StrCat("store_wide must be one of '', 'never', 'tail', 'until_pressure', found '",
+                     store_wide, "'"));
+  }
+  return {.store_wide = mode, .page_ttl = absl::Milliseconds(page_ttl_ms)};
 }
 
 client::RequestHints HintsOr(const client::RequestHints* hints) {
