@@ -147,8 +147,7 @@ class PageStore {
   //              worth more than this page (the policy refuses it); or the bound on evictions was
   //              met before a fitting slot was free (try again).
   //   kBusy      the same, but WIDE pages are being re-encoded, which makes room: try again a
-  //   little
-  //              later.
+  //              little later.
   BeginPutResult BeginPut(const Namespace& space, const PutItem& item);
 
   // How many of the keys are neither stored nor remembered as dropped: what RequestTraits wants to
@@ -355,6 +354,9 @@ class PageStore {
   void ForgetArchived(const Namespace& space, std::string_view key);
   // The page has the form that it is going to keep: it is written, if all are.
   void ArchiveNewForm(PageRecord& record);
+  // The page in memory, which stays as long as the lock is held; null: it is not there.
+  PageRecord* FindLocked(const Namespace& space, std::string_view key)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
   // Empty when the page has gone, or is archived. `parent` becomes the parent's key.
   PinnedPage PinForArchive(PageRecord& record, std::string* parent)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
@@ -542,8 +544,8 @@ class PageStore {
   // Taken after the tree lock; under it nothing is called.
   mutable absl::Mutex gone_mutex_ ABSL_ACQUIRED_AFTER(tree_mutex_);
   absl::flat_hash_set<std::pair<const Namespace*, std::string>> gone_ ABSL_GUARDED_BY(gone_mutex_);
-  std::atomic<size_t> gone_pages_ =
-      0;  // what gone_ has; whoever removed one is done after it shows
+  // How many gone_ has; whoever removed one is done after it shows.
+  std::atomic<size_t> gone_pages_ = 0;
   // Slots of WIDE pages that were re-encoded while somebody read them, until the last has ended.
   struct Retired {
     TierSlot slot;

@@ -52,6 +52,12 @@ void PageStore::ArchiveNewForm(PageRecord& record) {
     archive_queue_->Add(&record);
 }
 
+PageRecord* PageStore::FindLocked(const Namespace& space, std::string_view key) {
+  PageRecord* found = nullptr;
+  index_.Read(index_.Probe(space, key), [&](PageRecord& record) { found = &record; });
+  return found;
+}
+
 PinnedPage PageStore::PinForArchive(PageRecord& record, std::string* parent) {
   absl::MutexLock lock(&tree_mutex_);
   return PinForArchiveLocked(record, parent);
@@ -60,8 +66,7 @@ PinnedPage PageStore::PinForArchive(PageRecord& record, std::string* parent) {
 PinnedPage PageStore::PinForArchive(const Namespace& space, std::string_view key,
                                     std::string* parent) {
   absl::MutexLock lock(&tree_mutex_);
-  PageRecord* found = nullptr;
-  index_.Read(index_.Probe(space, key), [&](PageRecord& record) { found = &record; });
+  PageRecord* found = FindLocked(space, key);
   return found == nullptr ? PinnedPage() : PinForArchiveLocked(*found, parent);
 }
 
@@ -77,8 +82,7 @@ std::vector<std::string> PageStore::ChainOf(const Namespace& space, std::string_
   std::string next(key);
   while (!next.empty()) {
     absl::MutexLock lock(&tree_mutex_);
-    PageRecord* record = nullptr;
-    index_.Read(index_.Probe(space, next), [&](PageRecord& found) { record = &found; });
+    PageRecord* record = FindLocked(space, next);
     next.clear();
     for (uint32_t steps = 0; record != nullptr; ++steps) {
       if (steps == kPlacesPerLock) {
@@ -196,9 +200,7 @@ PinnedPage PageStore::EnterLoaded(const Namespace& space, const Loading& loading
   counters_.loaded_pages.fetch_add(1, std::memory_order_relaxed);
   const PageProbe probe = index_.Probe(space, loading.key);
   absl::MutexLock lock(&tree_mutex_);
-  PageRecord* parent = nullptr;
-  if (!read.parent.empty())
-    index_.Read(index_.Probe(space, read.parent), [&](PageRecord& record) { parent = &record; });
+  PageRecord* parent = read.parent.empty() ? nullptr : FindLocked(space, read.parent);
   const bool there = index_.Read(probe, [](PageRecord&) {});
   // Deleted or replaced while it was read: it may be served, but is not to come back.
   const std::optional<ArchivedPage> archived = FindArchived(space, loading.key);
