@@ -15,15 +15,21 @@
 
 namespace oscarkv::client {
 
-// Asks for `count` pages from page `first` on. Request: GetRequest, HoldPagesRequest or
-// SendPagesRequest.
+// Names `count` pages from page `first` on. Request: one of those below, or DoorMap.
 template <typename Request>
-void AskForPages(const Namespace::Impl& space, const PagesWanted& wanted, uint32_t first,
-                 size_t count, Request* request) {
+void NamePages(const Namespace::Impl& space, const PagesWanted& wanted, uint32_t first,
+               size_t count, Request* request) {
   *request->mutable_scope() = space.MakeScope();
   for (const std::string& key : wanted.request.keys.subspan(first, count)) request->add_keys(key);
   request->set_lease_id(wanted.request.lease_id);
   *request->mutable_hints() = ToProto(wanted.request.hints);
+}
+
+// Asks for the wanted layers of them. Request: GetRequest, HoldPagesRequest or SendPagesRequest.
+template <typename Request>
+void AskForPages(const Namespace::Impl& space, const PagesWanted& wanted, uint32_t first,
+                 size_t count, Request* request) {
+  NamePages(space, wanted, first, count, request);
   request->set_first_layer(wanted.layers.first);
   request->set_layers(wanted.layers.count);
 }

@@ -42,6 +42,11 @@ struct PagesTaken {
       broken;  // the path is out of use from now on, and why; what is missing goes by another
 };
 
+// Whether an error says that a path is out of use: time, and the caller, say nothing about it.
+inline bool TellsOfPath(const absl::Status& error) {
+  return !absl::IsDeadlineExceeded(error) && !absl::IsCancelled(error);
+}
+
 // Counts what a sink's Take or TakeFrom returned.
 void CountTaken(const absl::Status& sink, PagesTaken* taken);
 

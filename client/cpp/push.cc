@@ -110,9 +110,7 @@ class Pusher {
         report_.path = path_->kind();
         return absl::OkStatus();
       }
-      // Time, and the caller, say nothing about the path.
-      if (absl::IsDeadlineExceeded(call.status()) || absl::IsCancelled(call.status()))
-        return call.status();
+      if (!TellsOfPath(call.status())) return call.status();
       space_.connection()->paths().GiveUp(Direction::kPush, *path_, call.status());
     }
   }

@@ -37,17 +37,15 @@ class ShmFetch {
     const uint32_t asked =
         std::min({wanted_.end - wanted_.first, space_.max_items(), kPacketKeysMax});
     v1::DoorRequest request;
-    FillRequest(asked, request.mutable_map());
+    NamePages(space_, wanted_, wanted_.first, asked, request.mutable_map());
     std::unique_ptr<ShmLink> link;
     absl::StatusOr<v1::DoorReply> reply = Ask(door, request, &link);
     if (!reply.ok()) {
-      // Time, and the caller, say nothing about the path.
-      if (!absl::IsDeadlineExceeded(reply.status()) && !absl::IsCancelled(reply.status()))
-        taken_.broken = reply.status();
+      if (TellsOfPath(reply.status())) taken_.broken = reply.status();
       return reply.status();
     }
     FaultPoint("shm.client.mapped");
-    const absl::Status answer(static_cast<absl::StatusCode>(reply->code()), reply->message());
+    const absl::Status answer = StatusOf(*reply);
     if (answer.ok()) {
       OSCARKV_RETURN_IF_ERROR(TakePages(reply->mapped(), asked, *link));
       FaultPoint("shm.client.read");
@@ -58,14 +56,6 @@ class ShmFetch {
   }
 
  private:
-  void FillRequest(uint32_t count, v1::DoorMap* map) const {
-    *map->mutable_scope() = space_.MakeScope();
-    for (const std::string& key : wanted_.request.keys.subspan(wanted_.first, count))
-      map->add_keys(key);
-    map->set_lease_id(wanted_.request.lease_id);
-    *map->mutable_hints() = ToProto(wanted_.request.hints);
-  }
-
   // By a connection that was idle, which may have ended meanwhile, or by a new one.
   absl::StatusOr<v1::DoorReply> Ask(ShmDoor& door, const v1::DoorRequest& request,
                                     std::unique_ptr<ShmLink>* link) const {

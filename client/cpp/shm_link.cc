@@ -14,11 +14,11 @@ namespace {
 // Connections that wait for the next fetch; for the next push, which keep staging memory.
 constexpr size_t kIdleMax[] = {16, 1};
 
+}  // namespace
+
 absl::Status StatusOf(const v1::DoorReply& reply) {
   return absl::Status(static_cast<absl::StatusCode>(reply.code()), reply.message());
 }
-
-}  // namespace
 
 absl::StatusOr<std::pair<v1::DoorReply, std::vector<Descriptor>>> AskDoor(
     PacketSocket& socket, const v1::DoorRequest& request, CallGroup& group, absl::Time deadline) {

@@ -63,6 +63,9 @@ class ShmLink {
   SharedRegion staging_;  // empty: the connection is for fetches
 };
 
+// What the answer says of its request.
+absl::Status StatusOf(const v1::DoorReply& reply);
+
 // Sends the request and waits for the answer, as ShmLink::Ask.
 absl::StatusOr<std::pair<v1::DoorReply, std::vector<Descriptor>>> AskDoor(
     PacketSocket& socket, const v1::DoorRequest& request, CallGroup& group, absl::Time deadline);

@@ -35,12 +35,10 @@ class ShmPush final : public PushCall {
       absl::StatusOr<v1::DoorReply> reply = link_->Ask(request, space.group(), offered.deadline);
       FaultPoint("shm.client.committed");
       if (!reply.ok()) {
-        if (!absl::IsDeadlineExceeded(reply.status()) && !absl::IsCancelled(reply.status()))
-          *broken = reply.status();
+        if (TellsOfPath(reply.status())) *broken = reply.status();
         return reply.status();
       }
-      if (reply->code() != 0)
-        return absl::Status(static_cast<absl::StatusCode>(reply->code()), reply->message());
+      OSCARKV_RETURN_IF_ERROR(StatusOf(*reply));
       TakePutResults(part, reply->committed(), report);
       for (const EncodedPage& page : part.pages) report->bytes_wire += page.bytes.size();
       done += *count;
