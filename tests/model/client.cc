@@ -9,23 +9,9 @@
 namespace oscarkv::testing {
 namespace {
 
-constexpr size_t kHeldMax = 6;
-constexpr size_t kPutsMax = 5;
-constexpr size_t kCopiesMax = 4;
 constexpr uint64_t kSeeds = 4;  // of the bytes of a page: writers disagree now and then
 
 }  // namespace
-
-RequestTraits SomeTraits(Random& random) {
-  return {.number = random.Below(40),
-          .new_tokens = random.Below(20'000),
-          .output_tokens = static_cast<uint32_t>(random.Below(600)),
-          .reuse = static_cast<ReuseHint>(random.Below(kReuseHints)),
-          .residency = !random.OneIn(4)   ? Residency::kUnspecified
-                       : !random.OneIn(2) ? Residency::kPinned
-                                          : static_cast<Residency>(random.Below(3)),
-          .priority = static_cast<int8_t>(random.Below(5) - 2)};
-}
 
 std::span<const Client::Operation> Client::Operations() {
   static constexpr Operation kOperations[] = {
@@ -45,10 +31,7 @@ std::span<const Client::Operation> Client::Operations() {
   return kOperations;
 }
 
-Client::Client(World& world, Book& book, uint64_t seed)
-    : world_(world), book_(book), random_(seed) {
-  OpenSession();
-}
+Client::Client(World& world, Book& book, uint64_t seed) : ModelClient(world, seed), book_(book) {}
 
 void Client::Step() {
   const std::span<const Operation> operations = Operations();
@@ -64,12 +47,6 @@ void Client::Step() {
   }
 }
 
-void Client::LetGoOfAll() {
-  held_.clear();
-  puts_.clear();
-  held_copies_.clear();
-}
-void Client::OpenSession() { session_ = store().OpenSession("model"); }
 void Client::CloseSession() {
   ASSERT_TRUE(store().CloseSession(session_));
   book_.EndLeasesOf(session_);
@@ -140,16 +117,6 @@ void Client::DropPuts() {
 
 // --- Reads ---
 
-std::optional<Version> Client::VersionOf(ByteView bytes, Encoding encoding,
-                                         const std::set<Version>& allowed) const {
-  for (const Version& version : allowed) {
-    if (version.encoding != encoding) continue;
-    if (std::ranges::equal(bytes, MakePage(world_.space(), encoding, version.seed).bytes))
-      return version;
-  }
-  return std::nullopt;
-}
-
 void Client::Fetch() {
   const std::vector<Book::Node> path = book_.PathTo(book_.Any(random_));
   const size_t first = random_.Below(path.size());
@@ -187,21 +154,6 @@ void Client::Fetch() {
   if (!meanwhile) book_.at(node).now = {*version};
   if (random_.OneIn(3) && held_.size() < kHeldMax)
     held_.push_back({std::move(pin.page), *version, flips});
-}
-
-void Client::LetGo() {
-  if (held_.empty()) return;
-  std::swap(held_[random_.Below(held_.size())], held_.back());
-  HeldPage& held = held_.back();
-  // Deleted, evicted, cleared, stored anew: the bytes are those of the pin.
-  const auto bytes = held.page.VerifiedPage();
-  if (bytes.ok()) {
-    EXPECT_TRUE(VersionOf(*bytes, held.page.meta().encoding, {held.version}).has_value())
-        << "the bytes changed under a reader";
-  } else {
-    EXPECT_NE(held.flips, world_.flips()) << bytes.status();
-  }
-  held_.pop_back();
 }
 
 void Client::LookUp(bool lease) {
@@ -270,28 +222,7 @@ void Client::ReadCopy() {
   const PinResult pin = store().Pin(world_.space(), book_.at(node).item.key);
   if (pin.status != ItemStatus::kOk) return;
   PinnedCopy copy = store().PinCopy(pin.page);
-  if (!copy) return;
-  held_copies_.push_back({std::move(copy), book_.at(node).now});
-  CheckCopy(held_copies_.back());
-  // Whatever becomes of the page, now or later.
-  const size_t other = random_.Below(held_copies_.size());
-  CheckCopy(held_copies_[other]);
-  if (held_copies_.size() < kCopiesMax) return;
-  std::swap(held_copies_[other], held_copies_.back());
-  held_copies_.pop_back();
-}
-
-void Client::CheckCopy(const HeldCopy& held) {
-  std::vector<std::byte> bytes(held.copy.slot().bytes);
-  auto pending = world_.gpu()->CopyOut(held.copy.slot(), bytes);
-  if (!pending.ok() || !(*pending)->Wait().ok()) return;  // an injected fault
-  ++copies_checked_;
-  EXPECT_TRUE(std::ranges::any_of(held.versions, [&](const Version& version) {
-    const std::vector<std::byte> expected =
-        MakePage(world_.space(), version.encoding, version.seed).bytes;
-    return expected.size() <= bytes.size() &&
-           std::ranges::equal(expected, std::span(bytes).first(expected.size()));
-  })) << "wrong bytes in a copy";
+  if (copy) HoldCopy(std::move(copy), book_.at(node).now);
 }
 
 }  // namespace oscarkv::testing

@@ -7,14 +7,12 @@
 #include <vector>
 
 #include "tests/model/book.h"
+#include "tests/model/model_client.h"
 #include "tests/model/world.h"
 
 namespace oscarkv::testing {
 
-// Hints of all kinds; a page in eight is pinned, or let go again.
-RequestTraits SomeTraits(Random& random);
-
-class Client {
+class Client : public ModelClient {
  public:
   // The book may be shared with clients that take turns; the world outlives the client.
   Client(World& world, Book& book, uint64_t seed);
@@ -31,21 +29,15 @@ class Client {
   void Step();
 
   // Lets go of everything, and forgets the session: the store is about to die, or has done so.
-  void LetGoOfAll();
-  void OpenSession();
+  void LetGoOfAll() { LetGoOfHeld(); }
   void CloseSession();
-
-  size_t open_puts() const { return puts_.size(); }
-  size_t held_copies() const { return held_copies_.size(); }
-  uint64_t copies_checked() const { return copies_checked_; }
-  uint64_t pages_checked() const { return pages_checked_; }
 
   // --- Operations ---
 
   void BeginPut();
   void FinishPut();  // or break off
   void Fetch();
-  void LetGo();  // of a page being read, whose bytes are still what they were
+  using ModelClient::LetGo;
   void Lookup() { LookUp(false); }
   void Lease() { LookUp(true); }
   void ReleaseLease();
@@ -56,41 +48,11 @@ class Client {
   void ReadCopy();
 
  private:
-  struct HeldPage {
-    PinnedPage page;
-    Version version;
-    uint64_t flips;  // in memory, before it was read
-  };
-  struct OpenPut {
-    PutSlot slot;
-    Book::Node node;
-    Version version;
-    bool spoiled;  // its bytes do not have their checksums
-    uint64_t flips;
-  };
-  struct HeldCopy {
-    PinnedCopy copy;
-    std::set<Version> versions;
-  };
-
   void CheckPutAnswer(Book::Node node, const Version& version, ItemStatus status,
                       bool may_be_corrupt);
   void LookUp(bool lease);
-  // The page's version, if its bytes are those of one of `allowed`.
-  std::optional<Version> VersionOf(ByteView bytes, Encoding encoding,
-                                   const std::set<Version>& allowed) const;
-  void CheckCopy(const HeldCopy& held);
-  PageStore& store() { return world_.store(); }
 
-  World& world_;
   Book& book_;
-  Random random_;
-  SessionId session_ = 0;
-  std::vector<HeldPage> held_;
-  std::vector<OpenPut> puts_;
-  std::vector<HeldCopy> held_copies_;
-  uint64_t copies_checked_ = 0;
-  uint64_t pages_checked_ = 0;
 };
 
 }  // namespace oscarkv::testing

@@ -6,14 +6,9 @@
 
 #include "gtest/gtest.h"
 
-#include "tests/model/client.h"
-
 namespace oscarkv::testing {
 namespace {
 
-constexpr size_t kHeldMax = 6;
-constexpr size_t kPutsMax = 5;
-constexpr size_t kCopiesMax = 4;
 constexpr uint64_t kSeeds = 3;  // of the bytes of a page: writers disagree now and then
 
 }  // namespace
@@ -31,9 +26,7 @@ std::span<const ThreadedClient::Operation> ThreadedClient::Operations() {
 }
 
 ThreadedClient::ThreadedClient(World& world, const Book& universe, History& history, uint64_t seed)
-    : world_(world), universe_(universe), history_(history), random_(seed) {
-  OpenSession();
-}
+    : ModelClient(world, seed), universe_(universe), history_(history) {}
 
 void ThreadedClient::Step() {
   int weights = 0;
@@ -46,12 +39,9 @@ void ThreadedClient::Step() {
 }
 
 void ThreadedClient::LetGoOfAll() {
-  held_.clear();
-  puts_.clear();
-  held_copies_.clear();
+  LetGoOfHeld();
   leases_.clear();
 }
-void ThreadedClient::OpenSession() { session_ = store().OpenSession("model"); }
 void ThreadedClient::CloseSession() {
   ASSERT_TRUE(store().CloseSession(session_));
   leases_.clear();
@@ -132,16 +122,6 @@ void ThreadedClient::FinishPut() {
 
 // --- Reads ---
 
-std::optional<Version> ThreadedClient::VersionOf(ByteView bytes, Encoding encoding,
-                                                 const std::set<Version>& allowed) const {
-  for (const Version& version : allowed) {
-    if (version.encoding != encoding) continue;
-    if (std::ranges::equal(bytes, MakePage(world_.space(), encoding, version.seed).bytes))
-      return version;
-  }
-  return std::nullopt;
-}
-
 void ThreadedClient::CheckNotLeased(Node node) const {
   for (const Lease& lease : leases_) {
     // What has rotted is dropped, leased or not.
@@ -185,21 +165,6 @@ void ThreadedClient::Fetch() {
   ++pages_checked_;
   if (version.has_value() && random_.OneIn(3) && held_.size() < kHeldMax)
     held_.push_back({std::move(pin.page), *version, flips});
-}
-
-void ThreadedClient::LetGo() {
-  if (held_.empty()) return;
-  std::swap(held_[random_.Below(held_.size())], held_.back());
-  HeldPage& held = held_.back();
-  // Deleted, evicted, stored anew: the bytes are those of the pin.
-  const auto bytes = held.page.VerifiedPage();
-  if (bytes.ok()) {
-    EXPECT_TRUE(VersionOf(*bytes, held.page.meta().encoding, {held.version}).has_value())
-        << "the bytes changed under a reader";
-  } else {
-    EXPECT_NE(held.flips, world_.flips()) << bytes.status();
-  }
-  held_.pop_back();
 }
 
 void ThreadedClient::LookUp(bool lease) {
@@ -264,28 +229,7 @@ void ThreadedClient::ReadCopy() {
   const PinResult pin = store().Pin(world_.space(), universe_.at(node).item.key);
   if (pin.status != ItemStatus::kOk) return;
   PinnedCopy copy = store().PinCopy(pin.page);
-  if (!copy) return;
-  held_copies_.push_back({std::move(copy), history_.MayBe(node, begun)});
-  CheckCopy(held_copies_.back());
-  // Whatever becomes of the page, now or later.
-  const size_t other = random_.Below(held_copies_.size());
-  CheckCopy(held_copies_[other]);
-  if (held_copies_.size() < kCopiesMax) return;
-  std::swap(held_copies_[other], held_copies_.back());
-  held_copies_.pop_back();
-}
-
-void ThreadedClient::CheckCopy(const HeldCopy& held) {
-  std::vector<std::byte> bytes(held.copy.slot().bytes);
-  auto pending = world_.gpu()->CopyOut(held.copy.slot(), bytes);
-  if (!pending.ok() || !(*pending)->Wait().ok()) return;  // an injected fault
-  ++copies_checked_;
-  EXPECT_TRUE(std::ranges::any_of(held.versions, [&](const Version& version) {
-    const std::vector<std::byte> expected =
-        MakePage(world_.space(), version.encoding, version.seed).bytes;
-    return expected.size() <= bytes.size() &&
-           std::ranges::equal(expected, std::span(bytes).first(expected.size()));
-  })) << "wrong bytes in a copy";
+  if (copy) HoldCopy(std::move(copy), history_.MayBe(node, begun));
 }
 
 }  // namespace oscarkv::testing

@@ -9,20 +9,15 @@
 //
 // A seed says what the store lies in and what everybody does, though not who comes first; --seed=N
 // repeats that, --seeds=N runs that many, --rounds=N makes them longer.
-#include <cinttypes>
-#include <cstdio>
-#include <map>
 #include <memory>
-#include <random>
-#include <string>
 #include <thread>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 
 #include "tests/model/history.h"
 #include "tests/model/model_flags.h"
+#include "tests/model/model_run.h"
 #include "tests/model/threaded_client.h"
 #include "tests/model/world.h"
 
@@ -33,13 +28,10 @@ constexpr uint64_t kClients = 4;
 constexpr uint64_t kRoots = 12;
 constexpr uint64_t kStepsOfRound = 60;  // of every thread
 
-struct Arguments {
-  uint64_t seed = 0;  // 0: some, at random
-  uint64_t seeds = 200;
-  uint64_t rounds = 12;
-};
-Arguments& GetArguments() {
-  static Arguments arguments;
+constexpr uint64_t kSeedsOfTest = 200;
+
+ModelArguments& GetArguments() {
+  static ModelArguments arguments{.seeds = kSeedsOfTest, .turns = 12};
   return arguments;
 }
 
@@ -54,28 +46,19 @@ class ThreadedRun {
     }
   }
 
-  void Round() {
+  // A round.
+  void Turn() {
     if (world_.random().OneIn(5)) {
       Die();
     } else {
       AllAtOnce();
       history_.Settle();
-      Check();
+      CheckSpaceOf(world_, clients_, world_.store().Stats().leases);
       Between();
     }
   }
 
-  void End(std::map<std::string, uint64_t>* seen) {
-    world_.AddTo(seen);
-    (*seen)["restarts"] += world_.restarts();
-    for (const auto& client : clients_) {
-      (*seen)["pages checked"] += client->pages_checked();
-      (*seen)["copies checked"] += client->copies_checked();
-      client->LetGoOfAll();
-      client->CloseSession();
-    }
-    world_.CheckNothingHeld();
-  }
+  void End(SeenCounts* seen) { EndAll(world_, clients_, seen); }
 
  private:
   // Until all have done their part.
@@ -160,44 +143,16 @@ class ThreadedRun {
     for (const auto& client : clients_) client->OpenSession();
   }
 
-  void Check() {
-    size_t puts = 0;
-    size_t copies = 0;
-    for (const auto& client : clients_) {
-      puts += client->open_puts();
-      copies += client->held_copies();
-    }
-    world_.CheckSpace(puts, world_.store().Stats().leases, copies);
-  }
-
   World world_;
   Book universe_;
   History history_;
-  std::vector<std::unique_ptr<ThreadedClient>> clients_;
+  Clients<ThreadedClient> clients_;
 };
 
 TEST(ThreadedStoreTest, EveryAnswerHasAnOrderThatExplainsIt) {
-  const auto [only, seeds, rounds] = GetArguments();
-  const uint64_t first = only != 0 ? only : 1 + std::random_device{}() % 1'000'000;
-  const uint64_t runs = only != 0 ? 1 : seeds;
-  std::printf("[    seeds ] %" PRIu64 " of %" PRIu64 " rounds from --seed=%" PRIu64 "\n", runs,
-              rounds, first);
-  std::fflush(stdout);
-  std::map<std::string, uint64_t> seen;
-  for (uint64_t seed = first; seed < first + runs; ++seed) {
-    SCOPED_TRACE(absl::StrCat("--seed=", seed, ": ", Profile::Of(seed).Describe()));
-    ThreadedRun run(seed);
-    for (uint64_t round = 0; round < rounds; ++round) {
-      run.Round();
-      if (HasFailure()) FAIL() << "in round " << round << " of --seed=" << seed;
-    }
-    run.End(&seen);
-    if (HasFailure()) FAIL() << "at the end of --seed=" << seed;
-  }
-  if (only != 0) {
-    for (const auto& [name, count] : seen) std::printf("%10" PRIu64 " %s\n", count, name.c_str());
-  }
-  if (runs < Arguments{}.seeds) return;
+  SeenCounts seen;
+  RunSeeds<ThreadedRun>(GetArguments(), "round", &seen);
+  if (HasFailure() || GetArguments().seed != 0 || GetArguments().seeds < kSeedsOfTest) return;
   // The runs were not idle ones.
   for (const char* name :
        {"oscarkv_puts_total OK", "oscarkv_puts_total EXISTS", "oscarkv_puts_total CONFLICT",
@@ -214,5 +169,5 @@ int main(int argc, char** argv) {
   auto& arguments = oscarkv::testing::GetArguments();
   return oscarkv::testing::RunModelTests(
       argc, argv,
-      {{"seed", &arguments.seed}, {"seeds", &arguments.seeds}, {"rounds", &arguments.rounds}});
+      {{"seed", &arguments.seed}, {"seeds", &arguments.seeds}, {"rounds", &arguments.turns}});
 }

@@ -11,20 +11,14 @@
 // Everything follows from a seed: what the store lies in, which faults there are, what happens.
 // A failure names its seed; --seed=N replays it, --seeds=N runs that many, --steps=N makes them
 // longer, --trace says what happens.
-#include <cinttypes>
-#include <cstdio>
-#include <map>
 #include <memory>
-#include <random>
 #include <string>
-#include <thread>
-#include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 
 #include "tests/model/client.h"
 #include "tests/model/model_flags.h"
+#include "tests/model/model_run.h"
 #include "tests/model/world.h"
 
 namespace oscarkv::testing {
@@ -33,13 +27,10 @@ namespace {
 constexpr uint64_t kClients = 3;
 constexpr uint64_t kRoots = 12;
 
-struct Arguments {
-  uint64_t seed = 0;  // 0: some, at random
-  uint64_t seeds = 5000;
-  uint64_t steps = 400;
-};
-Arguments& GetArguments() {
-  static Arguments arguments;
+constexpr uint64_t kSeedsOfTest = 5000;
+
+ModelArguments& GetArguments() {
+  static ModelArguments arguments{.seeds = kSeedsOfTest, .turns = 400};
   return arguments;
 }
 
@@ -82,6 +73,14 @@ class ModelRun {
     });
   }
 
+  void Turn() {
+    Step();
+    CheckSpaceOf(world_, clients_, book_.leases().size());
+  }
+
+  void End(SeenCounts* seen) { EndAll(world_, clients_, seen); }
+
+ private:
   void Step() {
     size_t draw = world_.random().Below(kWeights);
     for (const WorldOperation& operation : kWorldOperations) {
@@ -95,29 +94,6 @@ class ModelRun {
     AnyClient().Step();
   }
 
-  void Check() {
-    size_t puts = 0;
-    size_t copies = 0;
-    for (const auto& client : clients_) {
-      puts += client->open_puts();
-      copies += client->held_copies();
-    }
-    world_.CheckSpace(puts, book_.leases().size(), copies);
-  }
-
-  void End(std::map<std::string, uint64_t>* seen) {
-    world_.AddTo(seen);
-    (*seen)["restarts"] += world_.restarts();
-    for (const auto& client : clients_) {
-      (*seen)["pages checked"] += client->pages_checked();
-      (*seen)["copies checked"] += client->copies_checked();
-      client->LetGoOfAll();
-      client->CloseSession();
-    }
-    world_.CheckNothingHeld();
-  }
-
- private:
   Client& AnyClient() { return *clients_[world_.random().Below(clients_.size())]; }
 
   // The process dies: in good order, or in the middle of something.
@@ -144,33 +120,14 @@ class ModelRun {
 
   World world_;
   Book book_;
-  std::vector<std::unique_ptr<Client>> clients_;
+  Clients<Client> clients_;
   bool nested_ = false;
 };
 
 TEST(WholeStoreTest, RandomOperationsAgreeWithAMap) {
-  const auto [only, seeds, steps] = GetArguments();
-  const uint64_t first = only != 0 ? only : 1 + std::random_device{}() % 1'000'000;
-  const uint64_t runs = only != 0 ? 1 : seeds;
-  std::printf("[    seeds ] %" PRIu64 " of %" PRIu64 " steps from --seed=%" PRIu64 "\n", runs,
-              steps, first);
-  std::fflush(stdout);
-  std::map<std::string, uint64_t> seen;
-  for (uint64_t seed = first; seed < first + runs; ++seed) {
-    SCOPED_TRACE(absl::StrCat("--seed=", seed, ": ", Profile::Of(seed).Describe()));
-    ModelRun run(seed);
-    for (uint64_t step = 0; step < steps; ++step) {
-      run.Step();
-      run.Check();
-      if (HasFailure()) FAIL() << "at step " << step;
-    }
-    run.End(&seen);
-    if (HasFailure()) FAIL() << "at the end";
-  }
-  if (only != 0) {
-    for (const auto& [name, count] : seen) std::printf("%10" PRIu64 " %s\n", count, name.c_str());
-  }
-  if (runs < Arguments{}.seeds) return;
+  SeenCounts seen;
+  RunSeeds<ModelRun>(GetArguments(), "step", &seen);
+  if (HasFailure() || GetArguments().seed != 0 || GetArguments().seeds < kSeedsOfTest) return;
   // The runs were not idle ones: everything that can happen did.
   for (const char* name : {"oscarkv_puts_total OK",
                            "oscarkv_puts_total EXISTS",
@@ -209,6 +166,6 @@ int main(int argc, char** argv) {
   return oscarkv::testing::RunModelTests(argc, argv,
                                          {{"seed", &arguments.seed},
                                           {"seeds", &arguments.seeds},
-                                          {"steps", &arguments.steps},
+                                          {"steps", &arguments.turns},
                                           {"trace", nullptr, &oscarkv::testing::Tracing()}});
 }
