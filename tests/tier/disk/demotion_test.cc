@@ -1,18 +1,12 @@
 // Pages that leave memory are written to disk if they are worth it (ArchiveAdmission::kWorth).
-#include <algorithm>
-#include <thread>
+#include <memory>
+#include <optional>
+#include <vector>
 
 #include "gtest/gtest.h"
 
-#include "server/core/archive_writer.h"
 #include "server/core/lru_policy.h"
-#include "server/tier/disk/disk_archive.h"
-#include "server/tier/disk/posix_io.h"
-#include "tests/core/store_test.h"
-#include "tests/support/faulty_io.h"
-#include "tests/support/scoped_folder.h"
-#include "tests/support/status_matchers.h"
-#include "tests/tier/disk/disk_pages.h"
+#include "tests/tier/disk/disk_archive_testing.h"
 
 namespace oscarkv::testing {
 namespace {
@@ -51,26 +45,11 @@ class ToldPolicy final : public EvictionPolicy {
   LruPolicy lru_;
 };
 
-class DemotionTest : public StoreTest {
+class DemotionTest : public DiskArchiveTest {
  protected:
   void OpenWith(uint64_t pages, PageStoreOptions options = {}) {
-    store_.reset();
-    auto io = std::make_unique<FaultyIo>(std::make_unique<PosixIo>(), 1);
-    io_ = io.get();
-    auto disk = DiskStore::Open(TestOptions(folder_.path()), std::move(io));
-    ASSERT_OK(disk);
     options.archive_admission = ArchiveAdmission::kWorth;
-    auto store = PageStore::Create(options, std::make_unique<FakeTier>(pages * kWideSlotBytes),
-                                   std::make_unique<ToldPolicy>(words_), clock_, nullptr,
-                                   std::make_unique<DiskArchive>(*std::move(disk)));
-    ASSERT_OK(store);
-    store_ = *std::move(store);
-    space_ = *store_->OpenNamespace(SmallSpec(), true);
-  }
-  void WriteAll() {
-    ArchiveWriter writer(store());
-    while (writer.Step()) {
-    }
+    DiskArchiveTest::OpenWith(pages, options, std::make_unique<ToldPolicy>(words_));
   }
   // Puts pages until `count` more are stored; the writer gets its turn when one is not.
   void Fill(uint64_t first_key, uint32_t count) {
@@ -81,19 +60,9 @@ class DemotionTest : public StoreTest {
       ASSERT_EQ(PutChain(store(), space(), one), ItemStatus::kOk);
     }
   }
-  TierKind TierOf(const TestItem& item) {
-    const std::string_view key = item.key;
-    const LookupResult found = store().Lookup(space(), {.keys = {&key, 1}});
-    return found.prefix_pages == 1 ? found.pages[0].meta.tier : TierKind{};
-  }
   uint64_t Written() { return store().Stats().archive.written_pages; }
-  uint64_t RefusedFor(ArchiveRefusal why) {
-    return store().Stats().archive.refused_pages[static_cast<size_t>(why)];
-  }
 
   ToldPolicy::Words words_;
-  ScopedFolder folder_{ScopedFolder::Where::kMemory};
-  FaultyIo* io_ = nullptr;
 };
 
 TEST_F(DemotionTest, APageIsWrittenWhenItHasToGoAndWhatItExtendsBeforeIt) {

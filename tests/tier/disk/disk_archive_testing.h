@@ -23,7 +23,8 @@ namespace oscarkv::testing {
 class DiskArchiveTest : public StoreTest {
  protected:
   // A store with room for `pages` WIDE pages in memory, and its archive as it was.
-  void OpenWith(uint64_t pages, PageStoreOptions options = {}) {
+  void OpenWith(uint64_t pages, PageStoreOptions options = {},
+                std::unique_ptr<EvictionPolicy> policy = nullptr) {
     store_.reset();
     auto io = std::make_unique<FaultyIo>(std::make_unique<PosixIo>(), 1);
     io_ = io.get();
@@ -33,8 +34,8 @@ class DiskArchiveTest : public StoreTest {
     tier_ = tier.get();
     auto archive = std::make_unique<DiskArchive>(*std::move(disk));
     archive_ = archive.get();
-    auto store =
-        PageStore::Create(options, std::move(tier), nullptr, clock_, nullptr, std::move(archive));
+    auto store = PageStore::Create(options, std::move(tier), std::move(policy), clock_, nullptr,
+                                   std::move(archive));
     ASSERT_OK(store);
     store_ = *std::move(store);
     auto space = store_->OpenNamespace(SmallSpec(), true);
