@@ -7,6 +7,8 @@
 #include <thread>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
+
 #include "kernels/base/status_macros.h"
 #include "tests/bench/transfer/timing.h"
 
@@ -47,6 +49,22 @@ double Median(std::vector<double> values) {
   return *middle;
 }
 
+// One call, timed and counted. Whether it worked, and is one of those whose bytes are looked at.
+bool Timed(uint64_t number, absl::FunctionRef<absl::Status()> call, Share* share) {
+  const Clock::time_point start = Clock::now();
+  const absl::Status status = call();
+  const double us = MicrosSince(start);
+  share->busy_s += us / 1e6;
+  if (!status.ok()) {
+    if (share->failed++ == 0) share->first_failure = status;
+    return false;
+  }
+  share->us.push_back(us);
+  if (number % kVerifyEvery != 0) return false;
+  ++share->verified;
+  return true;
+}
+
 // Calls, one after the other, for plan.seconds. Gets are of any pages, puts of this thread's own.
 void RunGets(TransferPeer& peer, const Plan& plan, ByteView set, uint32_t batch, uint64_t seed,
              Share* share) {
@@ -57,17 +75,9 @@ void RunGets(TransferPeer& peer, const Plan& plan, ByteView set, uint32_t batch,
   const Clock::time_point end = Clock::now() + Seconds(plan.seconds);
   for (uint64_t call = 0; call == 0 || Clock::now() < end; ++call) {
     const uint64_t place = random() % places;
-    const Clock::time_point start = Clock::now();
-    const absl::Status status = peer.Get(place * batch, room);
-    const double us = MicrosSince(start);
-    share->busy_s += us / 1e6;
-    if (!status.ok()) {
-      if (share->failed++ == 0) share->first_failure = status;
+    if (!Timed(
+            call, [&] { return peer.Get(place * batch, room); }, share))
       continue;
-    }
-    share->us.push_back(us);
-    if (call % kVerifyEvery != 0) continue;
-    ++share->verified;
     if (std::memcmp(room.data(), set.data() + place * bytes, bytes) != 0) ++share->mismatched;
     std::memset(room.data(), 0, room.size());  // so that nothing is taken for what did not come
   }
@@ -82,17 +92,10 @@ void RunPuts(TransferPeer& peer, const Plan& plan, ByteView set, uint32_t batch,
   for (uint64_t call = 0; call == 0 || Clock::now() < end; ++call) {
     const uint64_t place = thread * places + call % places;
     peer.Remove(place * batch, batch).IgnoreError();  // the put says so if it did not work
-    const Clock::time_point start = Clock::now();
-    const absl::Status status = peer.Put(place * batch, set.subspan(place * bytes, bytes));
-    const double us = MicrosSince(start);
-    share->busy_s += us / 1e6;
-    if (!status.ok()) {
-      if (share->failed++ == 0) share->first_failure = status;
+    const ByteView pages = set.subspan(place * bytes, bytes);
+    if (!Timed(
+            call, [&] { return peer.Put(place * batch, pages); }, share))
       continue;
-    }
-    share->us.push_back(us);
-    if (call % kVerifyEvery != 0) continue;
-    ++share->verified;
     if (!peer.Get(place * batch, back).ok() ||
         std::memcmp(back.data(), set.data() + place * bytes, bytes) != 0) {
       ++share->mismatched;
