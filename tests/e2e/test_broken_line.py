@@ -9,7 +9,6 @@ import numpy as np
 import oscarkv
 import pytest
 from support.server_process import ServerProcess
-from support.slow_proxy import SlowProxy
 from worker import SPEC, TRANSFORMS, Cache, expected_rows, keys_of
 
 PAGES = 6
@@ -20,10 +19,9 @@ SEEN = {"kills": 0, "reads": 0, "wrong": 0, "longest wait, s": 0.0}  # of the wh
 
 
 @pytest.fixture(scope="module", autouse=True)
-def summary(summaries):
+def summary(tell):
     yield
-    found = ", ".join(f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}" for name, value in SEEN.items())
-    summaries.append(f"gRPC over broken lines and to killed servers: {found} (deadline of a call {TIMEOUT_MS / 1000})")
+    tell("gRPC over broken lines and to killed servers", SEEN, TIMEOUT_MS)
 
 
 @pytest.fixture
@@ -36,13 +34,6 @@ def server(build_dir, tmp_path):
 
 
 @pytest.fixture
-def proxy(server):
-    line = SlowProxy(server.endpoint)
-    yield line
-    line.close()
-
-
-@pytest.fixture
 def client(proxy):
     return oscarkv.Client(proxy.endpoint, timeout_ms=TIMEOUT_MS, control_timeout_ms=TIMEOUT_MS, breaker_failures=1000)
 
@@ -50,12 +41,6 @@ def client(proxy):
 @pytest.fixture
 def space(client):
     return client.open(SPEC, transforms=TRANSFORMS)
-
-
-@pytest.fixture
-def watcher(server):
-    """A client with a line of its own."""
-    return oscarkv.Client(server.endpoint)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import numpy as np
 import oscarkv
 import pytest
 from support.server_process import ServerProcess
-from support.slow_proxy import SlowProxy
 from support.worker_process import WorkerProcess
 from worker import PAGE_TOKENS, SPEC, TRANSFORMS, Cache, expected_rows, keys_of
 
@@ -21,19 +20,6 @@ def server(request, build_dir, tmp_path):
     process = ServerProcess(build_dir, request.param, ["--config", str(config)])
     yield process
     process.close()
-
-
-@pytest.fixture
-def proxy(server):
-    line = SlowProxy(server.endpoint)
-    yield line
-    line.close()
-
-
-@pytest.fixture
-def watcher(server):
-    """A client that sees what the others leave behind."""
-    return oscarkv.Client(server.endpoint)
 
 
 @pytest.fixture

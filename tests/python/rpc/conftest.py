@@ -1,5 +1,6 @@
 """A server for each test module, and a namespace for each test that must leave the server as it found it."""
 
+import contextlib
 import time
 
 import grpc
@@ -77,3 +78,17 @@ def packing(open_space):
     space = open_space(transform_hash=transforms.hash_of(file))
     space.upload(file, transforms.hash_of(file))
     return space
+
+
+@pytest.fixture
+def start(build_dir, tmp_path, v1):
+    """Starts a server on the test's disk folder, for as long as the block runs; then it is killed."""
+    if not (build_dir / "bin" / "oscarkvd").exists():
+        pytest.skip("oscarkvd is not built")
+
+    @contextlib.contextmanager
+    def run(capacity="32MiB", admit="all"):
+        config = f"disk: {{path: {tmp_path}/tier, capacity: {capacity}, segment: 1MiB, admit: {admit}}}"
+        with Oscarkvd(build_dir, config=config) as server, grpc.insecure_channel(server.endpoint) as channel:
+            yield server, v1.KvCache(channel), v1.Admin(channel), channel
+    return run

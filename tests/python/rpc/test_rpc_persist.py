@@ -1,7 +1,5 @@
 """Persist: what it says is durable is there after kill -9, with what it extends, its namespace and its transform set."""
 
-import contextlib
-
 import grpc
 import pytest
 
@@ -11,20 +9,6 @@ from .process import Oscarkvd
 from .store import Space, error_of
 
 SHAPE = Shape()
-
-
-@pytest.fixture
-def start(build_dir, tmp_path, v1):
-    """Starts a server that writes no page to its disk by itself, for as long as the block runs; then it is killed."""
-    if not (build_dir / "bin" / "oscarkvd").exists():
-        pytest.skip("oscarkvd is not built")
-
-    @contextlib.contextmanager
-    def run():
-        config = f"disk: {{path: {tmp_path}/tier, capacity: 32MiB, segment: 1MiB, admit: fetched}}"
-        with Oscarkvd(build_dir, config=config) as server, grpc.insecure_channel(server.endpoint) as channel:
-            yield channel
-    return run
 
 
 def persist(space, keys, timeout=30):
@@ -40,7 +24,7 @@ def put(space, first, pages):
 
 def test_what_is_durable_outlives_the_server_and_nothing_else_does(v1, start):
     file = transforms.identity(SHAPE)
-    with start() as channel:
+    with start(admit="fetched") as (*_, channel):  # which writes no page by itself
         space = Space(v1, channel, "m", transform_hash=transforms.hash_of(file))
         space.upload(file, transforms.hash_of(file))
         keys = put(space, 0, 5)
@@ -49,7 +33,7 @@ def test_what_is_durable_outlives_the_server_and_nothing_else_does(v1, start):
         stats = space.stats()
         assert stats.counters["oscarkv_disk_written_pages_total"] == 4
         assert stats.counters['oscarkv_persisted_pages_total{outcome="OK"}'] == 1
-    with start() as channel:
+    with start(admit="fetched") as (*_, channel):  # which writes no page by itself
         cache = v1.KvCache(channel)
         scope = v1.Scope(fingerprint=space.opened.fingerprint)  # nobody has opened it again
         found = cache.Lookup(v1.LookupRequest(scope=scope, keys=keys))
@@ -64,7 +48,7 @@ def test_what_is_durable_outlives_the_server_and_nothing_else_does(v1, start):
 
 def test_without_its_transform_set_nothing_is_durable(v1, start):
     file = transforms.identity(SHAPE)
-    with start() as channel:
+    with start(admit="fetched") as (*_, channel):  # which writes no page by itself
         space = Space(v1, channel, "m", transform_hash=transforms.hash_of(file))
         keys = put(space, 0, 1)
         code, message = error_of(lambda: persist(space, keys))
@@ -84,7 +68,7 @@ def test_a_server_without_a_disk_refuses(build_dir, v1):
 
 
 def test_malformed_requests_are_refused_and_change_nothing(v1, start):
-    with start() as channel:
+    with start(admit="fetched") as (*_, channel):  # which writes no page by itself
         space = Space(v1, channel, "m")
         assert error_of(lambda: persist(space, [b"short"]))[0] == "INVALID_ARGUMENT"
         assert error_of(lambda: persist(space, [key_of(0)] * 5000))[0] == "INVALID_ARGUMENT"

@@ -1,31 +1,12 @@
 """What a server with a disk tier knows again after kill -9: pages, their namespaces and transform sets, at once."""
 
-import contextlib
 import dataclasses
-
-import grpc
-import pytest
 
 from . import transforms
 from .pages import Shape, key_of, packed_page, wide_page
-from .process import Oscarkvd
 from .store import Space, error_of
 
 SHAPE = Shape()
-
-
-@pytest.fixture
-def start(build_dir, tmp_path, v1):
-    """Starts a server on the test's disk folder, for as long as the block runs; then it is killed."""
-    if not (build_dir / "bin" / "oscarkvd").exists():
-        pytest.skip("oscarkvd is not built")
-
-    @contextlib.contextmanager
-    def run(capacity="32MiB", admit="all"):
-        config = f"disk: {{path: {tmp_path}/tier, capacity: {capacity}, segment: 1MiB, admit: {admit}}}"
-        with Oscarkvd(build_dir, config=config) as server, grpc.insecure_channel(server.endpoint) as channel:
-            yield server, v1.KvCache(channel), v1.Admin(channel), channel
-    return run
 
 
 def counter(v1, admin, name):
