@@ -11,6 +11,7 @@
 #include "kernels/base/bytes.h"
 #include "kernels/base/log.h"
 #include "server/core/page_copies.h"
+#include "server/peer/staging_area.h"
 #include "server/tier/device_memory.h"
 
 namespace oscarkv::v1 {
@@ -28,6 +29,7 @@ struct GpuCopies {
   std::byte* memory = nullptr;  // the tier's, for the device alone; null without one
   // What other processes of the host open the tier's memory by; an error: why they cannot.
   absl::StatusOr<std::string> handle = absl::UnavailableError("there is no GPU tier");
+  std::unique_ptr<StagingArea> staging;  // null: off, or no room for it
 };
 
 // Opens the GPU tier of `config`, whose capacity is not off. A device that cannot be had is an

@@ -144,6 +144,7 @@ class Server::Impl {
       store_->ExpireLeases();
       store_->ExpirePages();
       if (holds_ != nullptr) holds_->Expire();
+      if (peer_->pushes() != nullptr) peer_->pushes()->Expire();
       store_->EnforceQuotas();
       store_->reencode_bell().Ring();  // what found no room tries again
     });
@@ -215,8 +216,8 @@ class Server::Impl {
           GpuCopies opened, OpenGpuCopies(config_.gpu(), tier->arena(), MakeDeviceMemory, logger_));
       copies = std::move(opened.copies);
       if (copies->tier() != nullptr) {
-        ShareCopies(copies->tier()->capacity_bytes(), opened.handle);
-        OpenHub(opened.memory);
+        ShareCopies(copies->tier()->capacity_bytes(), opened);
+        OpenHub();
       }
     }
     std::unique_ptr<PageArchive> archive;
@@ -234,8 +235,13 @@ class Server::Impl {
   }
 
   // Processes of this host may read the copies where they are.
-  void ShareCopies(uint64_t bytes, const absl::StatusOr<std::string>& handle) {
-    peer_options_ = {.memory_handle = handle, .memory_bytes = bytes, .host = HostId()};
+  void ShareCopies(uint64_t bytes, GpuCopies& opened) {
+    staging_ = std::move(opened.staging);
+    peer_options_ = {.memory_handle = opened.handle,
+                     .memory = opened.memory,
+                     .memory_bytes = bytes,
+                     .staging = staging_.get(),
+                     .host = HostId()};
     holds_ = std::make_unique<DeviceHolds>(
         DeviceHoldsOptions{
             .bytes_max = static_cast<uint64_t>(kHeldShareMax * static_cast<double>(bytes)),
@@ -243,8 +249,8 @@ class Server::Impl {
         clock_);
   }
 
-  // Copies may be sent to other GPUs.
-  void OpenHub(std::byte* memory) {
+  // Pages may move to and from other GPUs.
+  void OpenHub() {
     peer_options_.no_peers = "gpu.nccl is off";
     if (config_.gpu().nccl() == "off") return;
     comm::NcclOptions options;
@@ -253,11 +259,11 @@ class Server::Impl {
     auto fabric = comm::MakeNcclFabric(options);
     if (!fabric.ok()) {
       peer_options_.no_peers = std::string(fabric.status().message());
-      logger_.Log(LogLevel::kInfo, "copies are not sent to other GPUs",
+      logger_.Log(LogLevel::kInfo, "pages do not move to and from other GPUs over NCCL",
                   {{"reason", peer_options_.no_peers}});
       return;
     }
-    hub_ = std::make_unique<PeerHub>(PeerHubOptions{}, *std::move(fabric), memory);
+    hub_ = std::make_unique<PeerHub>(PeerHubOptions{}, *std::move(fabric));
   }
 
   void StartArchiving() {
@@ -383,7 +389,8 @@ class Server::Impl {
   const Logger logger_;
   const SystemClock clock_;
   std::unique_ptr<PageStore> store_;
-  Catalog* catalog_ = nullptr;  // the store's archive's; null without a disk tier
+  Catalog* catalog_ = nullptr;            // the store's archive's; null without a disk tier
+  std::unique_ptr<StagingArea> staging_;  // null: nothing is pushed from GPUs
   PeerOptions peer_options_;
   std::unique_ptr<DeviceHolds> holds_;  // null without a GPU tier; holds copies of the store's
   std::unique_ptr<PeerHub> hub_;        // null where nothing is sent from a GPU; likewise

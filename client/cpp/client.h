@@ -188,8 +188,11 @@ struct ListedKey {
 // How pages travel in one direction.
 struct PathUse {
   std::optional<DataPath> path;  // none: both ends have and may use no common one
-  std::string reason;            // for people: why not a better one; empty where there is none
-  uint64_t fallbacks = 0;        // times that a path proved to be out of use, at most one a session
+  // For pages in a GPU's memory, where the sink or source can: what comes before that path. None:
+  // nothing does, or no session has been opened yet.
+  std::optional<DataPath> device_path;
+  std::string reason;      // for people: why not a better one; empty where there is none
+  uint64_t fallbacks = 0;  // times that a path proved to be out of use, at most one a session
 };
 
 // What this client has seen; monotonic.

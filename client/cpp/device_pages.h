@@ -15,7 +15,7 @@
 
 namespace oscarkv::client {
 
-class PeerReceiver;
+class PeerLink;
 
 // What keeps pages in place. Destroying it ends it, too.
 class PagesHold {
@@ -49,7 +49,7 @@ class DevicePages {
   // when it has read them; the sink's Finish says kAborted of pages whose hold had ended before.
   virtual void Keep(uint32_t first, uint32_t count, std::unique_ptr<PagesHold> hold) = 0;
   // What receives pages into memory of this device; null: nothing does.
-  virtual PeerReceiver* receiver() { return nullptr; }
+  virtual PeerLink* receiver() { return nullptr; }
   virtual bool receives() const { return false; }
   // Where in the receiver's memory a slot begins that nothing reads any more. Waits for what was
   // taken from it last.

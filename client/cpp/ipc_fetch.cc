@@ -7,14 +7,12 @@
 #include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 
 #include "client/cpp/connection.h"
 #include "client/cpp/page_calls.h"
-#include "kernels/base/host_id.h"
+#include "client/cpp/peer_calls.h"
 #include "kernels/base/status_macros.h"
 
 namespace oscarkv::client {
@@ -131,36 +129,15 @@ class IpcFetchPath final : public FetchPath {
                      PagesTaken* taken) override {
     const uint64_t session = space.connection()->Session(wanted.deadline);
     if (session == 0) return absl::UnavailableError("no session could be opened");
-    const absl::StatusOr<v1::ShareDeviceReply> shared = Shared(space, session, wanted.deadline);
-    // A server that does not answer is out of reach by every path.
-    if (!shared.ok() && !absl::IsUnimplemented(shared.status())) return shared.status();
-    taken->broken = shared.status();
-    if (shared.ok()) taken->broken = sink.device_pages()->Open(shared->handle());
+    OSCARKV_ASSIGN_OR_RETURN(const v1::ShareDeviceReply shared,
+                             shared_.Get(space, wanted.deadline, &taken->broken));
+    if (taken->broken.ok()) taken->broken = sink.device_pages()->Open(shared.handle());
     if (!taken->broken.ok()) return absl::OkStatus();
-    return IpcFetch(space, wanted, *shared, *sink.device_pages(), taken).Run(session);
+    return IpcFetch(space, wanted, shared, *sink.device_pages(), taken).Run(session);
   }
 
  private:
-  // What the server of this session shares.
-  absl::StatusOr<v1::ShareDeviceReply> Shared(Namespace::Impl& space, uint64_t session,
-                                              absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_) {
-    {
-      const absl::MutexLock lock(&mutex_);
-      if (session_ == session) return shared_;
-    }
-    v1::ShareDeviceRequest request;
-    request.set_host(HostId());
-    v1::ShareDeviceReply reply;
-    OSCARKV_RETURN_IF_ERROR(space.Call(deadline, method::kShareDevice, request, &reply));
-    const absl::MutexLock lock(&mutex_);
-    session_ = session;
-    shared_ = reply;
-    return reply;
-  }
-
-  absl::Mutex mutex_;
-  uint64_t session_ ABSL_GUARDED_BY(mutex_) = 0;
-  v1::ShareDeviceReply shared_ ABSL_GUARDED_BY(mutex_);
+  SharedDevice shared_;
 };
 
 }  // namespace

@@ -13,7 +13,8 @@
 #include "client/cpp/connection.h"
 #include "client/cpp/device_pages.h"
 #include "client/cpp/page_calls.h"
-#include "client/cpp/peer_receiver.h"
+#include "client/cpp/peer_calls.h"
+#include "client/cpp/peer_link.h"
 #include "kernels/base/status_macros.h"
 
 namespace oscarkv::client {
@@ -26,16 +27,8 @@ class NcclFetch {
       : space_(space), wanted_(wanted), sink_(sink), peer_(*sink.receiver()), taken_(*taken) {}
 
   absl::Status Run() {
-    if (peer_.epoch() == 0) {
-      const absl::Status opened = OpenPeer();
-      // This server, or this worker, has no NCCL that both can use.
-      if (absl::IsUnimplemented(opened) || absl::IsInvalidArgument(opened) ||
-          absl::IsFailedPrecondition(opened)) {
-        taken_.broken = opened;
-        return absl::OkStatus();
-      }
-      OSCARKV_RETURN_IF_ERROR(opened);
-    }
+    OSCARKV_RETURN_IF_ERROR(OpenPeerLink(space_, peer_, wanted_.deadline, &taken_.broken));
+    if (!taken_.broken.ok()) return absl::OkStatus();
     const absl::StatusOr<uint64_t> slot = sink_.ReceiveSlot();
     if (!slot.ok()) {
       taken_.sink = slot.status();
@@ -60,26 +53,6 @@ class NcclFetch {
   }
 
  private:
-  absl::Status OpenPeer() {
-    v1::OpenPeerRequest request;
-    request.set_session_id(space_.connection()->Session(wanted_.deadline));
-    request.set_replaces(peer_.peer_id());
-    request.set_nccl_version(peer_.version());
-    request.set_slots(peer_.shape().slots);
-    request.set_slot_bytes(peer_.shape().slot_bytes);
-    v1::OpenPeerReply reply;
-    OSCARKV_RETURN_IF_ERROR(space_.Call(wanted_.deadline, method::kOpenPeer, request, &reply));
-    comm::PairId pair;
-    if (reply.pair().size() != pair.size() || reply.slots() == 0 ||
-        reply.slot_bytes() > peer_.shape().slot_bytes) {
-      return absl::InvalidArgumentError(absl::StrCat("a peer with an id of ", reply.pair().size(),
-                                                     " bytes and ", reply.slots(), " slots of ",
-                                                     reply.slot_bytes()));
-    }
-    std::copy(reply.pair().begin(), reply.pair().end(), pair.begin());
-    return peer_.Open(reply.peer_id(), pair, reply.peer_epoch(), wanted_.deadline);
-  }
-
   absl::Status Ask(v1::SendPagesReply* reply) {
     asked_ = std::min(wanted_.end - wanted_.first, space_.max_items());
     v1::SendPagesRequest request;
@@ -127,7 +100,7 @@ class NcclFetch {
   Namespace::Impl& space_;
   const PagesWanted& wanted_;
   DevicePages& sink_;
-  PeerReceiver& peer_;
+  PeerLink& peer_;
   PagesTaken& taken_;
   uint32_t asked_ = 0;
 };

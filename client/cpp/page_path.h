@@ -73,6 +73,7 @@ struct PagesOffered {
   uint32_t first = 0;
   std::span<const EncodedPage> pages;
   absl::Time deadline;
+  DeviceSource* device = nullptr;  // in whose memory their bytes lie; null: in the host's
 };
 
 // What all paths tell the server of the pages.

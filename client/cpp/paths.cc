@@ -9,6 +9,8 @@
 
 #include "client/cpp/connection.h"
 #include "client/cpp/device_pages.h"
+#include "client/cpp/device_push.h"
+#include "client/cpp/device_source.h"
 #include "client/cpp/ipc_fetch.h"
 #include "client/cpp/nccl_fetch.h"
 #include "client/cpp/shm_path.h"
@@ -18,10 +20,14 @@ namespace oscarkv::client {
 namespace {
 
 // The paths of this build, the best first.
-constexpr DataPath kBuilt[] = {DataPath::kShm, DataPath::kGrpc};
+constexpr DataPath kBuilt[] = {DataPath::kIpc, DataPath::kShm, DataPath::kNccl, DataPath::kGrpc};
+
+bool Contains(const std::vector<DataPath>& paths, DataPath path) {
+  return std::find(paths.begin(), paths.end(), path) != paths.end();
+}
 
 bool MayUse(const std::vector<DataPath>& named, DataPath path) {
-  return named.empty() || std::find(named.begin(), named.end(), path) != named.end();
+  return named.empty() || Contains(named, path);
 }
 
 // Of those, the ones that options name; none named: all.
@@ -53,18 +59,17 @@ Paths::Paths(Connection& connection)
       allowed_{Allowed(connection.options().fetch_paths), Allowed(connection.options().push_paths)},
       grpc_fetch_(MakeGrpcFetchPath()),
       grpc_push_(MakeGrpcPushPath()),
-      ipc_fetch_(MayUse(connection.options().fetch_paths, DataPath::kIpc) ? MakeIpcFetchPath()
-                                                                          : nullptr),
-      nccl_fetch_(MayUse(connection.options().fetch_paths, DataPath::kNccl) ? MakeNcclFetchPath()
-                                                                            : nullptr) {
+      device_fetch_{
+          .ipc = MakeIpcFetchPath(), .nccl = MakeNcclFetchPath(), .agreed = {}, .failed = {}},
+      device_push_{
+          .ipc = MakeIpcPushPath(), .nccl = MakeNcclPushPath(), .agreed = {}, .failed = {}} {
   if (May(Direction::kFetch, DataPath::kGrpc)) fetch_.path = grpc_fetch_;
   if (May(Direction::kPush, DataPath::kGrpc)) push_.path = grpc_push_;
   fetch_.reason = push_.reason = "no session has been opened yet";
 }
 
 bool Paths::May(Direction direction, DataPath path) const {
-  const std::vector<DataPath>& allowed = allowed_[static_cast<size_t>(direction)];
-  return std::find(allowed.begin(), allowed.end(), path) != allowed.end();
+  return Contains(allowed_[static_cast<size_t>(direction)], path);
 }
 
 v1::PathOffer Paths::Offer() const {
@@ -77,58 +82,94 @@ v1::PathOffer Paths::Offer() const {
   return offer;
 }
 
-void Paths::Agree(absl::Time deadline) {
-  const bool grpc_alone = std::all_of(allowed_.begin(), allowed_.end(), [](const auto& allowed) {
-    return allowed == std::vector<DataPath>{DataPath::kGrpc};
-  });
-  if (grpc_alone) return;  // nothing to agree on
+bool Paths::Agree(const Wanted wanted, absl::Time deadline) {
+  // Nothing to agree on where there is one path at most.
+  const auto choices = [&](const std::vector<DataPath>& allowed) {
+    return std::count_if(allowed.begin(), allowed.end(), [&](DataPath path) {
+      return path != DataPath::kGrpc && IsOfDevices(path) == (wanted == Wanted::kOfDevices);
+    });
+  };
+  const auto fetch = static_cast<size_t>(Direction::kFetch);
+  const auto push = static_cast<size_t>(Direction::kPush);
+  const bool grpc =
+      May(Direction::kFetch, DataPath::kGrpc) && May(Direction::kPush, DataPath::kGrpc);
+  if (choices(allowed_[fetch]) + choices(allowed_[push]) == 0 &&
+      (grpc || wanted == Wanted::kOfDevices))
+    return false;
   const std::optional<v1::SessionReply> reply = connection_.AwaitSession(SessionDeadline(deadline));
-  if (!reply.has_value()) return;
+  if (!reply.has_value()) return false;
   const absl::MutexLock lock(&mutex_);
-  if (session_ == reply->session_id()) return;
-  session_ = reply->session_id();
+  if (std::exchange(session_, reply->session_id()) == reply->session_id()) return true;
   const auto door = std::make_shared<ShmDoor>(*reply, connection_.options().endpoint);
   // A server of before paths were agreed on chooses nothing.
-  const auto choose = [&](Direction direction, const v1::PathChoice& choice, const auto& grpc,
-                          const auto& make_shm, auto* current) {
+  const auto choose = [&](Direction direction, const v1::PathChoice& choice, const auto& grpc_path,
+                          const auto& make_shm, auto* current, auto* devices) {
+    devices->agreed = {static_cast<DataPath>(choice.path())};
+    for (const int path : choice.then()) devices->agreed.push_back(static_cast<DataPath>(path));
+    devices->failed.clear();
     current->reason = choice.reason();
-    const bool shm = choice.path() == v1::SHM && May(direction, DataPath::kShm);
-    current->path = shm ? make_shm(door) : May(direction, DataPath::kGrpc) ? grpc : nullptr;
+    const bool shm = Contains(devices->agreed, DataPath::kShm) && May(direction, DataPath::kShm);
+    current->path = shm ? make_shm(door) : May(direction, DataPath::kGrpc) ? grpc_path : nullptr;
   };
-  choose(Direction::kFetch, reply->fetch(), grpc_fetch_, MakeShmFetchPath, &fetch_);
-  choose(Direction::kPush, reply->push(), grpc_push_, MakeShmPushPath, &push_);
+  choose(Direction::kFetch, reply->fetch(), grpc_fetch_, MakeShmFetchPath, &fetch_, &device_fetch_);
+  choose(Direction::kPush, reply->push(), grpc_push_, MakeShmPushPath, &push_, &device_push_);
+  return true;
 }
 
 absl::StatusOr<std::shared_ptr<FetchPath>> Paths::ForFetch(bool decoded, absl::Time deadline) {
   if (decoded && May(Direction::kFetch, DataPath::kGrpc)) return grpc_fetch_;
   if (decoded) return NoPath(Direction::kFetch, "pages are decoded by the server only over grpc");
-  Agree(deadline);
+  Agree(Wanted::kOfHosts, deadline);
   const absl::MutexLock lock(&mutex_);
   if (fetch_.path == nullptr) return NoPath(Direction::kFetch, fetch_.reason);
   return fetch_.path;
 }
 
-std::shared_ptr<FetchPath> Paths::ForDevice(const DevicePages& pages, absl::Time deadline) {
-  if (ipc_fetch_ == nullptr && nccl_fetch_ == nullptr) return nullptr;
-  const uint64_t session = connection_.Session(SessionDeadline(deadline));
-  if (session == 0) return nullptr;
-  const absl::MutexLock lock(&mutex_);
-  if (std::exchange(device_session_, session) != session) {
-    ipc_failed_.clear();
-    nccl_failed_.clear();
+template <typename Path>
+std::shared_ptr<Path> Paths::BestOf(const OfDevices<Path>& devices, bool nccl, bool shm) {
+  for (const DataPath path : devices.agreed) {
+    if (path == DataPath::kIpc) return devices.ipc;
+    // Memory of the same host, if there is a path to it, is nearer than another GPU.
+    if (path == DataPath::kShm && shm) return nullptr;
+    if (path == DataPath::kNccl && nccl) return devices.nccl;
   }
-  if (ipc_fetch_ != nullptr && ipc_failed_.empty()) return ipc_fetch_;
-  // Memory of the same host, if there is a path to it, is nearer than another GPU.
-  const bool shm = fetch_.path != nullptr && fetch_.path->kind() == DataPath::kShm;
-  const bool nccl = nccl_fetch_ != nullptr && nccl_failed_.empty() && pages.receives();
-  return nccl && !shm ? nccl_fetch_ : nullptr;
+  return nullptr;
 }
 
-absl::StatusOr<std::shared_ptr<PushPath>> Paths::ForPush(absl::Time deadline) {
-  Agree(deadline);
+std::shared_ptr<FetchPath> Paths::ForDevice(const DevicePages& pages, absl::Time deadline) {
+  if (!Agree(Wanted::kOfDevices, deadline)) return nullptr;
   const absl::MutexLock lock(&mutex_);
+  const bool shm = fetch_.path != nullptr && fetch_.path->kind() == DataPath::kShm;
+  return BestOf(device_fetch_, pages.receives(), shm);
+}
+
+absl::StatusOr<std::shared_ptr<PushPath>> Paths::ForPush(PageSource& source, absl::Time deadline) {
+  Agree(Wanted::kOfHosts, deadline);
+  DeviceSource* const device = source.device_source();
+  const bool devices = device != nullptr && Agree(Wanted::kOfDevices, deadline);
+  const absl::MutexLock lock(&mutex_);
+  if (devices) {
+    const bool shm = push_.path != nullptr && push_.path->kind() == DataPath::kShm;
+    auto path = BestOf(device_push_, device->sender() != nullptr, shm);
+    if (path != nullptr) return path;
+  }
   if (push_.path == nullptr) return NoPath(Direction::kPush, push_.reason);
   return push_.path;
+}
+
+template <typename Path>
+bool Paths::GiveUpDevice(const void* path, const absl::Status& why, OfDevices<Path>* devices) {
+  if (path != devices->ipc.get() && path != devices->nccl.get()) return false;
+  const DataPath kind = path == devices->ipc.get() ? DataPath::kIpc : DataPath::kNccl;
+  const auto agreed = std::find(devices->agreed.begin(), devices->agreed.end(), kind);
+  if (agreed == devices->agreed.end()) return true;  // somebody else has
+  devices->agreed.erase(agreed);
+  const std::string_view name = DataPathName(kind);
+  absl::StrAppend(&devices->failed, devices->failed.empty() ? "" : "; ",
+                  absl::string_view(name.data(), name.size()),
+                  " has failed in this session: ", why.message());
+  ++devices->fallbacks;
+  return true;
 }
 
 void Paths::GiveUp(Direction direction, const void* path, const absl::Status& why) {
@@ -141,34 +182,32 @@ void Paths::GiveUp(Direction direction, const void* path, const absl::Status& wh
     ++current->fallbacks;
     current->path = May(direction, DataPath::kGrpc) ? grpc : nullptr;
   };
-  if (path == ipc_fetch_.get() || path == nccl_fetch_.get()) {
-    const bool ipc = path == ipc_fetch_.get();
-    std::string& failed = ipc ? ipc_failed_ : nccl_failed_;
-    if (!failed.empty()) return;
-    failed = absl::StrCat(ipc ? "ipc" : "nccl", " has failed in this session: ", why.message());
-    ++device_fallbacks_;
-  } else if (direction == Direction::kFetch) {
-    give_up(grpc_fetch_, &fetch_);
+  if (direction == Direction::kFetch) {
+    if (!GiveUpDevice(path, why, &device_fetch_)) give_up(grpc_fetch_, &fetch_);
   } else {
-    give_up(grpc_push_, &push_);
+    if (!GiveUpDevice(path, why, &device_push_)) give_up(grpc_push_, &push_);
   }
 }
 
 PathUse Paths::Use(Direction direction) const {
   const absl::MutexLock lock(&mutex_);
-  const auto use_of = [](const auto& current) {
-    PathUse use{.path = std::nullopt, .reason = current.reason, .fallbacks = current.fallbacks};
+  const auto use_of = [](const auto& current, const auto& devices) {
+    PathUse use{.path = std::nullopt,
+                .device_path = std::nullopt,
+                .reason = current.reason,
+                .fallbacks = current.fallbacks + devices.fallbacks};
     if (current.path != nullptr) use.path = current.path->kind();
+    for (const DataPath path : devices.agreed) {
+      if (!IsOfDevices(path)) continue;
+      use.device_path = path;
+      break;
+    }
+    if (!devices.failed.empty())
+      use.reason = absl::StrCat(devices.failed, use.reason.empty() ? "" : "; ", use.reason);
     return use;
   };
-  if (direction == Direction::kPush) return use_of(push_);
-  PathUse use = use_of(fetch_);
-  for (const std::string& failed : {nccl_failed_, ipc_failed_}) {
-    if (!failed.empty())
-      use.reason = absl::StrCat(failed, use.reason.empty() ? "" : "; ", use.reason);
-  }
-  use.fallbacks += device_fallbacks_;
-  return use;
+  if (direction == Direction::kPush) return use_of(push_, device_push_);
+  return use_of(fetch_, device_fetch_);
 }
 
 }  // namespace oscarkv::client

@@ -1,5 +1,6 @@
 // Which path a client's pages travel by, each way: agreed on with the server when a session opens,
-// and left for gRPC, once in a session, when it proves to be out of use.
+// for pages in host memory and for those in a GPU's. One that proves to be out of use is left for
+// the next best, once in a session.
 #ifndef OSCARKV_CLIENT_CPP_PATHS_H_
 #define OSCARKV_CLIENT_CPP_PATHS_H_
 
@@ -34,10 +35,11 @@ class Paths {
   absl::StatusOr<std::shared_ptr<FetchPath>> ForFetch(bool decoded, absl::Time deadline)
       ABSL_LOCKS_EXCLUDED(mutex_);
   // The path for sinks that read a GPU's memory (PageSink::device_pages), to be taken before that;
-  // null: there is none.
+  // null: there is none, or none that is better.
   std::shared_ptr<FetchPath> ForDevice(const DevicePages& pages, absl::Time deadline)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::StatusOr<std::shared_ptr<PushPath>> ForPush(absl::Time deadline)
+  // The path to take now for pages of `source`, as ForFetch.
+  absl::StatusOr<std::shared_ptr<PushPath>> ForPush(PageSource& source, absl::Time deadline)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
   // `path` has proved to be out of use: gRPC takes its place until the next session, if it may.
@@ -60,9 +62,25 @@ class Paths {
     uint64_t fallbacks = 0;
   };
 
+  // The paths of GPUs that may be taken, in one direction.
+  template <typename Path>
+  struct OfDevices {
+    std::shared_ptr<Path> ipc;
+    std::shared_ptr<Path> nccl;
+    std::vector<DataPath> agreed;  // on in the session, all paths, the best first
+    std::string failed;            // in the session, of those, and why
+    uint64_t fallbacks = 0;
+  };
+  // The best of them before shared memory (if `shm`: there is a path by it), or null.
+  template <typename Path>
+  static std::shared_ptr<Path> BestOf(const OfDevices<Path>& devices, bool nccl, bool shm);
+  template <typename Path>
+  static bool GiveUpDevice(const void* path, const absl::Status& why, OfDevices<Path>* devices);
   bool May(Direction direction, DataPath path) const;
   // Takes over what the newest session has agreed on, waiting for one a while if there is none.
-  void Agree(absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
+  // False: there is nothing of what is wanted to agree on, or no session in time.
+  enum class Wanted : uint8_t { kOfHosts, kOfDevices };
+  bool Agree(Wanted wanted, absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
   void GiveUp(Direction direction, const void* path, const absl::Status& why)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -71,16 +89,9 @@ class Paths {
   const std::shared_ptr<FetchPath> grpc_fetch_;
   const std::shared_ptr<PushPath> grpc_push_;
 
-  const std::shared_ptr<FetchPath> ipc_fetch_;   // null: the options forbid it
-  const std::shared_ptr<FetchPath> nccl_fetch_;  // likewise
-
   mutable absl::Mutex mutex_;
-  // Of the paths of devices: the session in which they were asked for last, and what has failed in
-  // it, and why; empty: it has not.
-  uint64_t device_session_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::string ipc_failed_ ABSL_GUARDED_BY(mutex_);
-  std::string nccl_failed_ ABSL_GUARDED_BY(mutex_);
-  uint64_t device_fallbacks_ ABSL_GUARDED_BY(mutex_) = 0;
+  OfDevices<FetchPath> device_fetch_ ABSL_GUARDED_BY(mutex_);
+  OfDevices<PushPath> device_push_ ABSL_GUARDED_BY(mutex_);
   uint64_t session_ ABSL_GUARDED_BY(mutex_) = 0;  // that the paths were agreed on in
   Current<FetchPath> fetch_ ABSL_GUARDED_BY(mutex_);
   Current<PushPath> push_ ABSL_GUARDED_BY(mutex_);

@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 
 #include "client/cpp/cpu_pages.h"
+#include "client/cpp/device_source.h"
 #include "client/cpp/namespace_impl.h"
 #include "client/cpp/page_path.h"
 #include "client/cpp/paths.h"
@@ -76,9 +77,17 @@ class Pusher {
       encodings.push_back(
           FormOf(PositionOf(page), PositionOf(page + 1), end, codec, space_.spec().codec));
     }
-    source_.UseRoom(call_->room());
-    OSCARKV_ASSIGN_OR_RETURN(
-        batch_, source_.Encode(static_cast<uint32_t>(first), encodings, &report_.encode));
+    on_device_ = IsOfDevices(path_->kind());
+    if (on_device_) {
+      OSCARKV_ASSIGN_OR_RETURN(
+          batch_, source_.device_source()->EncodeOnDevice(
+                      static_cast<uint32_t>(first), encodings,
+                      space_.connection()->options().push_batch_bytes, &report_.encode));
+    } else {
+      source_.UseRoom(call_->room());
+      OSCARKV_ASSIGN_OR_RETURN(
+          batch_, source_.Encode(static_cast<uint32_t>(first), encodings, &report_.encode));
+    }
     for (const EncodedPage& page : batch_)
       (page.encoding == Encoding::kWide ? report_.wide_pages : report_.packed_pages) += 1;
     report_.bytes_model += batch_.size() * codec.layout(Encoding::kWide).page_bytes();
@@ -90,11 +99,17 @@ class Pusher {
     for (;;) {
       absl::Status broken;
       const absl::Status status =
-          call_->Push(space_, {request_, hints_, static_cast<uint32_t>(first), batch_, deadline_},
+          call_->Push(space_,
+                      {request_, hints_, static_cast<uint32_t>(first), batch_, deadline_,
+                       on_device_ ? source_.device_source() : nullptr},
                       &report_, &broken);
       if (broken.ok()) return status;
       space_.connection()->paths().GiveUp(Direction::kPush, *path_, broken);
       OSCARKV_RETURN_IF_ERROR(TakePath());
+      if (on_device_ && !IsOfDevices(path_->kind())) {
+        OSCARKV_ASSIGN_OR_RETURN(batch_, source_.device_source()->BringToHost());
+        on_device_ = false;
+      }
     }
   }
 
@@ -102,7 +117,7 @@ class Pusher {
   // call lives as long as the batch.
   absl::Status TakePath() {
     for (;;) {
-      OSCARKV_ASSIGN_OR_RETURN(path_, space_.connection()->paths().ForPush(deadline_));
+      OSCARKV_ASSIGN_OR_RETURN(path_, space_.connection()->paths().ForPush(source_, deadline_));
       absl::StatusOr<std::unique_ptr<PushCall>> call = path_->Begin(space_, deadline_);
       if (call.ok()) {
         calls_.push_back(*std::move(call));
@@ -132,6 +147,7 @@ class Pusher {
   std::vector<std::unique_ptr<PushCall>> calls_;  // the last is in use
   PushCall* call_ = nullptr;
   std::span<const EncodedPage> batch_;
+  bool on_device_ = false;  // its bytes lie there
 };
 
 }  // namespace

@@ -18,6 +18,8 @@
 
 namespace oscarkv::client {
 
+class DeviceSource;
+
 // Takes the pages of one fetch. Called from the thread that fetches. An error that is not said to
 // mean something else ends the fetch, which returns it.
 class PageSink {
@@ -83,6 +85,8 @@ class PageSource {
   virtual absl::StatusOr<std::span<const EncodedPage>> Encode(uint32_t first,
                                                               std::span<const Encoding> encodings,
                                                               EncodeReport* report) = 0;
+  // How it leaves pages in a GPU's memory (client/cpp/device_source.h); null: it does not.
+  virtual DeviceSource* device_source() { return nullptr; }
 };
 
 }  // namespace oscarkv::client

@@ -18,10 +18,12 @@ namespace oscarkv::client {
 
 // The methods, as they are called.
 namespace method {
+inline constexpr char kBeginPush[] = "/oscarkv.v1.Peer/BeginPush";
 inline constexpr char kClear[] = "/oscarkv.v1.KvCache/Clear";
 inline constexpr char kDelete[] = "/oscarkv.v1.KvCache/Delete";
 inline constexpr char kDeleteTransformSet[] = "/oscarkv.v1.Admin/DeleteTransformSet";
 inline constexpr char kEndHold[] = "/oscarkv.v1.Peer/EndHold";
+inline constexpr char kEndPush[] = "/oscarkv.v1.Peer/EndPush";
 inline constexpr char kGet[] = "/oscarkv.v1.KvCache/Get";
 inline constexpr char kGetTransformSet[] = "/oscarkv.v1.KvCache/GetTransformSet";
 inline constexpr char kHoldPages[] = "/oscarkv.v1.Peer/HoldPages";

@@ -7,6 +7,7 @@
 
 #include "kernels/base/status_macros.h"
 #include "kernels/device/device.h"
+#include "kernels/device/status.h"
 
 namespace oscarkv::client {
 namespace {
@@ -98,7 +99,7 @@ absl::Status GpuPageSink::ReceiveOver(std::unique_ptr<comm::PeerFabric> fabric,
   const device::DeviceScope scope(fetcher_->device());
   OSCARKV_RETURN_IF_ERROR(scope.status());
   OSCARKV_ASSIGN_OR_RETURN(slot_memory_, device::DeviceBuffer::Allocate(slots.bytes()));
-  peer_ = std::make_unique<PeerReceiver>(std::move(fabric), slot_memory_.data(), slots);
+  peer_ = std::make_unique<PeerLink>(std::move(fabric), slot_memory_.data(), slots);
   slot_steps_.resize(slots.slots);
   return absl::OkStatus();
 }
@@ -209,7 +210,31 @@ absl::StatusOr<std::unique_ptr<GpuPageSource>> GpuPageSource::Create(
   OSCARKV_ASSIGN_OR_RETURN(std::unique_ptr<GpuPusher> pusher,
                            GpuPusher::Create(std::move(codec), options));
   OSCARKV_ASSIGN_OR_RETURN(device::PinnedBuffer memory, device::PinnedBuffer::Allocate(bytes));
-  return std::unique_ptr<GpuPageSource>(new GpuPageSource(std::move(pusher), std::move(memory)));
+  OSCARKV_ASSIGN_OR_RETURN(device::Stream stream, device::Stream::Create());
+  return std::unique_ptr<GpuPageSource>(
+      new GpuPageSource(std::move(pusher), std::move(memory), std::move(stream)));
+}
+
+absl::Status GpuPageSource::SendOverNccl(const comm::NcclOptions& options) {
+  OSCARKV_ASSIGN_OR_RETURN(auto fabric, comm::MakeNcclFabric(options));
+  return SendOver(std::move(fabric));
+}
+
+absl::Status GpuPageSource::SendOver(std::unique_ptr<comm::PeerFabric> fabric) {
+  if (link_ != nullptr) return absl::FailedPreconditionError("there is a sender");
+  OSCARKV_RETURN_IF_ERROR(TakeDeviceMemory());
+  link_ =
+      std::make_unique<PeerLink>(std::move(fabric), device_memory_.data(),
+                                 comm::SlotShape{.slots = 1, .slot_bytes = device_memory_.size()});
+  return absl::OkStatus();
+}
+
+absl::Status GpuPageSource::TakeDeviceMemory() {
+  if (device_memory_.size() > 0) return absl::OkStatus();
+  const device::DeviceScope scope(pusher_->device());
+  OSCARKV_RETURN_IF_ERROR(scope.status());
+  OSCARKV_ASSIGN_OR_RETURN(device_memory_, device::DeviceBuffer::Allocate(memory_.bytes().size()));
+  return absl::OkStatus();
 }
 
 absl::Status GpuPageSource::Start(const PushOrigin& origin, cudaStream_t stream) {
@@ -221,6 +246,57 @@ absl::Status GpuPageSource::Start(const PushOrigin& origin, cudaStream_t stream)
 
 absl::StatusOr<std::span<const EncodedPage>> GpuPageSource::Encode(
     uint32_t first, std::span<const Encoding> encodings, EncodeReport* report) {
+  return EncodeInto(memory_.bytes(), first, encodings, report);
+}
+
+absl::StatusOr<std::span<const EncodedPage>> GpuPageSource::EncodeOnDevice(
+    uint32_t first, std::span<const Encoding> encodings, uint64_t bytes_max, EncodeReport* report) {
+  OSCARKV_RETURN_IF_ERROR(TakeDeviceMemory());
+  const uint64_t page = pusher_->layouts().of(encodings[0]).page_bytes();
+  const uint64_t bytes = std::min<uint64_t>(device_memory_.size(), std::max(bytes_max, page));
+  return EncodeInto({device_memory_.data(), bytes}, first, encodings, report);
+}
+
+absl::StatusOr<std::span<const EncodedPage>> GpuPageSource::BringToHost() {
+  const device::DeviceScope scope(pusher_->device());
+  OSCARKV_RETURN_IF_ERROR(scope.status());
+  const ByteView last = encoded_.back().bytes;
+  const auto bytes = static_cast<size_t>(last.data() + last.size() - device_memory_.data());
+  OSCARKV_RETURN_IF_ERROR(
+      device::ToStatus(cudaMemcpyAsync(memory_.bytes().data(), device_memory_.data(), bytes,
+                                       cudaMemcpyDeviceToHost, stream_.get()),
+                       "copying encoded pages"));
+  OSCARKV_RETURN_IF_ERROR(stream_.Synchronize());
+  for (EncodedPage& page : encoded_)
+    page.bytes = {memory_.bytes().data() + (page.bytes.data() - device_memory_.data()),
+                  page.bytes.size()};
+  return std::span<const EncodedPage>(encoded_);
+}
+
+absl::Status GpuPageSource::OpenStaging(const std::string& handle) {
+  if (handle == handle_) return absl::OkStatus();
+  const device::DeviceScope scope(pusher_->device());
+  OSCARKV_RETURN_IF_ERROR(scope.status());
+  OSCARKV_ASSIGN_OR_RETURN(staging_, device::OpenedMemory::Open(handle));
+  handle_ = handle;
+  return absl::OkStatus();
+}
+
+absl::Status GpuPageSource::Write(std::span<const Placed> pages) {
+  const device::DeviceScope scope(pusher_->device());
+  OSCARKV_RETURN_IF_ERROR(scope.status());
+  for (const Placed& placed : pages) {
+    OSCARKV_RETURN_IF_ERROR(
+        device::ToStatus(cudaMemcpyAsync(staging_.writable() + placed.offset, placed.page.data(),
+                                         placed.page.size(), cudaMemcpyDefault, stream_.get()),
+                         "writing to the server's memory"));
+  }
+  return stream_.Synchronize();
+}
+
+absl::StatusOr<std::span<const EncodedPage>> GpuPageSource::EncodeInto(
+    MutableByteView memory, uint32_t first, std::span<const Encoding> encodings,
+    EncodeReport* report) {
   const PageLayouts layouts = pusher_->layouts();
   const uint32_t blocks = layouts.wide.geometry().blocks();
   crcs_.resize(encodings.size() * blocks);
@@ -229,8 +305,8 @@ absl::StatusOr<std::span<const EncodedPage>> GpuPageSource::Encode(
   uint64_t used = 0;
   for (const Encoding encoding : encodings) {
     const uint64_t bytes = layouts.of(encoding).page_bytes();
-    if (used + bytes > memory_.bytes().size()) break;
-    std::byte* room = memory_.bytes().data() + used;
+    if (used + bytes > memory.size()) break;
+    std::byte* room = memory.data() + used;
     uint32_t* crcs = crcs_.data() + rooms.size() * blocks;
     rooms.push_back({encoding, room, crcs});
     encoded_.push_back({encoding, {room, bytes}, {crcs, blocks}});

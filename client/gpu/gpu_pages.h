@@ -13,7 +13,8 @@
 #include "absl/status/statusor.h"
 
 #include "client/cpp/device_pages.h"
-#include "client/cpp/peer_receiver.h"
+#include "client/cpp/device_source.h"
+#include "client/cpp/peer_link.h"
 #include "client/cpp/stored_pages.h"
 #include "client/gpu/gpu_cache.h"
 #include "client/gpu/gpu_fetcher.h"
@@ -23,6 +24,7 @@
 #include "kernels/comm/slots.h"
 #include "kernels/device/buffer.h"
 #include "kernels/device/shared_memory.h"
+#include "kernels/device/stream.h"
 
 namespace oscarkv::client {
 
@@ -76,7 +78,7 @@ class GpuPageSink final : public PageSink, private DevicePages {
   void Keep(uint32_t first, uint32_t count, std::unique_ptr<PagesHold> hold) override;
   absl::Status TakeAt(uint32_t page, const DevicePlace& place,
                       std::span<const uint32_t> block_crc32c) override;
-  PeerReceiver* receiver() override { return peer_.get(); }
+  PeerLink* receiver() override { return peer_.get(); }
   bool receives() const override { return peer_ != nullptr; }
   absl::StatusOr<uint64_t> ReceiveSlot() override;
   // Whether a page goes on the step that is being filled.
@@ -93,7 +95,7 @@ class GpuPageSink final : public PageSink, private DevicePages {
   std::vector<device::OpenedMemory> closing_;
   // Slots of pages that are sent here; the receiver goes before its memory.
   device::DeviceBuffer slot_memory_;
-  std::unique_ptr<PeerReceiver> peer_;
+  std::unique_ptr<PeerLink> peer_;
   std::vector<std::optional<uint64_t>> slot_steps_;  // [slots], that was decoded from each last
   size_t slot_ = 0;                                  // given last
   // Of the fetch under way.
@@ -113,14 +115,22 @@ class GpuPageSink final : public PageSink, private DevicePages {
   std::vector<Kept> kept_;
 };
 
-// Encodes pages into pinned memory, from where they are sent. One push after another: Start, then
+// Encodes pages into pinned memory, from where they are sent; or into memory of the device, from
+// where they go to a server's GPU that takes them. One push after another: Start, then
 // Namespace::PushFrom, after which the engine may write to the pages again.
-class GpuPageSource final : public PageSource {
+class GpuPageSource final : public PageSource, private DeviceSource {
  public:
   // Takes all that it will use: a GpuPusher's share, and as much pinned memory as its stages have,
   // or a WIDE page. Errors as GpuPusher::Create's.
   static absl::StatusOr<std::unique_ptr<GpuPageSource>> Create(
       std::shared_ptr<const cuda::CudaPageCodec> codec, const GpuTransferOptions& options = {});
+
+  // Has pages go over NCCL, too, where a server's GPU takes them: groups of at most what the pinned
+  // memory has, for which as much of the device's is taken. Once, before the first push.
+  // kUnavailable: there is no NCCL.
+  absl::Status SendOverNccl(const comm::NcclOptions& options);
+  // The same over another fabric.
+  absl::Status SendOver(std::unique_ptr<comm::PeerFabric> fabric);
 
   // Says where the next push comes from; the cache is read after what `stream` holds now. Errors as
   // GpuPusher::Begin's.
@@ -130,13 +140,34 @@ class GpuPageSource final : public PageSource {
   absl::StatusOr<std::span<const EncodedPage>> Encode(uint32_t first,
                                                       std::span<const Encoding> encodings,
                                                       EncodeReport* report) override;
+  DeviceSource* device_source() override { return this; }
 
  private:
-  GpuPageSource(std::unique_ptr<GpuPusher> pusher, device::PinnedBuffer memory)
-      : pusher_(std::move(pusher)), memory_(std::move(memory)) {}
+  GpuPageSource(std::unique_ptr<GpuPusher> pusher, device::PinnedBuffer memory,
+                device::Stream stream)
+      : pusher_(std::move(pusher)), memory_(std::move(memory)), stream_(std::move(stream)) {}
+  absl::StatusOr<std::span<const EncodedPage>> EncodeOnDevice(uint32_t first,
+                                                              std::span<const Encoding> encodings,
+                                                              uint64_t bytes_max,
+                                                              EncodeReport* report) override;
+  absl::StatusOr<std::span<const EncodedPage>> BringToHost() override;
+  absl::Status OpenStaging(const std::string& handle) override;
+  absl::Status Write(std::span<const Placed> pages) override;
+  PeerLink* sender() override { return link_.get(); }
+  // Of the device, as much as the pinned memory; taken when it is first needed.
+  absl::Status TakeDeviceMemory();
+  // Into that memory, of the host or of the device.
+  absl::StatusOr<std::span<const EncodedPage>> EncodeInto(MutableByteView memory, uint32_t first,
+                                                          std::span<const Encoding> encodings,
+                                                          EncodeReport* report);
 
   const std::unique_ptr<GpuPusher> pusher_;
   const device::PinnedBuffer memory_;
+  const device::Stream stream_;  // of copies from the device's memory
+  device::DeviceBuffer device_memory_;
+  std::unique_ptr<PeerLink> link_;  // goes before that memory
+  std::string handle_;              // of a server's staging memory
+  device::OpenedMemory staging_;
   // Of the push under way.
   uint64_t pages_ = 0;
   EncodeReport reported_;

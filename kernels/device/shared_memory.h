@@ -34,6 +34,8 @@ class OpenedMemory {
   ~OpenedMemory();
 
   const std::byte* data() const { return data_; }
+  // Where its owner wants it to be written to.
+  std::byte* writable() const { return const_cast<std::byte*>(data_); }
 
  private:
   explicit OpenedMemory(const std::byte* data) : data_(data) {}

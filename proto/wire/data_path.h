@@ -21,6 +21,11 @@ enum class DataPath : uint8_t {
 inline constexpr std::array<DataPath, 4> kDataPaths = {DataPath::kIpc, DataPath::kShm,
                                                        DataPath::kNccl, DataPath::kGrpc};
 
+// Whether pages go between the memory of GPUs.
+inline constexpr bool IsOfDevices(DataPath path) {
+  return path == DataPath::kIpc || path == DataPath::kNccl;
+}
+
 enum class Direction : uint8_t { kFetch = 0, kPush = 1 };  // to the client; to the server
 inline constexpr std::array<Direction, 2> kDirections = {Direction::kFetch, Direction::kPush};
 

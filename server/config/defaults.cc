@@ -89,6 +89,10 @@ absl::Status CheckGpu(const v1::ServerConfig& config) {
   }
   OSCARKV_RETURN_IF_ERROR(
       CheckBytes("gpu.capacity", gpu.capacity(), kGpuBytesMin, uint64_t{1} << 44));
+  if (gpu.staging() != "off") {
+    OSCARKV_RETURN_IF_ERROR(
+        CheckBytes("gpu.staging", gpu.staging(), kGpuBytesMin, uint64_t{1} << 40));
+  }
   if (gpu.device() < kGpuDevices) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("gpu.device must be below ", kGpuDevices, ", found ", gpu.device()));
@@ -335,6 +339,7 @@ v1::ServerConfig WithDefaults(v1::ServerConfig config, uint64_t memory_bytes) {
   const uint64_t host = ParseBytes(config.host().capacity()).value_or(kHostBytesMin);
   SetDefault(config.mutable_gpu()->mutable_capacity(), "off");
   SetDefault(config.mutable_gpu()->mutable_nccl(), "auto");
+  SetDefault(config.mutable_gpu()->mutable_staging(), "256MiB");
   v1::DiskTierConfig* disk = config.mutable_disk();
   SetDefault(disk->mutable_path(), "off");
   SetDefault(disk->mutable_capacity(), "64GiB");

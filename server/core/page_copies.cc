@@ -56,13 +56,21 @@ void PageCopies::OnUse(std::span<PageRecord* const> pages, absl::Duration now) {
     entry.last_use = now;
   }
   // The first page of a sequence is of use without the second, and not the other way round.
-  for (size_t i = again.size(); i-- > 0;) {
-    if (queue_.size() >= options_.queued_max) {
-      ++counters_.refused_pages;
-    } else if (const auto [entry, added] = entries_.try_emplace(again[i]); added) {
-      entry->second.last_use = now;
-      queue_.push_back(again[i]);
-    }
+  for (size_t i = again.size(); i-- > 0;) Queue(*again[i], now);
+}
+
+void PageCopies::Want(std::span<PageRecord* const> pages, absl::Duration now) {
+  absl::MutexLock lock(&mutex_);
+  if (!degraded_.empty()) return;
+  for (PageRecord* page : pages) Queue(*page, now);
+}
+
+void PageCopies::Queue(PageRecord& page, absl::Duration now) {
+  if (queue_.size() >= options_.queued_max) {
+    ++counters_.refused_pages;
+  } else if (const auto [entry, added] = entries_.try_emplace(&page); added) {
+    entry->second.last_use = now;
+    queue_.push_back(&page);
   }
 }
 

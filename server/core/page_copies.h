@@ -5,9 +5,9 @@
 //     |          |          |           ends each of them
 //     +----------+----------+--> none
 //
-// A page is queued at its second use within a window. A full tier makes room by dropping the copy
-// that was least recently used, if it was not used for as long as the window: what is in steady use
-// is not driven out by what is.
+// A page is queued at its second use within a window, or when somebody wants it to be. A full tier
+// makes room by dropping the copy that was least recently used, if it was not used for as long as
+// the window: what is in steady use is not driven out by what is.
 //
 // This class keeps the books; CopyMover moves the bytes.
 #ifndef OSCARKV_SERVER_CORE_PAGE_COPIES_H_
@@ -69,6 +69,9 @@ class PageCopies {
   // One use of `pages`, the deepest first. Records may have left the index since they were looked
   // up, or be reused: then another page counts as used, which does no harm.
   void OnUse(std::span<PageRecord* const> pages, absl::Duration now);
+  // Queues those of `pages` that have no copy, whether they were used or not, the first of them
+  // first. Of records as OnUse.
+  void Want(std::span<PageRecord* const> pages, absl::Duration now);
   // `page` leaves the index. Called under the tree lock, before the record is free for reuse.
   void OnRemove(PageRecord& page);
   // Empty when there is no copy.
@@ -132,6 +135,7 @@ class PageCopies {
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_ || !queue_.empty(); }
   // Whether this use of a page without an entry is its second within the window.
   bool UsedAgain(PageId page, absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Queue(PageRecord& page, absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsMoving(PageRecord& page) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Drops the copy that may go first; false when none may.
   bool DropOne(absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -276,6 +276,14 @@ PinnedCopy PageStore::PinCopy(const PinnedPage& page) const {
   return copy && copy.slot().bytes == page.slot_.size() ? copy : PinnedCopy();
 }
 
+void PageStore::WantCopies(const Namespace& space, std::span<const std::string_view> keys) {
+  if (copies_ == nullptr) return;
+  std::vector<PageRecord*> pages;
+  for (const std::string_view key : keys)
+    index_.Read(index_.Probe(space, key), [&](PageRecord& record) { pages.push_back(&record); });
+  copies_->Want(pages, clock_.Now());
+}
+
 PinResult PageStore::Pin(const Namespace& space, std::string_view key) {
   PinResult result;
   const PageProbe probe = index_.Probe(space, key);

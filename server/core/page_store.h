@@ -187,6 +187,9 @@ class PageStore {
   // The page's copy in a faster tier; empty when there is none. The bytes are as good as that
   // tier's memory: who reads them verifies them (`page` has the checksums).
   PinnedCopy PinCopy(const PinnedPage& page) const;
+  // Has those of the pages that are stored copied to the faster tier, used again or not, the first
+  // of them first.
+  void WantCopies(const Namespace& space, std::span<const std::string_view> keys);
 
   // --- Sessions and leases ---
 

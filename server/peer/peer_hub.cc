@@ -16,9 +16,8 @@ constexpr absl::Duration kLook = absl::Microseconds(20);
 
 }  // namespace
 
-PeerHub::PeerHub(const PeerHubOptions& options, std::unique_ptr<comm::PeerFabric> fabric,
-                 std::byte* memory)
-    : options_(options), fabric_(std::move(fabric)), memory_(memory), thread_([this] { Run(); }) {}
+PeerHub::PeerHub(const PeerHubOptions& options, std::unique_ptr<comm::PeerFabric> fabric)
+    : options_(options), fabric_(std::move(fabric)), thread_([this] { Run(); }) {}
 
 void PeerHub::Stop() {
   {
@@ -91,21 +90,17 @@ absl::StatusOr<uint64_t> PeerHub::SlotBytes(PeerId id, uint64_t epoch) const {
   return peer->slots.slot_bytes;
 }
 
-absl::StatusOr<comm::Ticket> PeerHub::Send(PeerId id, uint64_t epoch, std::vector<Page> pages,
+absl::StatusOr<comm::Ticket> PeerHub::Move(PeerId id, uint64_t epoch, Pages pages,
                                            absl::Duration within,
                                            absl::AnyInvocable<void(const absl::Status&) &&> done) {
-  comm::Transfer transfer{.way = comm::Way::kSend,
-                          .deadline = absl::Now() + std::min(within, options_.transfer_max)};
+  comm::Transfer transfer{.way = pages.way,
+                          .keys = std::move(pages.keys),
+                          .blocks = std::move(pages.blocks),
+                          .deadline = absl::Now() + std::min(within, options_.transfer_max),
+                          .memory = std::move(pages.memory),
+                          .done = std::move(done)};
   uint64_t bytes = 0;
-  const auto copies = std::make_shared<std::vector<PinnedCopy>>();
-  for (Page& page : pages) {
-    bytes += page.bytes;
-    transfer.keys.push_back(std::move(page.key));
-    transfer.blocks.push_back({memory_ + page.offset, page.bytes});
-    copies->push_back(std::move(page.copy));
-  }
-  transfer.memory = copies;
-  transfer.done = std::move(done);
+  for (const comm::Block& block : transfer.blocks) bytes += block.bytes;
   const absl::MutexLock lock(&mutex_);
   OSCARKV_ASSIGN_OR_RETURN(Peer * peer, Find(id, epoch));
   if (bytes > peer->slots.slot_bytes) {
@@ -158,8 +153,8 @@ void PeerHub::Run() {
 
 PeerHubStats PeerHub::Stats() const {
   const absl::MutexLock lock(&mutex_);
-  PeerHubStats stats{.peers = peers_.size(), .broken = broken_, .sending = 0};
-  for (const auto& [id, peer] : peers_) stats.sending += peer->channel.transfers();
+  PeerHubStats stats{.peers = peers_.size(), .broken = broken_, .moving = 0};
+  for (const auto& [id, peer] : peers_) stats.moving += peer->channel.transfers();
   return stats;
 }
 

@@ -1,7 +1,7 @@
-// The server's ends of channels to workers' GPUs: pages go straight from their copies in this
-// server's GPU memory. One thread drives all of them, since a device's communicators are to be used
-// by one. A peer belongs to a session and ends with it; one that breaks is replaced by another, of
-// a later epoch, and gives back what it held when nothing moves any more.
+// The server's ends of channels to workers' GPUs: pages go straight from this server's GPU memory,
+// and come straight into it. One thread drives all of them, since a device's communicators are to
+// be used by one. A peer belongs to a session and ends with it; one that breaks is replaced by
+// another, of a later epoch, and gives back what it held when nothing moves any more.
 #ifndef OSCARKV_SERVER_PEER_PEER_HUB_H_
 #define OSCARKV_SERVER_PEER_PEER_HUB_H_
 
@@ -23,7 +23,6 @@
 #include "kernels/comm/peer_channel.h"
 #include "kernels/comm/peer_comm.h"
 #include "kernels/comm/slots.h"
-#include "server/core/page_copies.h"
 #include "server/core/page_handles.h"
 
 namespace oscarkv {
@@ -39,16 +38,14 @@ struct PeerHubOptions {
 
 struct PeerHubStats {
   uint64_t peers = 0;
-  uint64_t broken = 0;   // since the start, those that ended with their session among them
-  uint64_t sending = 0;  // transfers under way
+  uint64_t broken = 0;  // since the start, those that ended with their session among them
+  uint64_t moving = 0;  // transfers under way
 };
 
 // Thread-safe.
 class PeerHub {
  public:
-  // `memory` is where the slots of copies lie, for the device.
-  PeerHub(const PeerHubOptions& options, std::unique_ptr<comm::PeerFabric> fabric,
-          std::byte* memory);
+  PeerHub(const PeerHubOptions& options, std::unique_ptr<comm::PeerFabric> fabric);
   ~PeerHub() { Stop(); }
   // Ends all peers, and waits until nothing moves. Nothing can be opened or sent from then on.
   void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -73,21 +70,20 @@ class PeerHub {
   // fabric's.
   absl::StatusOr<Opened> Open(const Asked& asked) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // The most that one Send takes. Errors as Send's.
+  // The most that one Move takes. Errors as Move's.
   absl::StatusOr<uint64_t> SlotBytes(PeerId peer, uint64_t epoch) const ABSL_LOCKS_EXCLUDED(mutex_);
 
-  struct Page {
-    std::string key;
-    PinnedCopy copy;
-    uint64_t offset = 0;  // in the copies' memory
-    uint64_t bytes = 0;
+  struct Pages {
+    comm::Way way = comm::Way::kSend;
+    std::vector<std::string> keys;
+    std::vector<comm::Block> blocks;     // [keys], of the device's memory
+    std::shared_ptr<const void> memory;  // kept for as long as bytes may move
   };
-  // Starts sending pages to a worker that takes the ticket over. `done` is called once they have
-  // left, or not; under the hub's lock, so it only takes note. kNotFound: no such peer, or it is of
-  // another epoch; kResourceExhausted: all slots are under way; kInvalidArgument: more than a slot
-  // takes.
-  absl::StatusOr<comm::Ticket> Send(PeerId peer, uint64_t epoch, std::vector<Page> pages,
-                                    absl::Duration within,
+  // Starts sending pages to a worker that takes the ticket over, or receiving them from it. `done`
+  // is called once they have moved, or not; under the hub's lock, so it only takes note. kNotFound:
+  // no such peer, or it is of another epoch; kResourceExhausted: all slots are under way;
+  // kInvalidArgument: more than a slot takes.
+  absl::StatusOr<comm::Ticket> Move(PeerId peer, uint64_t epoch, Pages pages, absl::Duration within,
                                     absl::AnyInvocable<void(const absl::Status&) &&> done)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -112,7 +108,6 @@ class PeerHub {
 
   const PeerHubOptions options_;
   const std::unique_ptr<comm::PeerFabric> fabric_;
-  std::byte* const memory_;
   mutable absl::Mutex mutex_;
   absl::BitGen random_ ABSL_GUARDED_BY(mutex_);  // ids that nobody guesses
   absl::flat_hash_set<SessionId> sessions_ ABSL_GUARDED_BY(mutex_);

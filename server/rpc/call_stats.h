@@ -34,10 +34,12 @@ enum class Method : uint8_t {
   kEndHold,
   kOpenPeer,
   kSendPages,
+  kBeginPush,
+  kEndPush,
   kDeleteTransformSet,
   kPersist,
 };
-inline constexpr size_t kMethods = 22;
+inline constexpr size_t kMethods = 24;
 inline constexpr size_t kStatusCodes = 17;  // of gRPC, 0..16
 std::string_view MethodName(Method method);
 

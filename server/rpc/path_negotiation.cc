@@ -55,9 +55,14 @@ void PathNegotiation::Agree(const v1::PathOffer& offer, v1::SessionReply* reply)
     for (const DataPath path : kDataPaths) {
       const absl::Status status = Try(direction, path, offer, reply);
       if (status.ok()) {
-        choice->set_path(static_cast<v1::DataPath>(path));
-        break;
+        if (choice->path() == v1::DATA_PATH_UNSPECIFIED) {
+          choice->set_path(static_cast<v1::DataPath>(path));
+        } else {
+          choice->add_then(static_cast<v1::DataPath>(path));
+        }
+        continue;
       }
+      if (choice->path() != v1::DATA_PATH_UNSPECIFIED) continue;  // nothing better is missed
       const std::string_view name = DataPathName(path);
       absl::StrAppend(&reasons, reasons.empty() ? "" : "; ",
                       absl::string_view(name.data(), name.size()), ": ", status.message());

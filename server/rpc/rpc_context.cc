@@ -67,6 +67,8 @@ std::string_view MethodName(Method method) {
                                                  "EndHold",
                                                  "OpenPeer",
                                                  "SendPages",
+                                                 "BeginPush",
+                                                 "EndPush",
                                                  "DeleteTransformSet",
                                                  "Persist"};
   return kNames[static_cast<size_t>(method)];

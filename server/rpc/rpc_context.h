@@ -36,6 +36,8 @@
 
 namespace oscarkv {
 
+class DevicePushes;
+
 struct RpcOptions {
   uint32_t max_items = 1024;
   uint32_t max_chunk_bytes = 1u << 20;
@@ -114,6 +116,9 @@ class RpcContext {
   // Likewise; null: nothing is sent from a device.
   PeerHub* peer_hub() const { return peer_hub_; }
   void set_peer_hub(PeerHub* hub) { peer_hub_ = hub; }
+  // Likewise; null: nothing is pushed from clients' devices.
+  DevicePushes* device_pushes() const { return device_pushes_; }
+  void set_device_pushes(DevicePushes* pushes) { device_pushes_ = pushes; }
 
   // Opens the namespace with the settings that the request brings; the errors of
   // PageStore::OpenNamespace and NamespaceSpec, and kFailedPrecondition: another fingerprint than
@@ -182,6 +187,7 @@ class RpcContext {
   const Logger& logger_;
   DeviceHolds* device_holds_ = nullptr;
   PeerHub* peer_hub_ = nullptr;
+  DevicePushes* device_pushes_ = nullptr;
   const uint64_t epoch_;
   const absl::Time start_;
   CallStats calls_;

@@ -9,6 +9,7 @@
 #include "kernels/base/fault_point.h"
 #include "server/rpc/cache_service.h"
 #include "server/rpc/call_scope.h"
+#include "server/rpc/device_pushes.h"
 
 namespace oscarkv {
 namespace {
@@ -39,6 +40,7 @@ class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, 
       FaultPoint("grpc.server.session.opened");
       if (context_.device_holds() != nullptr) context_.device_holds()->BeginSession(session_);
       if (context_.peer_hub() != nullptr) context_.peer_hub()->BeginSession(session_);
+      if (context_.device_pushes() != nullptr) context_.device_pushes()->BeginSession(session_);
       reply_.set_session_id(session_);
       reply_.set_server_epoch(context_.epoch());
       context_.paths().Agree(request_.paths(), &reply_);
@@ -63,6 +65,7 @@ class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, 
     if (session_ != 0) {
       FaultPoint("grpc.server.session.ended");
       if (context_.device_holds() != nullptr) context_.device_holds()->EndSession(session_);
+      if (context_.device_pushes() != nullptr) context_.device_pushes()->EndSession(session_);
       if (context_.peer_hub() != nullptr) context_.peer_hub()->EndSession(session_);
       context_.store().CloseSession(session_);
       context_.ForgetSession(session_);
@@ -73,9 +76,11 @@ class SessionReactor final : public grpc::ServerBidiReactor<v1::SessionRequest, 
  private:
   void LogPaths() const {
     const auto name = [](const v1::PathChoice& choice) {
-      return choice.path() == v1::DATA_PATH_UNSPECIFIED
-                 ? std::string("none")
-                 : std::string(DataPathName(static_cast<DataPath>(choice.path())));
+      if (choice.path() == v1::DATA_PATH_UNSPECIFIED) return std::string("none");
+      std::string names(DataPathName(static_cast<DataPath>(choice.path())));
+      for (const int path : choice.then())
+        names.append(", ").append(DataPathName(static_cast<DataPath>(path)));
+      return names;
     };
     context_.logger().Log(LogLevel::kInfo, "session opened",
                           {{"client", request_.client_name()},

@@ -4,10 +4,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <memory>
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 
 #include "cuda_runtime_api.h"
 #include "kernels/base/checksum.h"
@@ -34,7 +37,7 @@ constexpr uint64_t kCrcBufferBytes = 16 << 10;  // most pages have fewer checksu
 constexpr uint64_t kProbeBytes = 4096;
 
 // The host arena in regions that are page-locked when a copy first comes from them. Where that
-// fails copies go on from ordinary memory, slower, and it is not tried again.
+// fails copies go on from ordinary memory, slower, and it is not tried again. Thread-safe.
 class HostRegions {
  public:
   explicit HostRegions(MutableByteView arena)
@@ -62,7 +65,8 @@ class HostRegions {
   uint64_t pinned_bytes() const { return pinned_bytes_.load(std::memory_order_relaxed); }
 
  private:
-  void MakeReady(uint64_t region) {
+  void MakeReady(uint64_t region) ABSL_LOCKS_EXCLUDED(mutex_) {
+    const absl::MutexLock lock(&mutex_);
     if (failed_ || !regions_[region].bytes().empty()) return;
     const uint64_t first = region * kRegionBytes;
     const MutableByteView bytes =
@@ -75,8 +79,9 @@ class HostRegions {
   }
 
   const MutableByteView arena_;
-  std::vector<PinnedRange> regions_;
-  bool failed_ = false;
+  absl::Mutex mutex_;
+  std::vector<PinnedRange> regions_ ABSL_GUARDED_BY(mutex_);
+  bool failed_ ABSL_GUARDED_BY(mutex_) = false;
   std::atomic<uint64_t> pinned_bytes_{0};  // read by Stats of any thread
 };
 
@@ -127,26 +132,30 @@ class CudaTransfer final : public PendingTransfer {
 class CudaMemory final : public DeviceMemory {
  public:
   static absl::StatusOr<std::unique_ptr<CudaMemory>> Create(const DeviceMemoryOptions& options) {
-    const auto number = static_cast<int>(options.device);
+    return Create(static_cast<int>(options.device), options.bytes,
+                  std::make_shared<HostRegions>(options.host_arena));
+  }
+  static absl::StatusOr<std::unique_ptr<CudaMemory>> Create(int number, uint64_t bytes,
+                                                            std::shared_ptr<HostRegions> host) {
     OSCARKV_RETURN_IF_ERROR(device::CheckDevice(number));
     const device::DeviceScope scope(number);
     OSCARKV_RETURN_IF_ERROR(scope.status());
     OSCARKV_ASSIGN_OR_RETURN(std::string name, device::DeviceName(number));
-    OSCARKV_ASSIGN_OR_RETURN(DeviceBuffer arena, DeviceBuffer::Allocate(options.bytes));
+    OSCARKV_ASSIGN_OR_RETURN(DeviceBuffer arena, DeviceBuffer::Allocate(bytes));
     std::vector<Stream> streams;
     while (streams.size() < kStreams) {
       OSCARKV_ASSIGN_OR_RETURN(Stream stream, Stream::Create());
       streams.push_back(std::move(stream));
     }
-    std::unique_ptr<CudaMemory> memory(
-        new CudaMemory(options, std::move(name), std::move(arena), std::move(streams)));
+    std::unique_ptr<CudaMemory> memory(new CudaMemory(number, std::move(name), std::move(host),
+                                                      std::move(arena), std::move(streams)));
     OSCARKV_RETURN_IF_ERROR(Annotate(memory->Try(), "trying the device"));
     return memory;
   }
 
   uint64_t bytes() const override { return arena_.size(); }
   std::string device_name() const override { return name_; }
-  uint64_t pinned_host_bytes() const override { return host_.pinned_bytes(); }
+  uint64_t pinned_host_bytes() const override { return host_->pinned_bytes(); }
 
   absl::StatusOr<std::unique_ptr<PendingTransfer>> CopyIn(uint64_t offset, ByteView from,
                                                           std::span<const TierPieces> check,
@@ -163,6 +172,9 @@ class CudaMemory final : public DeviceMemory {
     OSCARKV_RETURN_IF_ERROR(scope.status());
     return device::HandleOf(arena_);
   }
+  absl::StatusOr<std::unique_ptr<DeviceMemory>> Beside(uint64_t bytes) override {
+    return Create(device_, bytes, host_);
+  }
 
  private:
   // Which way each of streams_ goes.
@@ -171,11 +183,11 @@ class CudaMemory final : public DeviceMemory {
   static constexpr size_t kCheck = 2;
   static constexpr size_t kStreams = 3;
 
-  CudaMemory(const DeviceMemoryOptions& options, std::string name, DeviceBuffer arena,
+  CudaMemory(int number, std::string name, std::shared_ptr<HostRegions> host, DeviceBuffer arena,
              std::vector<Stream> streams)
-      : device_(static_cast<int>(options.device)),
+      : device_(number),
         name_(std::move(name)),
-        host_(options.host_arena),
+        host_(std::move(host)),
         arena_(std::move(arena)),
         streams_(std::move(streams)) {}
 
@@ -197,7 +209,7 @@ class CudaMemory final : public DeviceMemory {
     const Stream& in = streams_[kIn];
     const Stream& checks = streams_[kCheck];
     std::byte* to = slot;
-    OSCARKV_RETURN_IF_ERROR(host_.ForEachPart(from, [&](ByteView part) {
+    OSCARKV_RETURN_IF_ERROR(host_->ForEachPart(from, [&](ByteView part) {
       const cudaError_t error =
           cudaMemcpyAsync(to, part.data(), part.size(), cudaMemcpyHostToDevice, in.get());
       to += part.size();
@@ -224,7 +236,7 @@ class CudaMemory final : public DeviceMemory {
     OSCARKV_RETURN_IF_ERROR(scope.status());
     const Stream& out = streams_[kOut];
     uint64_t done = 0;
-    OSCARKV_RETURN_IF_ERROR(host_.ForEachPart(to, [&](ByteView part) {
+    OSCARKV_RETURN_IF_ERROR(host_->ForEachPart(to, [&](ByteView part) {
       const cudaError_t error = cudaMemcpyAsync(to.data() + done, slot + done, part.size(),
                                                 cudaMemcpyDeviceToHost, out.get());
       done += part.size();
@@ -257,7 +269,7 @@ class CudaMemory final : public DeviceMemory {
 
   const int device_;
   const std::string name_;
-  HostRegions host_;
+  const std::shared_ptr<HostRegions> host_;
   CrcBuffers crc_buffers_;
   const DeviceBuffer arena_;
   const std::vector<Stream> streams_;

@@ -37,6 +37,9 @@ class DeviceMemory {
   // What another process of the host opens the range by. kUnavailable: it cannot be shared, and
   // why.
   virtual absl::StatusOr<std::string> Handle() const = 0;
+  // Another range of the same device, apart from this one, with which it shares what of the host's
+  // memory is page-locked. Errors as MakeDeviceMemory's.
+  virtual absl::StatusOr<std::unique_ptr<DeviceMemory>> Beside(uint64_t bytes) = 0;
 };
 
 struct DeviceMemoryOptions {

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "client/cpp/client.h"
-#include "client/cpp/peer_receiver.h"
+#include "client/cpp/peer_link.h"
 #include "kernels/base/host_id.h"
 #include "server/core/copy_mover.h"
 #include "server/rpc/peer_service.h"
@@ -75,7 +75,7 @@ class DeviceSink final : public client::PageSink, private client::DevicePages {
   // Slots enough for all pages, so that each can be looked at in the end.
   void ReceiveOver(std::unique_ptr<comm::PeerFabric> fabric, const comm::SlotShape& shape) {
     slots_.resize(shape.bytes());
-    receiver_ = std::make_unique<client::PeerReceiver>(std::move(fabric), slots_.data(), shape);
+    receiver_ = std::make_unique<client::PeerLink>(std::move(fabric), slots_.data(), shape);
   }
   int placed() const { return static_cast<int>(places_.size()); }
 
@@ -95,7 +95,7 @@ class DeviceSink final : public client::PageSink, private client::DevicePages {
     return absl::OkStatus();
   }
 
-  client::PeerReceiver* receiver() override { return receiver_.get(); }
+  client::PeerLink* receiver() override { return receiver_.get(); }
   bool receives() const override { return receiver_ != nullptr; }
   absl::StatusOr<uint64_t> ReceiveSlot() override {
     return slot_++ * receiver_->shape().slot_bytes;
@@ -104,7 +104,7 @@ class DeviceSink final : public client::PageSink, private client::DevicePages {
   const uint64_t pages_;
   const Read read_;
   std::vector<std::byte> slots_;
-  std::unique_ptr<client::PeerReceiver> receiver_;
+  std::unique_ptr<client::PeerLink> receiver_;
   uint64_t slot_ = 0;
   std::vector<std::pair<uint32_t, client::DevicePlace>> received_;
   std::vector<std::tuple<uint32_t, uint32_t, std::unique_ptr<client::PagesHold>>> kept_;
@@ -146,14 +146,15 @@ class DeviceFetchTest : public RpcTest {
     holds_ = std::make_unique<DeviceHolds>(
         DeviceHoldsOptions{.bytes_max = 16 * kUnit, .hold_max = absl::Minutes(1)}, clock_);
     RpcOptions rpc;
-    rpc.paths[0] = std::move(allowed);
+    rpc.paths = {std::move(allowed), push_paths_};
     context_ = std::make_unique<RpcContext>(rpc, store(), logger_);
     context_->set_device_holds(holds_.get());
     if (fabric_ != nullptr) {
-      hub_ =
-          std::make_unique<PeerHub>(hub_options_, std::make_unique<SharedFabric>(fabric_), memory);
+      hub_ = std::make_unique<PeerHub>(hub_options_, std::make_unique<SharedFabric>(fabric_));
       context_->set_peer_hub(hub_.get());
     }
+    options.memory = memory;
+    options.staging = staging_.get();
     cache_service_ = std::make_unique<CacheService>(*context_);
     peer_service_ = std::make_unique<PeerService>(*context_, std::move(options));
     Listen(peer_service_.get());
@@ -209,6 +210,15 @@ class DeviceFetchTest : public RpcTest {
       return read;
     });
   }
+  // Before Begin: what pushes come through.
+  void OpenStaging(uint64_t bytes) {
+    auto device = std::make_unique<FakeDeviceMemory>(bytes);
+    staging_memory_ = device->address();
+    auto handle = device->Handle();
+    auto tier = GpuTier::Create(std::move(device), kUnit);
+    ASSERT_OK(tier);
+    staging_ = std::make_unique<StagingArea>(*std::move(tier), staging_memory_, std::move(handle));
+  }
   client::FetchReport Fetch(DeviceSink& sink, client::FetchRequest request = {}) {
     request.keys = keys_;
     const auto report = remote_->FetchTo(sink, request);
@@ -231,6 +241,9 @@ class DeviceFetchTest : public RpcTest {
   // Both ends' fabric, if there is to be one: before Begin.
   std::shared_ptr<FakeFabric> fabric_;
   PeerHubOptions hub_options_;
+  std::vector<DataPath> push_paths_ = {DataPath::kGrpc};
+  std::byte* staging_memory_ = nullptr;
+  std::unique_ptr<StagingArea> staging_;
   absl::Duration fetch_timeout_ = absl::Seconds(20);
 
   GpuTier* gpu_ = nullptr;

@@ -54,7 +54,7 @@ TEST_F(NcclFetchTest, CopiesAreSentAndTheRestGoesByGrpc) {
   EXPECT_EQ(report.bytes_wire, 8 * 2 * kLayerBytes);
   EXPECT_EQ(hub_->Stats().peers, 1u);
   // The worker has the pages before the server knows that they have left.
-  while (hub_->Stats().sending > 0) std::this_thread::yield();
+  while (hub_->Stats().moving > 0) std::this_thread::yield();
   // The session ends, and with it the peer.
   remote_.reset();
   client_.reset();
@@ -62,6 +62,34 @@ TEST_F(NcclFetchTest, CopiesAreSentAndTheRestGoesByGrpc) {
   EXPECT_EQ(hub_->Stats().broken, 1u);
   hub_.reset();
   EXPECT_EQ(context_->transfers().bytes(DataPath::kNccl, Direction::kFetch), 6 * 2 * kLayerBytes);
+}
+
+TEST_F(NcclFetchTest, PagesInHostMemoryAreStagedAndSent) {
+  OpenStaging(64 * testing::kUnit);
+  BeginOver({.seed = 7, .delay_polls_max = 3});
+  Copy(2, 4);
+  Connect();
+  DeviceSink sink = Receiving();
+  const FetchReport report = Fetch(sink);
+  EXPECT_EQ(report.pages, 8u) << report.store;
+  EXPECT_EQ(sink.sent(), 2 * 8);
+  EXPECT_EQ(sink.received, 0);
+  ExpectWhole(sink, 8);
+  while (staging_->used_bytes() > 0) std::this_thread::yield();
+}
+
+TEST_F(NcclFetchTest, WhatFindsNoRoomInStagingGoesByGrpc) {
+  OpenStaging(testing::kUnit);
+  BeginOver({});
+  Connect();
+  const auto taken = staging_->Reserve(kLayerBytes);
+  ASSERT_OK(taken);
+  const auto more = staging_->Reserve(kLayerBytes);
+  DeviceSink sink = Receiving();
+  EXPECT_EQ(Fetch(sink).pages, 8u);
+  EXPECT_EQ(sink.sent(), 0);
+  EXPECT_EQ(sink.received, 2 * 8);
+  ExpectWhole(sink, 8);
 }
 
 TEST_F(NcclFetchTest, IpcComesBeforeIt) {

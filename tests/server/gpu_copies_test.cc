@@ -21,7 +21,10 @@ using Made = absl::StatusOr<std::unique_ptr<DeviceMemory>>;
 
 class GpuCopiesTest : public ::testing::Test {
  protected:
-  GpuCopiesTest() { config_.set_capacity("32MiB"); }
+  GpuCopiesTest() {
+    config_.set_capacity("32MiB");
+    config_.set_staging("off");
+  }
 
   absl::StatusOr<GpuCopies> Open(const absl::Status& of_the_device) {
     return OpenGpuCopies(
@@ -50,6 +53,16 @@ TEST_F(GpuCopiesTest, OpensWhatIsAskedFor) {
   EXPECT_EQ(stats.capacity_bytes, 32u << 20);
   EXPECT_EQ(stats.degraded, "");
   EXPECT_THAT(copies->handle, IsOkAndHolds("fake handle"));
+}
+
+TEST_F(GpuCopiesTest, StagingLiesBesideThem) {
+  EXPECT_EQ(Open(absl::OkStatus())->staging, nullptr);
+  config_.set_staging("16MiB");
+  const auto copies = Open(absl::OkStatus());
+  ASSERT_OK(copies);
+  ASSERT_NE(copies->staging, nullptr);
+  EXPECT_EQ(copies->staging->bytes(), 16u << 20);
+  EXPECT_THAT(copies->staging->handle(), IsOkAndHolds("fake handle"));
 }
 
 TEST_F(GpuCopiesTest, WithoutTheDeviceTheServerServes) {

@@ -111,6 +111,9 @@ class FakeDeviceMemory final : public DeviceMemory {
   }
   std::byte* address() const override { return const_cast<std::byte*>(bytes_.data()); }
   absl::StatusOr<std::string> Handle() const override { return "fake handle"; }
+  absl::StatusOr<std::unique_ptr<DeviceMemory>> Beside(uint64_t bytes) override {
+    return std::make_unique<FakeDeviceMemory>(bytes, faults_);
+  }
 
  private:
   class Transfer final : public PendingTransfer {

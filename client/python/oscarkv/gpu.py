@@ -57,14 +57,21 @@ class Fetch:
 class Worker:
     """Transfers of one namespace on one device, one push and one fetch at a time. `transforms` is what the namespace was
     opened with. Makes all that it needs at once: for each direction `stages` stages of `stage_bytes` of GPU memory and as
-    much pinned memory, and tables for `pages_max` pages, which is the longest transfer."""
+    much pinned memory, and tables for `pages_max` pages, which is the longest transfer.
+
+    `nccl`: the library ("libnccl.so.2") with which pages move between this GPU and a server's, where both have it; that
+    takes as much GPU memory again for each direction, and two communicators. None: they go by other paths. A server on the
+    same host needs none of it: its GPU's memory is read and written in place."""
 
     def __init__(self, space: oscarkv.Namespace, transforms: oscarkv.TransformSet | None = None, *, device: int = 0,
-                 pages_max: int = 4096, stage_bytes: int = 16 << 20, stages: int = 4) -> None:
+                 pages_max: int = 4096, stage_bytes: int = 16 << 20, stages: int = 4, nccl: str | None = None) -> None:
         self._space = space
         codec = _gpu.PageCodec(space.spec.geometry, space.spec.codec, transforms, device)
         self._sink = _gpu.FetchSink(codec, pages_max, stage_bytes, stages)
         self._source = _gpu.PushSource(codec, pages_max, stage_bytes, stages)
+        if nccl is not None:
+            self._sink.receive_over_nccl(nccl, stages, stage_bytes)
+            self._source.send_over_nccl(nccl)
         self._running: concurrent.futures.Future[oscarkv.FetchReport] | None = None
         self._threads = concurrent.futures.ThreadPoolExecutor(1, "oscarkv-fetch")
 

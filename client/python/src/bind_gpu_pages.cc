@@ -266,6 +266,16 @@ void BindGpuPages(py::module_& module) {
             ThrowIfError(status);
           },
           arg("layer"), arg("stream") = py::none())
+      .def(
+          "receive_over_nccl",
+          [](SinkHandle& self, const std::string& library, uint32_t slots, uint64_t slot_bytes) {
+            const device::DeviceScope scope(self.codec.device);
+            ThrowIfError(scope.status());
+            ThrowIfError(
+                self.sink->ReceiveOverNccl({.library = library, .device = self.codec.device},
+                                           {.slots = slots, .slot_bytes = slot_bytes}));
+          },
+          arg("library"), arg("slots"), arg("slot_bytes"))
       .def_property_readonly(
           "pages", [](SinkHandle& self) -> PageSink& { return *self.sink; },
           py::return_value_policy::reference_internal);
@@ -285,6 +295,13 @@ void BindGpuPages(py::module_& module) {
             self.kv = std::move(kv);
           },
           arg("kv"), arg("slots"), arg("stream") = py::none())
+      .def(
+          "send_over_nccl",
+          [](SourceHandle& self, const std::string& library) {
+            ThrowIfError(
+                self.source->SendOverNccl({.library = library, .device = self.codec.device}));
+          },
+          arg("library"))
       .def_property_readonly(
           "pages", [](SourceHandle& self) -> PageSource& { return *self.source; },
           py::return_value_policy::reference_internal);

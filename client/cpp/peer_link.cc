@@ -1,4 +1,4 @@
-#include "client/cpp/peer_receiver.h"
+#include "client/cpp/peer_link.h"
 
 #include <utility>
 
@@ -17,18 +17,18 @@ constexpr absl::Duration kLook = absl::Microseconds(10);
 
 using State = comm::PeerChannel::State;
 
-PeerReceiver::PeerReceiver(std::unique_ptr<comm::PeerFabric> fabric, std::byte* memory,
-                           const comm::SlotShape& shape)
+PeerLink::PeerLink(std::unique_ptr<comm::PeerFabric> fabric, std::byte* memory,
+                   const comm::SlotShape& shape)
     : fabric_(std::move(fabric)),
       memory_(memory),
       shape_(shape),
       channel_(std::make_unique<comm::PeerChannel>()) {}
 
-uint64_t PeerReceiver::epoch() const {
+uint64_t PeerLink::epoch() const {
   return channel_->state() == State::kOpen ? channel_->epoch() : 0;
 }
 
-bool PeerReceiver::Drive(absl::FunctionRef<bool()> reached, absl::Time deadline) {
+bool PeerLink::Drive(absl::FunctionRef<bool()> reached, absl::Time deadline) {
   const bool never = false;
   while (!reached()) {
     const absl::Time now = absl::Now();
@@ -40,8 +40,8 @@ bool PeerReceiver::Drive(absl::FunctionRef<bool()> reached, absl::Time deadline)
   return true;
 }
 
-absl::Status PeerReceiver::Open(uint64_t peer_id, const comm::PairId& pair, uint64_t epoch,
-                                absl::Time deadline) {
+absl::Status PeerLink::Open(uint64_t peer_id, const comm::PairId& pair, uint64_t epoch,
+                            absl::Time deadline) {
   peer_id_ = peer_id;
   channel_->Break(absl::CancelledError("a new epoch begins"));
   if (!Drive([&] { return channel_->state() == State::kClosed; }, deadline))
@@ -53,9 +53,9 @@ absl::Status PeerReceiver::Open(uint64_t peer_id, const comm::PairId& pair, uint
   return channel_->state() == State::kOpen ? absl::OkStatus() : channel_->broken();
 }
 
-absl::Status PeerReceiver::Receive(const comm::Ticket& ticket, std::span<const std::string> keys,
-                                   std::span<const uint64_t> sizes, uint64_t offset,
-                                   absl::Time deadline) {
+absl::Status PeerLink::Receive(const comm::Ticket& ticket, std::span<const std::string> keys,
+                               std::span<const uint64_t> sizes, uint64_t offset,
+                               absl::Time deadline) {
   comm::Transfer transfer{
       .way = comm::Way::kReceive, .keys = {keys.begin(), keys.end()}, .deadline = deadline};
   uint64_t end = offset;
@@ -69,6 +69,18 @@ absl::Status PeerReceiver::Receive(const comm::Ticket& ticket, std::span<const s
     transfer.blocks.push_back({memory_ + end, bytes});
     end += bytes;
   }
+  return Move(ticket, std::move(transfer));
+}
+
+absl::Status PeerLink::Send(const comm::Ticket& ticket, std::span<const std::string> keys,
+                            std::span<const comm::Block> pages, absl::Time deadline) {
+  return Move(ticket, {.way = comm::Way::kSend,
+                       .keys = {keys.begin(), keys.end()},
+                       .blocks = {pages.begin(), pages.end()},
+                       .deadline = deadline});
+}
+
+absl::Status PeerLink::Move(const comm::Ticket& ticket, comm::Transfer transfer) {
   bool ended = false;
   absl::Status result;
   transfer.done = [&](const absl::Status& status) {

@@ -1,7 +1,7 @@
 // A worker's end of a channel to a server's GPU: receives groups of pages into slots of its own
-// memory. Knows no network: who opens it, and takes tickets to it, does.
-#ifndef OSCARKV_CLIENT_CPP_PEER_RECEIVER_H_
-#define OSCARKV_CLIENT_CPP_PEER_RECEIVER_H_
+// memory, and sends such groups. Knows no network: who opens it, and takes tickets to it, does.
+#ifndef OSCARKV_CLIENT_CPP_PEER_LINK_H_
+#define OSCARKV_CLIENT_CPP_PEER_LINK_H_
 
 #include <cstdint>
 #include <memory>
@@ -21,12 +21,12 @@
 namespace oscarkv::client {
 
 // Used by one thread at a time, which waits in its calls, never past their deadlines.
-class PeerReceiver {
+class PeerLink {
  public:
-  // `memory` is the fabric's to write to: shape.bytes() of it, the slots one after another. It must
-  // stay until the receiver is gone, whose end waits until nothing is written any more.
-  PeerReceiver(std::unique_ptr<comm::PeerFabric> fabric, std::byte* memory,
-               const comm::SlotShape& shape);
+  // `memory` is the fabric's to read and write: shape.bytes() of it, the slots one after another.
+  // It must stay until the link is gone, whose end waits until nothing touches it any more.
+  PeerLink(std::unique_ptr<comm::PeerFabric> fabric, std::byte* memory,
+           const comm::SlotShape& shape);
 
   uint32_t version() const { return fabric_->version(); }
   const comm::SlotShape& shape() const { return shape_; }
@@ -42,10 +42,15 @@ class PeerReceiver {
   // of the memory on. Any error has ended the epoch.
   absl::Status Receive(const comm::Ticket& ticket, std::span<const std::string> keys,
                        std::span<const uint64_t> sizes, uint64_t offset, absl::Time deadline);
+  // Takes a ticket over, and waits until these pages of the memory have left.
+  // Any error has ended the epoch.
+  absl::Status Send(const comm::Ticket& ticket, std::span<const std::string> keys,
+                    std::span<const comm::Block> pages, absl::Time deadline);
   // Ends the epoch: an answer with a ticket may have been lost.
   void Break(const absl::Status& why) { channel_->Break(why); }
 
  private:
+  absl::Status Move(const comm::Ticket& ticket, comm::Transfer transfer);
   bool Drive(absl::FunctionRef<bool()> reached, absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
 
   const std::unique_ptr<comm::PeerFabric> fabric_;
@@ -58,4 +63,4 @@ class PeerReceiver {
 
 }  // namespace oscarkv::client
 
-#endif  // OSCARKV_CLIENT_CPP_PEER_RECEIVER_H_
+#endif  // OSCARKV_CLIENT_CPP_PEER_LINK_H_

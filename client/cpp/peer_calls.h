@@ -1,0 +1,43 @@
+// What fetches and pushes between GPUs have in common: the memory that a server shares, and the
+// peer that it opens. Included by the client's own sources only.
+#ifndef OSCARKV_CLIENT_CPP_PEER_CALLS_H_
+#define OSCARKV_CLIENT_CPP_PEER_CALLS_H_
+
+#include <cstdint>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+
+#include "client/cpp/namespace_impl.h"
+#include "client/cpp/wire.h"
+
+namespace oscarkv::client {
+
+class PeerLink;
+
+// What the server of the newest session shares of its GPU's memory; asked for once a session.
+// Thread-safe.
+class SharedDevice {
+ public:
+  // `broken`: it shares nothing with this client, and why. An error: no session, or no answer.
+  absl::StatusOr<v1::ShareDeviceReply> Get(Namespace::Impl& space, absl::Time deadline,
+                                           absl::Status* broken) ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  absl::Mutex mutex_;
+  uint64_t session_ ABSL_GUARDED_BY(mutex_) = 0;
+  v1::ShareDeviceReply shared_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Has the link be in an epoch: if it is in none, has the server open a peer and meets it.
+// `broken`: this server, or this worker, has no NCCL that both can use. An error: it did not come
+// to that in time.
+absl::Status OpenPeerLink(Namespace::Impl& space, PeerLink& link, absl::Time deadline,
+                          absl::Status* broken);
+
+}  // namespace oscarkv::client
+
+#endif  // OSCARKV_CLIENT_CPP_PEER_CALLS_H_
