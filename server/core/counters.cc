@@ -58,6 +58,14 @@ void AddArchive(const StoreStats& stats, std::vector<NamedCounter>* counters) {
                          ItemStatusName(static_cast<ItemStatus>(status)),
                          stats.counters.persists_by_outcome[status]});
   }
+  constexpr const char* kParentLoadNames[kParentLoads] = {"loaded", "too_long", "no_room",
+                                                          "failed"};
+  for (size_t i = 0; i < kParentLoads; ++i) {
+    counters->push_back({"oscarkv_disk_parent_loads_total",
+                         "Puts whose parent was on disk only, by what came of bringing it and what "
+                         "it extends into memory; the put is SKIPPED unless it was loaded",
+                         "outcome", kParentLoadNames[i], stats.counters.parent_loads[i]});
+  }
 }
 
 // Of the tiers that there are.

@@ -40,6 +40,11 @@ struct ArchivedPage {
   uint64_t stamp = 0;  // another one each time that the page is written
 };
 
+struct ArchivedAncestor {
+  std::string key;
+  ArchivedPage page;
+};
+
 // Views stay until the call returns. `slot` is the page's blocks followed by their checksums.
 struct ArchiveWrite {
   const Namespace* space = nullptr;
@@ -71,6 +76,11 @@ class PageArchive {
   // durable. O(pages of the chains).
   virtual std::vector<bool> HoldChains(const Namespace& space,
                                        std::span<const std::string_view> keys) const = 0;
+  // The page and what it extends, its parent next, at most `pages_max` in all, as far as they are
+  // archived; pages that Supersede has hidden stand among them. Whether each extends the next is
+  // sure only when it has been read.
+  virtual std::vector<ArchivedAncestor> Ancestry(const Namespace& space, std::string_view key,
+                                                 size_t pages_max) const = 0;
   // That the namespace's pages take, with what describes them: at most kRecordExtraMax a page.
   static constexpr uint64_t kRecordExtraMax = 4351;
   virtual uint64_t BytesOf(const Namespace& space) const = 0;

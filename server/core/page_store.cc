@@ -442,6 +442,7 @@ StoreStats PageStore::Stats() const {
   stats.scrub_pages = read(counters_.scrub_pages);
   out.fetch_misses = read(counters_.fetch_misses);
   out.loaded_pages = read(counters_.loaded_pages);
+  for (size_t i = 0; i < kParentLoads; ++i) out.parent_loads[i] = read(counters_.parent_loads[i]);
   out.fetch_evicted = read(counters_.fetch_evicted);
   out.fetch_bytes = read(counters_.fetch_bytes);
   for (size_t i = 0; i < kItemStatuses; ++i) {

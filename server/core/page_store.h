@@ -135,7 +135,7 @@ class PageStore {
   //              to send. So is a key stored in the other encoding, at the same position and
   //              parent: precision is the store's business, and the bytes cannot be compared.
   //   kConflict  the key is stored with other checksums, position or parent. It stays as it is.
-  //   kSkipped   the parent is not stored.
+  //   kSkipped   the parent is not in memory; see ParentIsArchived.
   //   kQuota     to be pinned, but the share of pinned pages is full; or the tenant holds as much
   //              as it may, and none of it may go. The message says which limit, what was asked
   //              for, and what is held.
@@ -149,6 +149,10 @@ class PageStore {
   //   kBusy      the same, but WIDE pages are being re-encoded, which makes room: try again a
   //              little later.
   BeginPutResult BeginPut(const Namespace& space, const PutItem& item);
+
+  // Whether BeginPut would be told kSkipped although the parent is stored, in the archive: a
+  // ParentLoader brings it back. Counts as nothing, changes nothing.
+  bool ParentIsArchived(const Namespace& space, const PutItem& item) const;
 
   // How many of the keys are neither stored nor remembered as dropped: what RequestTraits wants to
   // know of a put before it begins. Counts as nothing, changes nothing.
@@ -247,6 +251,7 @@ class PageStore {
   friend class ArchiveBatch;
   friend class ArchiveWriter;
   friend class CopyMover;
+  friend class ParentLoader;
   friend class Persister;
   friend class PutSlot;
   friend class ReEncoder;
@@ -267,6 +272,7 @@ class PageStore {
     Counter corrupt_pages{0}, verified_pages{0}, moved_pages{0}, moved_bytes{0};
     Counter loaded_pages{0};
     std::array<Counter, kItemStatuses> persists_by_outcome{};
+    std::array<Counter, kParentLoads> parent_loads{};
     Counter pins{0};
   };
   struct SpacePages {
@@ -412,6 +418,13 @@ class PageStore {
   // Returns how many pages were archived only.
   uint64_t ClearArchive(const Namespace& space);
   struct Loading;
+  // Who wants pages back: readers, the first of them in any case, or the put of a page that extends
+  // them all, root first.
+  enum class LoadFor : uint8_t { kFetch, kParent };
+  // Reads those of `keys` into memory that are archived and not there, as far as there is room, in
+  // one batch. [keys], as Pin and Load say. Waits for the device.
+  std::vector<PinResult> LoadBatch(const Namespace& space, std::span<const std::string_view> keys,
+                                   LoadFor what_for);
   // Takes the slot over. Empty when the page is there already, or cannot be entered and is not
   // `wanted`.
   PinnedPage EnterLoaded(const Namespace& space, const Loading& loading, const ArchiveRead& read,

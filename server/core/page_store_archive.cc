@@ -138,21 +138,40 @@ void PageStore::FinishArchiving(const PageRecord& pinned) {
 // --- Back ---
 
 struct PageStore::Loading {
-  std::string_view key;
+  size_t nth;  // of the keys
   Encoding encoding;
   TierSlot slot;
 };
 
 PinResult PageStore::Load(const Namespace& space, std::span<const std::string_view> keys) {
+  PinResult result = std::move(
+      LoadBatch(space, keys.first(std::min(keys.size(), kPagesPerLoad)), LoadFor::kFetch).front());
+  PageMeta found = result.page.meta();
+  found.tier = TierKind::kDisk;
+  CountFetch(result.status, found);
+  return result;
+}
+
+std::vector<PinResult> PageStore::LoadBatch(const Namespace& space,
+                                            std::span<const std::string_view> keys,
+                                            LoadFor what_for) {
+  std::vector<PinResult> results(keys.size());
   std::vector<Loading> loading;
   std::vector<ArchiveRead> reads;
-  PinResult result{.status = ItemStatus::kMiss, .page = {}};
-  for (const std::string_view key : keys.first(std::min(keys.size(), kPagesPerLoad))) {
-    if (Holds(space, key)) continue;
+  const auto pin = [&](size_t i) {
+    index_.Read(index_.Probe(space, keys[i]), [&](PageRecord& record) {
+      results[i] = {.status = ItemStatus::kOk, .page = MakePinned(record)};
+    });
+    return results[i].status == ItemStatus::kOk;
+  };
+  for (size_t i = 0; i < keys.size(); ++i) {
+    const std::string_view key = keys[i];
+    if (pin(i)) continue;  // so that no room is made of it
     const std::optional<ArchivedPage> page = FindArchived(space, key);
     if (!page.has_value()) continue;
     const uint64_t crc_bytes = uint64_t{space.spec().geometry.blocks()} * sizeof(uint32_t);
     // Of pages that come along, the policy is asked: they are not worth what would have to go.
+    const bool wanted = i == 0 || what_for == LoadFor::kParent;
     const Room room = ReserveSlot(space,
                                   {.namespace_id = space.id(),
                                    .first_position = page->first_position,
@@ -161,49 +180,46 @@ PinResult PageStore::Load(const Namespace& space, std::span<const std::string_vi
                                    .key_hash = index_.Probe(space, key).hash,
                                    .request = {},
                                    .now = clock_.Now()},
-                                  key == keys.front() ? Admission::kAlways : Admission::kByPolicy);
+                                  wanted ? Admission::kAlways : Admission::kByPolicy);
     if (!room.result.ok()) {
-      if (key == keys.front()) result.status = ItemStatus::kBusy;
+      for (PinResult& left : std::span(results).subspan(i)) left.status = ItemStatus::kBusy;
       break;
     }
-    loading.push_back({key, page->encoding, room.slot});
+    loading.push_back({i, page->encoding, room.slot});
     reads.push_back({.key = key, .slot = tier_->Map(room.slot)});
   }
   FaultPoint("archive.reserved");
   archive_->Read(space, reads);
   FaultPoint("archive.read");
   for (size_t i = 0; i < reads.size(); ++i) {
-    const bool first = reads[i].key == keys.front();
-    PinnedPage page;
+    PinResult& result = results[loading[i].nth];
     if (reads[i].status.ok() && reads[i].page.encoding == loading[i].encoding) {
-      page = EnterLoaded(space, loading[i], reads[i], first);
+      const bool alone = what_for == LoadFor::kFetch && loading[i].nth == 0;
+      result.page = EnterLoaded(space, loading[i], reads[i], alone);
     } else {
       ReleaseSlot(space, loading[i].slot);
-      if (first && absl::IsDataLoss(reads[i].status)) result.status = ItemStatus::kCorrupt;
+      if (absl::IsDataLoss(reads[i].status)) result.status = ItemStatus::kCorrupt;
     }
-    if (first && page) result = {.status = ItemStatus::kOk, .page = std::move(page)};
   }
-  // It may have come by another way.
-  if (result.status != ItemStatus::kOk) {
-    index_.Read(index_.Probe(space, keys.front()), [&](PageRecord& record) {
-      result = {.status = ItemStatus::kOk, .page = MakePinned(record)};
-    });
+  for (size_t i = 0; i < keys.size(); ++i) {
+    // It may have come by another way.
+    if (results[i].page)
+      results[i].status = ItemStatus::kOk;
+    else
+      pin(i);
   }
-  PageMeta found = result.page.meta();
-  found.tier = TierKind::kDisk;
-  CountFetch(result.status, found);
-  return result;
+  return results;
 }
 
 PinnedPage PageStore::EnterLoaded(const Namespace& space, const Loading& loading,
                                   const ArchiveRead& read, bool wanted) {
   counters_.loaded_pages.fetch_add(1, std::memory_order_relaxed);
-  const PageProbe probe = index_.Probe(space, loading.key);
+  const PageProbe probe = index_.Probe(space, read.key);
   absl::MutexLock lock(&tree_mutex_);
   PageRecord* parent = read.parent.empty() ? nullptr : FindLocked(space, read.parent);
   const bool there = index_.Read(probe, [](PageRecord&) {});
   // Deleted or replaced while it was read: it may be served, but is not to come back.
-  const std::optional<ArchivedPage> archived = FindArchived(space, loading.key);
+  const std::optional<ArchivedPage> archived = FindArchived(space, read.key);
   const bool current = archived.has_value() && archived->stamp == read.page.stamp;
   const bool fits = current && (parent == nullptr ? read.parent.empty()
                                                   : parent->first_position + space.page_tokens() ==
@@ -214,7 +230,7 @@ PinnedPage PageStore::EnterLoaded(const Namespace& space, const Loading& loading
     return {};
   }
   FillRecord(*record, {.space = &space,
-                       .key = loading.key,
+                       .key = read.key,
                        .first_position = read.page.first_position,
                        .encoding = loading.encoding,
                        .slot = loading.slot});

@@ -109,14 +109,26 @@ ItemResult PageStore::PinParent(const Namespace& space, const PutItem& item, Pin
     record.state.fetch_add(page_state::kPin, std::memory_order_acq_rel);
     *parent = {&record, record.encoding};
   });
-  if (!found)
+  if (!found) {
     return {ItemStatus::kSkipped,
-            absl::StrCat(Shown(item.key), ": its parent, ", Shown(item.parent), ", is not stored")};
+            absl::StrCat(Shown(item.key), ": its parent, ", Shown(item.parent), ", is ",
+                         IsArchived(space, item.parent) ? "on disk only" : "not stored")};
+  }
   if (parent->record == nullptr)
     return Invalid(item.key, absl::StrCat("first_position must be the parent's plus page_tokens, ",
                                           expected, ", found ", item.first_position));
   counters_.pins.fetch_add(1, std::memory_order_relaxed);
   return {};
+}
+
+bool PageStore::ParentIsArchived(const Namespace& space, const PutItem& item) const {
+  if (archive_ == nullptr || item.parent.empty() || Holds(space, item.key) ||
+      Holds(space, item.parent))
+    return false;
+  const std::optional<ArchivedPage> parent = FindArchived(space, item.parent);
+  return parent.has_value() &&
+         parent->first_position + space.page_tokens() == item.first_position &&
+         CheckItem(space, item).ok();
 }
 
 PageTraits PageStore::TraitsOf(const PageProbe& probe, const PutItem& item) const {

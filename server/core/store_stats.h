@@ -61,6 +61,15 @@ struct TenantStats {
   uint64_t refused_items = 0;  // for want of quota
 };
 
+// What came of bringing back, for a put, a parent that was archived only.
+enum class ParentLoad : uint8_t {
+  kLoaded = 0,
+  kTooLong = 1,  // more pages, or more memory, than is read for one put
+  kNoRoom = 2,
+  kFailed = 3,  // a page could not be read, was bad, or went meanwhile
+};
+inline constexpr size_t kParentLoads = 4;
+
 struct StoreCounters {
   // Lookup, in keys looked at: a PREFIX lookup ends at its first hole, which it counts.
   uint64_t lookups = 0;
@@ -91,6 +100,7 @@ struct StoreCounters {
   uint64_t loaded_pages = 0;  // brought back from the archive
   // Pages that were to be made durable, once for each time that they were named.
   std::array<uint64_t, kItemStatuses> persists_by_outcome{};
+  std::array<uint64_t, kParentLoads> parent_loads{};
 
   uint64_t leases_granted = 0;
   uint64_t leases_refused = 0;  // for want of leasable bytes

@@ -22,8 +22,13 @@ struct CheckedPut {
 // and, with PACKED pages, CodecFor: pages that nobody could read are not taken.
 absl::StatusOr<CheckedPut> CheckPut(RpcContext& context, const v1::PutHeader& header);
 
-// Reserves the page of item `index`, and takes its bytes from the budgets of bytes in flight (kBusy or
-// kQuota when they do not have them).
+// Whether what item `index` extends has to be brought back before it is begun (ParentLoader), on a
+// thread that may wait for a device.
+bool ParentIsArchived(RpcContext& context, const CheckedPut& put, const v1::PutHeader& header,
+                      uint32_t index);
+
+// Reserves the page of item `index`, and takes its bytes from the budgets of bytes in flight (kBusy
+// or kQuota when they do not have them).
 BeginPutResult BeginPutItem(RpcContext& context, const CheckedPut& put, const v1::PutHeader& header,
                             uint32_t index, InflightBytes* inflight);
 

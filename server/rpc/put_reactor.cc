@@ -3,6 +3,8 @@
 // has come and all its checksums hold. A stream that breaks off leaves the pages that were whole,
 // and gives the memory of the one that was not back at once.
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +14,7 @@
 #include "kernels/base/fault_point.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/data_frames.h"
+#include "server/core/parent_loader.h"
 #include "server/rpc/cache_service.h"
 #include "server/rpc/call_scope.h"
 #include "server/rpc/put_items.h"
@@ -38,9 +41,7 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
       return End(call_->IsCancelled() ? absl::CancelledError("the client broke off")
                                       : CheckComplete());
     }
-    const absl::Status status = OnMessage();
-    if (!status.ok()) return End(status);
-    StartRead(&message_);
+    GoOn(OnMessage());
   }
 
   void OnCancel() override {}  // the read that is under way fails
@@ -48,6 +49,13 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   void OnDone() override { delete this; }
 
  private:
+  // With the next message, when this one has been dealt with.
+  void GoOn(const absl::Status& status) {
+    if (!status.ok()) return End(status);
+    if (waiting_.has_value()) return context_.RunAsync([this] { LoadParent(); });
+    StartRead(&message_);
+  }
+
   void End(const absl::Status& status) {
     slot_ = PutSlot();
     inflight_.Release();
@@ -60,13 +68,13 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   }
 
   absl::Status OnMessage() {
-    OSCARKV_ASSIGN_OR_RETURN(const DataFrame frame, DataFrame::OfPutRequest(message_));
+    OSCARKV_ASSIGN_OR_RETURN(DataFrame frame, DataFrame::OfPutRequest(message_));
     message_.Clear();
     switch (frame.part()) {
       case v1::PutRequest::kHeader:
         return OnHeader(frame.head());
       case v1::PutRequest::kChunk:
-        return OnChunk(frame);
+        return OnChunk(std::move(frame));
       default:
         return absl::InvalidArgumentError("a put's message is a header or a chunk");
     }
@@ -91,7 +99,7 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     return absl::OkStatus();
   }
 
-  absl::Status OnChunk(const DataFrame& frame) {
+  absl::Status OnChunk(DataFrame frame) {
     if (space_ == nullptr)
       return absl::InvalidArgumentError("a put starts with a header, and a chunk came");
     v1::Chunk chunk;
@@ -112,14 +120,44 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     while (next_item_ <= chunk.item()) {
       CloseItem();
       const uint32_t index = next_item_++;
-      if (index == chunk.item()) {
-        BeginItem(index);
-      } else {
+      if (index != chunk.item()) {
         PassItem(index);
+      } else if (ParentIsArchived(context_, put_, header_, index)) {
+        // Reading from a disk takes longer than a reaction may.
+        waiting_.emplace(WaitingChunk{std::move(chunk), std::move(frame), nullptr});
+        return absl::OkStatus();
+      } else {
+        BeginItem(index);
       }
     }
+    return TakeBytes(chunk, frame);
+  }
+
+  // Brings back what the item extends, a few pages at a time, then goes on with its chunk. On a
+  // worker thread.
+  void LoadParent() {
+    const uint32_t index = waiting_->chunk.item();
+    std::unique_ptr<ParentLoader>& loader = waiting_->loader;
+    if (loader == nullptr) {
+      loader = std::make_unique<ParentLoader>(context_.store(), *space_,
+                                              header_.items(static_cast<int>(index)).parent());
+    }
+    const uint64_t before = loader->bytes_left();
+    SharedRate::Use loading(context_.fetches().loading(), before, absl::Now());
+    const bool more = loader->Step();
+    loading.Moved(before - loader->bytes_left());
+    loading.End(absl::Now());
+    if (more && !call_->IsCancelled()) return context_.RunAsync([this] { LoadParent(); });
+    BeginItem(index);
+    const absl::Status status = TakeBytes(waiting_->chunk, waiting_->frame);
+    waiting_.reset();
+    GoOn(status);
+  }
+
+  absl::Status TakeBytes(const v1::Chunk& chunk, const DataFrame& frame) {
     if (!slot_) return absl::OkStatus();  // the item was refused: its bytes are let go by
     const MutableByteView bytes = slot_.bytes();
+    const uint64_t count = frame.data_bytes();
     if (chunk.offset() != filled_ || count > bytes.size() - filled_) {
       SetResult(chunk.item(), ItemStatus::kInvalid,
                 absl::StrCat("a chunk of ", count, " bytes at ", chunk.offset(), ", expected at ",
@@ -201,6 +239,13 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   uint64_t filled_ = 0;
   uint64_t bytes_ = 0;  // of all items
   InflightBytes inflight_;
+  // A chunk whose item begins when its parent is in memory.
+  struct WaitingChunk {
+    v1::Chunk chunk;
+    DataFrame frame;
+    std::unique_ptr<ParentLoader> loader;
+  };
+  std::optional<WaitingChunk> waiting_;
 };
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
 #include "proto/wire/page_key.h"
+#include "server/core/parent_loader.h"
 #include "server/rpc/put_items.h"
 
 namespace oscarkv {
@@ -255,6 +256,12 @@ void DoorLink::CommitItem(const v1::DoorCommit& request, const CheckedPut& put, 
     return set({ItemStatus::kInvalid,
                 absl::StrCat("the page is said to lie at ", offset, " with ", item.bytes(),
                              " bytes, of ", staging.size(), " that were staged")});
+  }
+  std::optional<ParentLoader> parent;
+  if (ParentIsArchived(shared_.context, put, request.header(), index)) {
+    parent.emplace(shared_.context.store(), *put.space, item.parent());
+    while (parent->Step()) {
+    }
   }
   InflightBytes inflight;
   BeginPutResult begun = BeginPutItem(shared_.context, put, request.header(), index, &inflight);

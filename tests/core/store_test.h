@@ -26,11 +26,12 @@ class StoreTest : public ::testing::Test {
     OpenOver(std::make_unique<FakeTier>(wide_pages * kWideSlotBytes), options);
   }
   void OpenOver(std::unique_ptr<MappedTier> base, PageStoreOptions options = {},
-                std::unique_ptr<PageCopies> copies = nullptr) {
+                std::unique_ptr<PageCopies> copies = nullptr,
+                std::unique_ptr<PageArchive> archive = nullptr) {
     auto tier = std::make_unique<FaultyTier>(std::move(base));
     tier_ = tier.get();
-    auto store =
-        PageStore::Create(options, std::move(tier), std::move(policy_), clock_, std::move(copies));
+    auto store = PageStore::Create(options, std::move(tier), std::move(policy_), clock_,
+                                   std::move(copies), std::move(archive));
     ASSERT_OK(store);
     store_ = *std::move(store);
     auto space = store_->OpenNamespace(SmallSpec(), true);

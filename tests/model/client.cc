@@ -64,13 +64,39 @@ void Client::BeginPut() {
   PutItem item = AsPutItem(wanted, page);
   item.request = SomeTraits(random_);
   item.ends_put = random_.OneIn(3);
-  BeginPutResult begun = store().BeginPut(world_.space(), item);
+  const bool extendable = MustExtend(node);
+  const uint64_t changes = book_.changes();
+  const uint64_t obstacles = Obstacles();
+  book_.SetBusy(book_.at(node).parent);
+  BeginPutResult begun = testing::BeginPut(store(), world_.space(), item);
+  book_.SetBusy(std::nullopt);
   CheckPutAnswer(node, version, begun.result.status, false);
+  const bool alone = changes == book_.changes() && obstacles == Obstacles();
+  // Room for what comes back may be made of a page that it extends, and that is nowhere else.
+  ASSERT_TRUE(begun.result.status != ItemStatus::kSkipped || !extendable || !alone ||
+              !MustExtend(node))
+      << "page " << node << ": what it extends is stored, but " << begun.result.message;
   if (!begun.result.ok()) return;
   std::memcpy(begun.slot.bytes().data(), page.bytes.data(), page.bytes.size());
   const bool spoiled = random_.OneIn(10);
   if (spoiled) begun.slot.bytes()[random_.Below(64)] ^= std::byte{4};
   puts_.push_back({std::move(begun.slot), node, version, spoiled, world_.flips()});
+}
+
+// Whether all that the page extends is stored, in memory or on disk: unless there is an obstacle,
+// or somebody else does something about it, a put is not kSkipped.
+bool Client::MustExtend(Book::Node node) {
+  if (world_.rotten()) return false;
+  const std::vector<std::string_view> path = book_.KeysAt(book_.PathTo(node));
+  const auto above = std::span(path).first(path.size() - 1);
+  return store().Lookup(world_.space(), {.keys = above}).prefix_pages == above.size();
+}
+
+// What may keep a page on disk from coming back: no memory for it, a device that fails, a bad page.
+uint64_t Client::Obstacles() {
+  const StoreStats stats = store().Stats();
+  return stats.counters.parent_loads[static_cast<size_t>(ParentLoad::kNoRoom)] +
+         stats.archive.failed_reads + stats.archive.corrupt_pages;
 }
 
 // What BeginPut and Commit may say, given what is known.

@@ -48,6 +48,8 @@ class Client : public ModelClient {
   void ReadCopy();
 
  private:
+  bool MustExtend(Book::Node node);
+  uint64_t Obstacles();
   void CheckPutAnswer(Book::Node node, const Version& version, ItemStatus status,
                       bool may_be_corrupt);
   void LookUp(bool lease);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <utility>
 
@@ -11,6 +12,7 @@
 
 #include "kernels/base/checksum.h"
 #include "kernels/base/sha256.h"
+#include "server/core/parent_loader.h"
 
 namespace oscarkv::testing {
 
@@ -117,9 +119,19 @@ PutItem AsPutItem(const TestItem& item, const TestPage& page) {
           .block_crcs = page.crcs};
 }
 
+BeginPutResult BeginPut(PageStore& store, const Namespace& space, const PutItem& item) {
+  std::optional<ParentLoader> loader;
+  if (store.ParentIsArchived(space, item)) {
+    loader.emplace(store, space, item.parent);
+    while (loader->Step()) {
+    }
+  }
+  return store.BeginPut(space, item);
+}
+
 ItemResult PutPage(PageStore& store, const Namespace& space, const TestItem& item) {
   const TestPage page = MakePage(space, item.encoding, item.seed);
-  BeginPutResult begun = store.BeginPut(space, AsPutItem(item, page));
+  BeginPutResult begun = BeginPut(store, space, AsPutItem(item, page));
   if (!begun.result.ok()) return begun.result;
   std::memcpy(begun.slot.bytes().data(), page.bytes.data(), page.bytes.size());
   return begun.slot.Commit();

@@ -51,6 +51,8 @@ std::vector<TestItem> Chain(const Namespace& space, uint64_t first_key, uint32_t
                             Encoding encoding = Encoding::kWide);
 
 PutItem AsPutItem(const TestItem& item, const TestPage& page);
+// As the services begin puts: after what the page extends has been brought back from the archive.
+BeginPutResult BeginPut(PageStore& store, const Namespace& space, const PutItem& item);
 // BeginPut, the bytes, Commit.
 ItemResult PutPage(PageStore& store, const Namespace& space, const TestItem& item);
 ItemStatus PutChain(PageStore& store, const Namespace& space, const std::vector<TestItem>& items);

@@ -10,12 +10,24 @@ namespace {
 
 constexpr size_t kIdleBuffersMax = 4;
 
+ArchivedPage ArchivedPageOf(const DiskPage& page) {
+  return {page.encoding, page.first_position, page.sequence};
+}
+
 }  // namespace
 
 std::optional<ArchivedPage> DiskArchive::Find(const Namespace& space, std::string_view key) const {
   const std::optional<DiskPage> page = store_->Find(space.fingerprint(), key);
   if (!page.has_value()) return std::nullopt;
-  return ArchivedPage{page->encoding, page->first_position, page->sequence};
+  return ArchivedPageOf(*page);
+}
+
+std::vector<ArchivedAncestor> DiskArchive::Ancestry(const Namespace& space, std::string_view key,
+                                                    size_t pages_max) const {
+  std::vector<ArchivedAncestor> ancestors;
+  for (ListedDiskPage& found : store_->Ancestry(space.fingerprint(), key, pages_max))
+    ancestors.push_back({std::move(found.key), ArchivedPageOf(found.page)});
+  return ancestors;
 }
 
 std::vector<bool> DiskArchive::HoldChains(const Namespace& space,

@@ -20,6 +20,8 @@ class DiskArchive final : public PageArchive {
   std::optional<ArchivedPage> Find(const Namespace& space, std::string_view key) const override;
   std::vector<bool> HoldChains(const Namespace& space,
                                std::span<const std::string_view> keys) const override;
+  std::vector<ArchivedAncestor> Ancestry(const Namespace& space, std::string_view key,
+                                         size_t pages_max) const override;
   uint64_t BytesOf(const Namespace& space) const override {
     return store_->BytesOf(space.fingerprint());
   }

@@ -65,6 +65,19 @@ const DiskEntry* DiskStore::FindCurrent(std::string_view fingerprint, std::strin
   return place == nullptr || index_.At(*place).superseded ? nullptr : &index_.At(*place);
 }
 
+std::vector<ListedDiskPage> DiskStore::Ancestry(std::string_view fingerprint, std::string_view key,
+                                                size_t pages_max) const {
+  std::vector<ListedDiskPage> pages;
+  absl::ReaderMutexLock lock(&mutex_);
+  const DiskPlace* place = index_.Find(fingerprint, key);
+  while (place != nullptr && pages.size() < pages_max) {
+    const DiskEntry& entry = index_.At(*place);
+    pages.push_back({std::string(entry.key.view()), PageOf(entry)});
+    place = entry.parent == 0 ? nullptr : index_.FindHash(entry.parent);
+  }
+  return pages;
+}
+
 uint64_t DiskStore::BytesOf(std::string_view fingerprint) const {
   absl::ReaderMutexLock lock(&mutex_);
   return index_.LiveBytesOf(fingerprint);

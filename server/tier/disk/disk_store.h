@@ -144,6 +144,10 @@ class DiskStore {
   // chains).
   std::vector<bool> HoldChains(std::string_view fingerprint,
                                std::span<const std::string_view> keys) const;
+  // The page and what it extends, up to `pages_max` pages, as far as they are here, superseded or
+  // not. By hashes of names: who reads them sees in their headers whether each extends the next.
+  std::vector<ListedDiskPage> Ancestry(std::string_view fingerprint, std::string_view key,
+                                       size_t pages_max) const;
   // Of the records of pages with this fingerprint.
   uint64_t BytesOf(std::string_view fingerprint) const;
   // The page is about to be written anew, with other bytes: it is not found from now on. It stays
