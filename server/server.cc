@@ -32,6 +32,7 @@
 #include "server/metrics/exposer.h"
 #include "server/rpc/admin_service.h"
 #include "server/rpc/cache_service.h"
+#include "server/rpc/lookup_threads.h"
 #include "server/rpc/peer_service.h"
 #include "server/rpc/rpc_context.h"
 #include "server/shared_memory.h"
@@ -167,6 +168,7 @@ class Server::Impl {
     context_->WaitForCalls(deadline);
     grpc_->Shutdown(absl::ToChronoTime(std::min(deadline, absl::Now() + kLastAnswers)));
     grpc_->Wait();
+    lookups_->Stop();
     if (hub_ != nullptr) hub_->Stop();  // what it calls back is there until here
     door_.reset();
     copy_worker_.reset();
@@ -309,12 +311,10 @@ class Server::Impl {
       builder.AddListeningPort(config_.listen(i), grpc::InsecureServerCredentials(),
                                &ports[static_cast<size_t>(i)]);
     }
-    // Look-ups have threads to themselves: as many as wait for one, whatever else runs.
-    builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MIN_POLLERS, 2);
-    builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MAX_POLLERS, 4);
     builder.RegisterService(cache_.get());
     builder.RegisterService(admin_.get());
     builder.RegisterService(peer_.get());
+    lookups_ = std::make_unique<LookupThreads>(*cache_, builder);
     grpc_ = builder.BuildAndStart();
     for (int i = 0; i < config_.listen_size(); ++i) {
       const std::string& address = config_.listen(i);
@@ -328,6 +328,7 @@ class Server::Impl {
           is_unix ? address : absl::StrCat(address.substr(0, address.rfind(':')), ":", port));
     }
     if (grpc_ == nullptr) return absl::UnavailableError("gRPC did not start; its log says why");
+    lookups_->Start();
     for (const char* service : {"oscarkv.v1.KvCache", "oscarkv.v1.Admin", "oscarkv.v1.Peer"}) {
       grpc_->GetHealthCheckService()->SetServingStatus(service, true);
     }
@@ -400,6 +401,7 @@ class Server::Impl {
   std::unique_ptr<PeerService> peer_;
   SharedHostTier host_;  // without the tier, which is the store's
   std::unique_ptr<Door> door_;
+  std::unique_ptr<LookupThreads> lookups_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<MetricsExposer> metrics_;
   std::unique_ptr<ArchiveWorker> archive_worker_;

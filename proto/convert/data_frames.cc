@@ -5,6 +5,8 @@
 
 #include <grpcpp/support/slice.h>
 
+#include "proto/convert/wire_format.h"
+
 namespace oscarkv {
 namespace {
 
@@ -12,20 +14,6 @@ namespace {
 constexpr int kItem = v1::GetReply::kItemFieldNumber;
 constexpr int kChunk = v1::GetReply::kChunkFieldNumber;
 static_assert(kChunk == v1::PutRequest::kChunkFieldNumber);
-
-enum WireType : uint32_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
-
-void AppendVarint(uint64_t value, std::string* out) {
-  while (value >= 0x80) {
-    out->push_back(static_cast<char>((value & 0x7f) | 0x80));
-    value >>= 7;
-  }
-  out->push_back(static_cast<char>(value));
-}
-
-void AppendTag(int field, WireType type, std::string* out) {
-  AppendVarint((static_cast<uint64_t>(field) << 3) | type, out);
-}
 
 // A slice over the bytes, which keeps their holder until gRPC has let go of it.
 grpc::Slice HeldSlice(const HeldBytes& part) {

@@ -2,6 +2,7 @@
 #include "server/rpc/cache_service.h"
 
 #include <algorithm>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -12,6 +13,8 @@
 #include "kernels/base/fault_point.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
+#include "proto/convert/data_frames.h"
+#include "proto/convert/repeated_field.h"
 #include "server/rpc/call_scope.h"
 #include "server/rpc/request_keys.h"
 
@@ -51,44 +54,61 @@ grpc::ServerUnaryReactor* CacheService::OpenNamespace(grpc::CallbackServerContex
   });
 }
 
-grpc::Status CacheService::Lookup(grpc::ServerContext* call, const v1::LookupRequest* request,
-                                  v1::LookupReply* reply) {
+// The keys stay where they arrived, and what is said of each page is written as it is found: a
+// look-up has more than a hundred of each.
+grpc::Status CacheService::AnswerLookup(grpc::ServerContext* call, const grpc::ByteBuffer& message,
+                                        grpc::ByteBuffer* answer) {
   return RunCall(context_, call, Method::kLookup, [&]() -> absl::Status {
-    OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request->scope()));
-    OSCARKV_ASSIGN_OR_RETURN(const std::vector<std::string_view> keys,
-                             KeysOf(*request, context_.options().max_items));
-    LookupRequest lookup{.keys = keys};
+    v1::LookupRequest request;
+    RepeatedField keys;
+    if (!keys.Parse(message, v1::LookupRequest::kKeysFieldNumber, &request))
+      return absl::InvalidArgumentError("the request is not a LookupRequest");
+    OSCARKV_ASSIGN_OR_RETURN(const Namespace* space, context_.Resolve(request.scope()));
+    OSCARKV_RETURN_IF_ERROR(CheckKeys(keys.values(), context_.options().max_items));
+    LookupRequest lookup{.keys = keys.values()};
     lookup.mode =
-        request->mode() == v1::LookupRequest::EACH ? LookupMode::kEach : LookupMode::kPrefix;
-    if (request->lease()) {
-      lookup.lease_session = request->session_id();
-      lookup.lease_duration = absl::Milliseconds(request->lease_ms());
+        request.mode() == v1::LookupRequest::EACH ? LookupMode::kEach : LookupMode::kPrefix;
+    if (request.lease()) {
+      lookup.lease_session = request.session_id();
+      lookup.lease_duration = absl::Milliseconds(request.lease_ms());
     }
     const LookupResult found = context_.store().Lookup(*space, lookup);
     FaultPoint("grpc.server.lookup.found");
-    reply->set_prefix_pages(found.prefix_pages);
-    reply->mutable_pages()->Reserve(static_cast<int>(found.pages.size()));
+    v1::LookupReply reply;
+    reply.set_prefix_pages(found.prefix_pages);
+    std::string text = reply.SerializeAsString();
     uint64_t bytes_on_disk = 0;
+    v1::PageInfo info;
     for (const FoundPage& page : found.pages) {
-      FillPage(page.status, page.meta, reply->add_pages());
+      info.Clear();
+      FillPage(page.status, page.meta, &info);
+      AppendValue(v1::LookupReply::kPagesFieldNumber, info, &text);
       if (page.meta.tier == TierKind::kDisk) bytes_on_disk += page.meta.bytes;
     }
-    reply->set_lease_id(found.lease);
-    reply->set_fetch_bytes(found.fetch_bytes);
+    reply.Clear();
+    reply.set_lease_id(found.lease);
+    reply.set_fetch_bytes(found.fetch_bytes);
     const auto expected = context_.fetches().Expect(found.fetch_bytes, bytes_on_disk);
-    reply->set_expected_fetch_ms(expected.ms);
-    reply->set_loading_ms(expected.loading_ms);
-    reply->set_bytes_ahead(expected.bytes_ahead);
+    reply.set_expected_fetch_ms(expected.ms);
+    reply.set_loading_ms(expected.loading_ms);
+    reply.set_bytes_ahead(expected.bytes_ahead);
+    reply.AppendToString(&text);
+    *answer = FrameText(text);
     return absl::OkStatus();
   });
 }
 
-grpc::Status CacheService::ReleaseLease(grpc::ServerContext* call,
-                                        const v1::ReleaseLeaseRequest* request,
-                                        v1::ReleaseLeaseReply* reply) {
-  return RunCall(context_, call, Method::kReleaseLease, [&] {
-    reply->set_status(ToProto(context_.store().ReleaseLease(request->lease_id())));
+grpc::Status CacheService::AnswerReleaseLease(grpc::ServerContext* call,
+                                              const grpc::ByteBuffer& message,
+                                              grpc::ByteBuffer* answer) {
+  return RunCall(context_, call, Method::kReleaseLease, [&]() -> absl::Status {
+    v1::ReleaseLeaseRequest request;
+    if (!ParseMessage(message, &request))
+      return absl::InvalidArgumentError("the request is not a ReleaseLeaseRequest");
+    v1::ReleaseLeaseReply reply;
+    reply.set_status(ToProto(context_.store().ReleaseLease(request.lease_id())));
     FaultPoint("grpc.server.lease.released");
+    *answer = FrameMessage(reply);
     return absl::OkStatus();
   });
 }

@@ -1,6 +1,6 @@
 // The KvCache service: each method decodes its message, calls the store and encodes the answer.
-// Over gRPC's callback API, streams with a reactor each in a file of their own; look-ups over its
-// synchronous one.
+// Over gRPC's callback API, streams with a reactor each in a file of their own; look-ups and
+// releases on threads of their own (lookup_threads.h).
 #ifndef OSCARKV_SERVER_RPC_CACHE_SERVICE_H_
 #define OSCARKV_SERVER_RPC_CACHE_SERVICE_H_
 
@@ -14,8 +14,10 @@ namespace oscarkv {
 
 // How the methods are served. Get and Put work on raw bytes, so that pages leave without a copy and
 // arrive with one; their messages are the proto's all the same. All that runs on gRPC's own few
-// threads may wait while they move pages. Look-ups do not wait behind pages: they have threads to
-// themselves, which is what methods that are none of these have.
+// threads may wait while they move pages. Look-ups do not wait behind pages.
+template <typename Base>
+using WithOwnThreads =
+    v1::KvCache::WithRawMethod_Lookup<v1::KvCache::WithRawMethod_ReleaseLease<Base>>;
 template <typename Base>
 using WithCallbacks = v1::KvCache::WithRawCallbackMethod_Get<v1::KvCache::WithRawCallbackMethod_Put<
     v1::KvCache::WithCallbackMethod_OpenNamespace<v1::KvCache::WithCallbackMethod_PutTransformSet<
@@ -25,7 +27,7 @@ using WithCallbacks = v1::KvCache::WithRawCallbackMethod_Get<v1::KvCache::WithRa
                     v1::KvCache::WithCallbackMethod_Clear<Base>>>>>>>>>>>;
 
 // Thread-safe.
-class CacheService final : public WithCallbacks<v1::KvCache::Service> {
+class CacheService final : public WithCallbacks<WithOwnThreads<v1::KvCache::Service>> {
  public:
   // `context` is borrowed for the service's life.
   explicit CacheService(RpcContext& context) : context_(context) {}
@@ -33,10 +35,11 @@ class CacheService final : public WithCallbacks<v1::KvCache::Service> {
   grpc::ServerUnaryReactor* OpenNamespace(grpc::CallbackServerContext* call,
                                           const v1::OpenNamespaceRequest* request,
                                           v1::OpenNamespaceReply* reply) override;
-  grpc::Status Lookup(grpc::ServerContext* call, const v1::LookupRequest* request,
-                      v1::LookupReply* reply) override;
-  grpc::Status ReleaseLease(grpc::ServerContext* call, const v1::ReleaseLeaseRequest* request,
-                            v1::ReleaseLeaseReply* reply) override;
+  // What LookupThreads calls: messages as they come and go.
+  grpc::Status AnswerLookup(grpc::ServerContext* call, const grpc::ByteBuffer& request,
+                            grpc::ByteBuffer* reply);
+  grpc::Status AnswerReleaseLease(grpc::ServerContext* call, const grpc::ByteBuffer& request,
+                                  grpc::ByteBuffer* reply);
   grpc::ServerUnaryReactor* Touch(grpc::CallbackServerContext* call, const v1::KeysRequest* request,
                                   v1::KeysReply* reply) override;
   grpc::ServerUnaryReactor* Persist(grpc::CallbackServerContext* call,

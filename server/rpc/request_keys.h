@@ -3,6 +3,7 @@
 #define OSCARKV_SERVER_RPC_REQUEST_KEYS_H_
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,19 +17,24 @@
 
 namespace oscarkv {
 
-// Views of them. kInvalidArgument: more than `most`, or one that is no key.
+// kInvalidArgument: more than `most`, or one that is no key.
+inline absl::Status CheckKeys(std::span<const std::string_view> keys, uint32_t most) {
+  if (keys.size() > most) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("at most ", most, " keys in one call, found ", keys.size()));
+  }
+  for (size_t i = 0; i < keys.size(); ++i) {
+    const absl::Status status = ValidateKey(keys[i]);
+    if (!status.ok()) return Annotate(status, absl::StrCat("key ", i));
+  }
+  return absl::OkStatus();
+}
+
+// Views of them, checked.
 template <typename Request>
 absl::StatusOr<std::vector<std::string_view>> KeysOf(const Request& request, uint32_t most) {
-  if (static_cast<uint32_t>(request.keys_size()) > most) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("at most ", most, " keys in one call, found ", request.keys_size()));
-  }
-  std::vector<std::string_view> keys;
-  keys.reserve(static_cast<size_t>(request.keys_size()));
-  for (const std::string& key : request.keys()) {
-    OSCARKV_RETURN_IF_ERROR(Annotate(ValidateKey(key), absl::StrCat("key ", keys.size())));
-    keys.push_back(key);
-  }
+  std::vector<std::string_view> keys(request.keys().begin(), request.keys().end());
+  OSCARKV_RETURN_IF_ERROR(CheckKeys(keys, most));
   return keys;
 }
 

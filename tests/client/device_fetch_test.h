@@ -155,7 +155,6 @@ class DeviceFetchTest : public RpcTest {
     }
     options.memory = memory;
     options.staging = staging_.get();
-    cache_service_ = std::make_unique<CacheService>(*context_);
     peer_service_ = std::make_unique<PeerService>(*context_, std::move(options));
     Listen(peer_service_.get());
     chain_ = Chain(space(), 1, 8);
@@ -163,12 +162,16 @@ class DeviceFetchTest : public RpcTest {
     for (const TestItem& item : chain_) keys_.push_back(item.key);
   }
   void Listen(grpc::Service* peer) {
+    lookup_threads_.reset();
+    cache_service_ = std::make_unique<CacheService>(*context_);  // a server has one of its own
     grpc::ServerBuilder builder;
     builder.RegisterService(cache_service_.get());
     builder.RegisterService(peer);
     int port = 0;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    lookup_threads_ = std::make_unique<LookupThreads>(*cache_service_, builder);
     server_ = builder.BuildAndStart();
+    lookup_threads_->Start();
     endpoint_ = "127.0.0.1:" + std::to_string(port);
   }
   void Connect(std::vector<DataPath> paths = {}) {

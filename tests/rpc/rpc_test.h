@@ -13,6 +13,7 @@
 
 #include "server/rpc/admin_service.h"
 #include "server/rpc/cache_service.h"
+#include "server/rpc/lookup_threads.h"
 #include "server/rpc/rpc_context.h"
 #include "tests/core/store_test.h"
 
@@ -31,7 +32,9 @@ class RpcTest : public StoreTest {
     grpc::ServerBuilder builder;
     builder.RegisterService(cache_service_.get());
     builder.RegisterService(admin_service_.get());
+    lookup_threads_ = std::make_unique<LookupThreads>(*cache_service_, builder);
     server_ = builder.BuildAndStart();
+    lookup_threads_->Start();
     const auto channel = server_->InProcessChannel({});
     cache_ = v1::KvCache::NewStub(channel);
     admin_ = v1::Admin::NewStub(channel);
@@ -44,6 +47,7 @@ class RpcTest : public StoreTest {
     if (server_ == nullptr) return;
     server_->Shutdown(std::chrono::system_clock::now());
     server_->Wait();
+    lookup_threads_->Stop();
     server_.reset();
   }
 
@@ -111,6 +115,7 @@ class RpcTest : public StoreTest {
   std::unique_ptr<RpcContext> context_;
   std::unique_ptr<CacheService> cache_service_;
   std::unique_ptr<AdminService> admin_service_;
+  std::unique_ptr<LookupThreads> lookup_threads_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::KvCache::Stub> cache_;
   std::unique_ptr<v1::Admin::Stub> admin_;
