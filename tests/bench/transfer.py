@@ -28,6 +28,7 @@ CONNECTIONS, BATCHES = (1, 2), (1, 16)
 SET_BYTES = 192 << 20  # that gets choose from
 BF16_BITS, OUR_BITS = 16, 2.25
 LOOKUPS = {"alone": (1, 0), "two clients": (2, 0), "beside one fetching client": (1, 1), "beside two": (1, 2)}
+TURNS, TURN_S = 15, 0.05  # of ours and of the bare stream
 
 
 class NotMeasured(Exception):
@@ -71,9 +72,9 @@ class Bench:
         self.seconds = arguments.seconds
         self.folder = tempfile.TemporaryDirectory(prefix="oscarkv-bench-")
 
-    def measure(self, peer, endpoint, page_bytes, *options):
+    def measure(self, peer, endpoint, page_bytes, *options, seconds=None):
         return lines_of([self._bin / "transfer_bench", "measure", "--peer", peer, "--endpoint", endpoint, "--page-bytes", page_bytes,
-                         "--seconds", self.seconds, "--set-bytes", SET_BYTES, "--connections", ",".join(map(str, CONNECTIONS)),
+                         "--seconds", seconds or self.seconds, "--set-bytes", SET_BYTES, "--connections", ",".join(map(str, CONNECTIONS)),
                          "--batches", ",".join(map(str, BATCHES)), *options])
 
     def _local(self, listen, name):
@@ -86,14 +87,28 @@ class Bench:
         finally:
             server.close()
 
-    def served(self, peer, listen):
-        command = [self._bin / "transfer_bench", f"serve-{peer}", "--endpoint", self._local(listen, peer), "--set-bytes", SET_BYTES]
+    @contextlib.contextmanager
+    def _serve(self, peer, listen, name=""):
+        """The endpoint of another's other end."""
+        command = [self._bin / "transfer_bench", f"serve-{peer}", "--endpoint", self._local(listen, peer + name), "--set-bytes", SET_BYTES]
         with process(command, "listening on") as line:
-            endpoint = line.split()[-1]
-            found = [line for size in SIZES for line in self.measure(peer, endpoint, size)]
+            yield line.split()[-1]
         if listen == "unix":
-            os.unlink(endpoint.removeprefix("unix:"))
-        return found
+            os.unlink(line.split()[-1].removeprefix("unix:"))
+
+    def served(self, peer, listen):
+        with self._serve(peer, listen) as endpoint:
+            return [line for size in SIZES for line in self.measure(peer, endpoint, size)]
+
+    def beside_bare(self, listen):
+        """Ours and the bare stream by short turns, so that both see the same machine."""
+        server = ServerProcess(self._build_dir, "unix" if listen == "unix" else "127.0.0.1:0", capacity="1GiB")
+        try:
+            with self._serve("bare", listen) as endpoint:
+                return [line for size in SIZES for line in self.measure(
+                    "ours", server.endpoint, size, "--beside", "bare", "--beside-endpoint", endpoint, "--turns", TURNS, seconds=TURN_S)]
+        finally:
+            server.close()
 
     def redis(self):
         if not shutil.which("redis-server"):
@@ -124,14 +139,21 @@ class Bench:
     def memcpy(self, *options):
         return [line for size in SIZES for line in self.measure("memcpy", "none", size, *options)]
 
+    def _look_up(self, endpoint, *options):
+        return lines_of([self._bin / "transfer_bench", "lookups", "--endpoint", endpoint, "--seconds", max(2.0, self.seconds), *options])[0]
+
     def lookups(self, listen):
         server = ServerProcess(self._build_dir, listen, capacity="1GiB")
         try:
-            return {name: lines_of([self._bin / "transfer_bench", "lookups", "--endpoint", server.endpoint, "--clients", clients,
-                                    "--bulk", bulk, "--seconds", max(2.0, self.seconds)])[0]
-                    for name, (clients, bulk) in LOOKUPS.items()}
+            return {name: self._look_up(server.endpoint, "--clients", clients, "--bulk", bulk) for name, (clients, bulk) in LOOKUPS.items()}
         finally:
             server.close()
+
+    def floor(self, listen, peer):
+        """Small calls that do nothing beside a bare stream, each between two processes of their own: what the machine itself takes."""
+        with self._serve(peer, listen, "-small") as small, self._serve("bare", listen) as bulk:
+            return {name: self._look_up(small, "--peer", peer, "--bulk-peer", "bare", "--bulk-endpoint", bulk, "--bulk", count)
+                    for name, (_, count) in LOOKUPS.items() if count > 0}
 
 
 def paths(bench):
@@ -206,14 +228,18 @@ def table(cells, missing, names):
     return "\n\n".join([*parts, "\n".join(reasons)] if reasons else parts)
 
 
-def shares(cells, ours, bare, work):
-    """What of the bare stream's rate ours has, cell by cell."""
-    if ours not in cells or bare not in cells:
-        return ""
-    found = {cell: 100 * cells[ours][cell]["bytes_per_second"] / line["bytes_per_second"]
-             for cell, line in cells[bare].items() if cell[1] == work}
-    return ", ".join(f"{size // KIB} KiB {min(values):.0f}..{max(values):.0f} %" for size in SIZES
-                     if (values := [share for cell, share in found.items() if cell[0] == size]))
+def share_table(rounds):
+    """What of a bare stream's rate ours has in the turn beside it: the median of all turns of all rounds, cell by cell."""
+    cells = collections.defaultdict(list)
+    for one in rounds:
+        for listen, lines in one.items():
+            for line in lines:
+                cells[listen, line["work"], line["page_bytes"], line["connections"], line["batch"]].append(100 * line["share"])
+    rows = [[f"{listen}, {work.upper()}, {size // KIB} KiB",
+             *(f"{median(cells[listen, work, size, connections, batch]):.0f}" for connections in CONNECTIONS for batch in BATCHES)]
+            for listen in ("tcp", "unix") for work in ("get", "put") for size in SIZES]
+    header = ["ours in per cent of a bare gRPC stream, by turns", *(f"{connections} x {batch}" for connections in CONNECTIONS for batch in BATCHES)]
+    return tables.layout(header, rows)
 
 
 def beside(rounds, ours, others):
@@ -237,8 +263,10 @@ def beside(rounds, ours, others):
 
 def lookup_table(rounds):
     rows = []
-    for listen, name in (("tcp", "TCP"), ("unix", "Unix socket")):
+    for listen, name in (("tcp", "TCP"), ("unix", "Unix socket"), ("bare", "a bare gRPC call"), ("raw", "send and recv of 2 KiB")):
         for what in LOOKUPS:
+            if what not in rounds[0][listen]:
+                continue
             lines = [one[listen][what] for one in rounds]
             rows.append([f"{name}, {what}", *(f"{median([line[key] for line in lines]):.0f}" for key in ("p50_us", "p99_us", "p999_us")),
                          f"{median([line['keys_per_second'] for line in lines]) / 1e6:.2f}",
@@ -258,11 +286,11 @@ def main(argv, build_dir, machine):
     parser.add_argument("--plot", type=pathlib.Path, help="also draw GETs there, as SVG")
     parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
     parser.add_argument("--seconds", type=float, default=0.4, help="of each measurement (%(default)s)")
-    parser.add_argument("--only", help="only what has this in its name, look-ups among it")
+    parser.add_argument("--only", help="only what has this in its name, look-ups and \"beside a bare stream\" among it")
     arguments = parser.parse_args(argv)
     bench = Bench(build_dir, arguments)
     wanted = {name: run for name, run in paths(bench).items() if not arguments.only or arguments.only in name}
-    rounds, lookups, loads = [], [], []
+    rounds, lookups, besides, loads = [], [], [], []
     for number in range(arguments.rounds):
         found = {}
         for name, run in wanted.items():
@@ -274,23 +302,24 @@ def main(argv, build_dir, machine):
                 found[name] = str(why)
         rounds.append(found)
         if not arguments.only or arguments.only in "look-ups":
-            lookups.append({"tcp": bench.lookups("127.0.0.1:0"), "unix": bench.lookups("unix")})
+            lookups.append({"tcp": bench.lookups("127.0.0.1:0"), "unix": bench.lookups("unix"), "bare": bench.floor("tcp", "bare"),
+                            "raw": bench.floor("tcp", "raw")})
+        if not arguments.only or arguments.only in "beside a bare stream":
+            besides.append({listen: bench.beside_bare(listen) for listen in ("tcp", "unix")})
     cells, missing = cells_of(rounds)
     print(f"machine: {machine}; load before each: {min(loads, default=0):.1f}..{max(loads, default=0):.1f}\n")
     if wanted:
         print(HEADING.format(cells=f"{'/'.join(map(str, CONNECTIONS))} connections and {'/'.join(map(str, BATCHES))} pages a call"))
         print(f"\n{table(cells, missing, wanted)}\n")
-        for ours, bare in (("ours, gRPC, TCP", "bare gRPC stream, TCP"), ("ours, gRPC, Unix socket", "bare gRPC stream, Unix socket")):
-            for work in ("get", "put"):
-                if found := shares(cells, ours, bare, work):
-                    print(f"{ours}, of the bare stream with the same connections and batches, {work.upper()}: {found}")
         for others in (("memcpy and CRC32C",), ("Redis, TCP", "Mooncake Store, TCP")):
             if found := beside(rounds, "ours, shared memory", others):
                 print(f"ours, shared memory, the median GET's speed on one connection, times that of {' or '.join(others)}: {found}")
+    if besides:
+        print(share_table(besides))
     if lookups:
         print(f"\n{lookup_table(lookups)}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine, "load": loads, "rounds": rounds, "lookups": lookups}, indent=1))
+        arguments.json.write_text(json.dumps({"machine": machine, "load": loads, "rounds": rounds, "lookups": lookups, "beside": besides}, indent=1))
     if arguments.plot and cells:
         series = {name: [best(cells[name], size, "get")[0]["bytes_per_second"] / 1e9 for size in SIZES] for name in wanted if name in cells}
         arguments.plot.write_text(transfer_plot.bars([f"{size // KIB} KiB" for size in SIZES], series, "GET, GB/s of page bytes"))
