@@ -59,9 +59,11 @@ absl::Status CheckOptions(const ClientOptions& options) {
         options.attempts, ", ", options.async_threads, ", ", options.breaker.failures, ", ",
         options.push_batch_bytes, " and ", options.push_queue_bytes));
   }
-  if (options.bulk_channels < 1 || options.bulk_channels > kBulkChannelsMax) {
+  if (options.bulk_part_bytes < 1)
+    return absl::InvalidArgumentError("client: bulk_part_bytes must be at least 1, found 0");
+  if (options.bulk_channels < 0 || options.bulk_channels > kBulkChannelsMax) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "client: bulk_channels must be 1..", kBulkChannelsMax, ", found ", options.bulk_channels));
+        "client: bulk_channels must be 0..", kBulkChannelsMax, ", found ", options.bulk_channels));
   }
   if (options.breaker.pause <= absl::ZeroDuration() ||
       options.breaker.pause_max < options.breaker.pause) {

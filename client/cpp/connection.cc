@@ -37,6 +37,12 @@ absl::Status RefusedError() {
 
 absl::Status ClosedError() { return absl::CancelledError("the client is closed"); }
 
+// One connection keeps a core busy at each end, and others want some.
+size_t BulkChannels(const ClientOptions& options) {
+  if (options.bulk_channels > 0) return static_cast<size_t>(options.bulk_channels);
+  return std::clamp<size_t>(std::thread::hardware_concurrency() / 4, 1, 4);
+}
+
 absl::Duration RetryWait(int attempt) {
   absl::BitGen random;
   return kRetryWait * (1 << std::min(attempt, 10)) * absl::Uniform(random, 0.5, 1.5);
@@ -101,6 +107,7 @@ class Connection::SessionStream {
 
 Connection::Connection(const ClientOptions& options)
     : options_(options),
+      bulk_channels_max_(BulkChannels(options)),
       breaker_(options.breaker),
       paths_(std::make_unique<Paths>(*this)),
       tasks_(options.async_threads) {}
@@ -154,7 +161,7 @@ absl::Status Connection::Transfer(
 
 std::shared_ptr<grpc::Channel> Connection::NextBulkChannel() {
   const absl::MutexLock lock(&mutex_);
-  while (bulk_channels_.size() < static_cast<size_t>(options_.bulk_channels))
+  while (bulk_channels_.size() < bulk_channels_max_)
     bulk_channels_.push_back(MakeChannel(options_.endpoint));
   next_bulk_channel_ = (next_bulk_channel_ + 1) % bulk_channels_.size();
   return bulk_channels_[next_bulk_channel_];

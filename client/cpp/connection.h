@@ -59,6 +59,10 @@ class Connection {
       CallGroup& group, absl::Time deadline,
       absl::FunctionRef<grpc::Status(const std::shared_ptr<grpc::Channel>&)> attempt);
 
+  // Connections for pages, one after the other; how many there are.
+  std::shared_ptr<grpc::Channel> NextBulkChannel() ABSL_LOCKS_EXCLUDED(mutex_);
+  size_t bulk_channels() const { return bulk_channels_max_; }
+
   // What a call would be told at once: CANCELLED after Close, UNAVAILABLE while the breaker is
   // open.
   absl::Status CheckCallable() const;
@@ -95,10 +99,10 @@ class Connection {
                       absl::FunctionRef<grpc::Status()> attempt);
   // For look-ups and control; made by the first call.
   std::shared_ptr<grpc::Channel> channel() ABSL_LOCKS_EXCLUDED(mutex_);
-  std::shared_ptr<grpc::Channel> NextBulkChannel() ABSL_LOCKS_EXCLUDED(mutex_);
   bool NoPush() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(push_mutex_) { return queued_pushes_ == 0; }
 
   const ClientOptions options_;
+  const size_t bulk_channels_max_;
   CircuitBreaker breaker_;
   absl::Mutex mutex_;
   std::shared_ptr<grpc::Channel> channel_ ABSL_GUARDED_BY(mutex_);

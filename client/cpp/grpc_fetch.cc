@@ -28,42 +28,80 @@ class GrpcFetch {
   GrpcFetch(Namespace::Impl& space, const PagesWanted& wanted, PageSink& sink, PagesTaken* taken)
       : space_(space), wanted_(wanted), sink_(sink), taken_(*taken) {}
 
-  // One Get of the keys that are still missing, as many as the server takes.
+  // Gets of the keys that are still missing, as many as the server takes, and no more bytes than
+  // their connections hold for this side while it is at the first of them.
   absl::Status Run() {
-    const size_t end = std::min<size_t>(wanted_.end, size_t{wanted_.first} + space_.max_items());
+    const size_t most =
+        std::min<size_t>(space_.max_items(),
+                         std::max<uint64_t>(1, streams_max() * kReceivedAheadBytes / PageBytes()));
+    const size_t end = std::min<size_t>(wanted_.end, wanted_.first + most);
     const auto attempt = [&](const std::shared_ptr<grpc::Channel>& channel) {
       // A repeated attempt goes on where the last one stopped: whole pages are with the sink
       // already.
-      base_ = next();
-      end_ = end;
       item_open_ = false;
-      if (base_ == end) return grpc::Status::OK;
-      BulkCall call(channel, method::kGet, wanted_.group, wanted_.deadline);
-      grpc::ByteBuffer message;
-      absl::Status torn;
-      FaultPoint("grpc.client.get.begun");
-      bool going = call.WriteLast(FrameMessage(MakeRequest(end - base_)));
-      FaultPoint("grpc.client.get.asked");
-      while (going && torn.ok() && !stopped()) {
-        going = call.Read(&message);
-        if (going) torn = OnMessage(message);
-      }
-      FaultPoint("grpc.client.get.read");
-      if (going) return ToGrpcStatus(torn);  // this side ends the call
-      const grpc::Status ended = call.Finish();
-      if (!ended.ok()) return ended;
-      return ToGrpcStatus(item_open_ ? EndedInPage() : absl::OkStatus());
+      return next() == end ? grpc::Status::OK : GetUntil(channel, end);
     };
     return space_.connection()->Transfer(wanted_.group, wanted_.deadline, attempt);
   }
 
  private:
+  // Pages that follow each other, which one call brings.
+  struct Part {
+    size_t first;
+    size_t end;
+    std::unique_ptr<BulkCall> call;
+  };
+
   uint32_t next() const { return wanted_.first + taken_.pages; }
+  size_t streams_max() const { return space_.connection()->bulk_channels(); }
+
+  // Of a page, as far as it is wanted, before it is known.
+  uint64_t PageBytes() const {
+    const bool wide = wanted_.request.decoded || !space_.MayHold(Encoding::kPacked);
+    const PageLayout& layout = space_.codec().layout(wide ? Encoding::kWide : Encoding::kPacked);
+    return layout.range_bytes(wanted_.layers, wanted_.heads);
+  }
+
+  // One attempt. What one connection can bring is bounded by a core at each end, so what is large
+  // comes in parts over several; the sink takes them in order, and the later ones arrive meanwhile.
+  grpc::Status GetUntil(const std::shared_ptr<grpc::Channel>& channel, size_t end) {
+    const size_t first = next();
+    const size_t pages = end - first;
+    const size_t streams =
+        std::clamp<size_t>(pages * PageBytes() / space_.connection()->options().bulk_part_bytes, 1,
+                           std::min(streams_max(), pages));
+    std::vector<Part> parts;
+    FaultPoint("grpc.client.get.begun");
+    for (size_t i = 0; i < streams; ++i) {
+      parts.push_back(
+          {first + pages * i / streams, first + pages * (i + 1) / streams,
+           std::make_unique<BulkCall>(i == 0 ? channel : space_.connection()->NextBulkChannel(),
+                                      method::kGet, wanted_.group, wanted_.deadline)});
+      const Part& part = parts.back();
+      part.call->WriteLast(FrameMessage(MakeRequest(part.first, part.end - part.first)));
+    }
+    FaultPoint("grpc.client.get.asked");
+    for (const Part& part : parts) {
+      part_ = &part;
+      grpc::ByteBuffer message;
+      while (part.call->Read(&message)) {
+        const absl::Status torn = OnMessage(message);
+        if (!torn.ok() || stopped()) return ToGrpcStatus(torn);  // this side ends the calls
+      }
+      FaultPoint("grpc.client.get.read");
+      const grpc::Status ended = part.call->Finish();
+      if (!ended.ok()) return ended;
+      if (item_open_) return ToGrpcStatus(EndedInPage());
+      if (next() < part.end) break;  // what follows would leave a hole
+    }
+    return grpc::Status::OK;
+  }
+
   bool stopped() const { return !taken_.sink.ok() || taken_.stop != ItemStatus::kOk; }
 
-  v1::GetRequest MakeRequest(size_t count) const {
+  v1::GetRequest MakeRequest(size_t first, size_t count) const {
     v1::GetRequest request;
-    AskForPages(space_, wanted_, next(), count, &request);
+    AskForPages(space_, wanted_, static_cast<uint32_t>(first), count, &request);
     request.set_form(wanted_.request.decoded ? v1::DECODED : v1::STORED);
     request.set_stop_at_first_miss(true);
     request.set_first_head(wanted_.heads.first);
@@ -88,8 +126,8 @@ class GrpcFetch {
   absl::Status OnItem(const DataFrame& frame) {
     v1::GetItem& item = item_;
     if (!item.ParseFromString(frame.head())) return NotAnAnswer();
-    const size_t page = size_t{base_} + item.item();
-    if (item_open_ || page != next() || page >= end_) {
+    const size_t page = part_->first + item.item();
+    if (item_open_ || page != next() || page >= part_->end) {
       return absl::DataLossError(
           absl::StrCat("the server answered item ", item.item(), " out of order"));
     }
@@ -123,7 +161,7 @@ class GrpcFetch {
   // Bytes of an item, from where they arrived straight to where they are wanted.
   absl::Status OnData(uint32_t item, uint64_t offset, const DataFrame& frame) {
     const uint64_t count = frame.data_bytes();
-    if (!item_open_ || size_t{base_} + item != next() || offset != filled_ ||
+    if (!item_open_ || part_->first + item != next() || offset != filled_ ||
         count > room_.size() - filled_) {
       return absl::DataLossError(absl::StrCat("a chunk of item ", item, " at ", offset, " with ",
                                               count, " bytes does not continue the page"));
@@ -149,8 +187,7 @@ class GrpcFetch {
   PagesTaken& taken_;
 
   // The item on its way.
-  uint32_t base_ = 0;  // page number of the call's item 0
-  size_t end_ = 0;     // and of the one after its last
+  const Part* part_ = nullptr;  // the call that brings it
   v1::GetItem item_;
   bool item_open_ = false;
   MutableByteView room_;

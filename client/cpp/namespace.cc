@@ -12,13 +12,15 @@
 #include "kernels/base/fault_point.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
+#include "proto/convert/repeated_field.h"
 #include "proto/wire/page_key.h"
 
 namespace oscarkv::client {
 
 absl::Status Namespace::Impl::CheckKeys(std::span<const std::string> keys) const {
   for (size_t i = 0; i < keys.size(); ++i) {
-    OSCARKV_RETURN_IF_ERROR(Annotate(ValidateKey(keys[i]), absl::StrCat("key ", i)));
+    const absl::Status status = ValidateKey(keys[i]);
+    if (!status.ok()) return Annotate(status, absl::StrCat("key ", i));
   }
   return absl::OkStatus();
 }
@@ -78,11 +80,13 @@ uint64_t UsableTokens(const Hit& hit, const NamespaceSpec& spec, TailPolicy tail
 double SaneMs(double ms) { return std::isfinite(ms) ? std::max(ms, 0.0) : 0.0; }
 
 // The leading pages that the reply says are there, as far as it makes sense.
-void FillPages(const v1::LookupRequest& request, const v1::LookupReply& reply,
+void FillPages(size_t asked, const v1::LookupReply& reply, const RepeatedField& pages,
                const Namespace::Impl& space, Hit* hit) {
-  const auto most = static_cast<uint32_t>(std::min(request.keys_size(), reply.pages_size()));
-  for (; hit->pages < std::min(reply.prefix_pages(), most); ++hit->pages) {
-    const v1::PageInfo& page = reply.pages(static_cast<int>(hit->pages));
+  const size_t most = std::min({asked, pages.values().size(), size_t{reply.prefix_pages()}});
+  v1::PageInfo page;
+  for (; hit->pages < most; ++hit->pages) {
+    const std::string_view text = pages.values()[hit->pages];
+    if (!page.ParseFromArray(text.data(), static_cast<int>(text.size()))) return;
     const absl::StatusOr<Encoding> encoding = FromProto(page.encoding());
     if (page.status() != v1::OK || !encoding.ok()) return;
     if (!space.MayHold(*encoding)) return;
@@ -99,31 +103,40 @@ absl::StatusOr<Hit> Namespace::Impl::Lookup(std::span<const std::string> keys,
   Hit hit;
   if (keys.empty()) return hit;
   const absl::Time deadline = absl::Now() + connection_->options().lookup_timeout;
-  v1::LookupRequest request;
+  size_t asked = 0;
   v1::LookupReply reply;
+  RepeatedField pages;
   hit.store = WithOpen(Needs::kNamespace, deadline, [&] {
-    *request.mutable_scope() = MakeScope();
-    request.clear_keys();
+    v1::LookupRequest scope;
+    *scope.mutable_scope() = MakeScope();
     // A prefix longer than the server's limit is looked up as far as the limit goes: an honest
     // shorter hit.
-    for (const std::string& key : keys.first(std::min<size_t>(keys.size(), max_items())))
-      request.add_keys(key);
-    request.set_mode(v1::LookupRequest::PREFIX);
+    asked = std::min<size_t>(keys.size(), max_items());
     return Call(deadline, [&](UnaryCall& call) {
       // Half of the time at most: a hit without a lease is better than none.
       const absl::Time now = absl::Now();
       const uint64_t session = options.lease ? connection_->Session(now + (deadline - now) / 2) : 0;
-      request.set_lease(session != 0);
-      request.set_session_id(session);
-      const absl::Time asked = absl::Now();
-      const grpc::Status status = call.Run(method::kLookup, request, &reply);
+      // Put together by hand: the keys go without a copy of each.
+      std::string text = scope.SerializeAsString();
+      for (const std::string& key : keys.first(asked))
+        AppendValue(v1::LookupRequest::kKeysFieldNumber, key, &text);
+      v1::LookupRequest rest;
+      rest.set_lease(session != 0);
+      rest.set_session_id(session);
+      rest.AppendToString(&text);
+      const absl::Time start = absl::Now();
+      grpc::ByteBuffer answer;
+      const grpc::Status status = call.Run(method::kLookup, FrameText(text), &answer);
       FaultPoint("grpc.client.lookup.answered");
-      if (status.ok()) connection_->fetch_times().RecordRoundTrip(absl::Now() - asked);
-      return status;
+      if (!status.ok()) return status;
+      if (!pages.Parse(answer, v1::LookupReply::kPagesFieldNumber, &reply))
+        return UnaryCall::NotAnAnswer();
+      connection_->fetch_times().RecordRoundTrip(absl::Now() - start);
+      return grpc::Status::OK;
     });
   });
   if (!hit.store.ok()) return hit;
-  FillPages(request, reply, *this, &hit);
+  FillPages(asked, reply, pages, *this, &hit);
   hit.usable_tokens = UsableTokens(hit, spec_, options.tail);
   hit.forecast = {.server_ms = SaneMs(reply.expected_fetch_ms()),
                   .loading_ms = SaneMs(reply.loading_ms()),

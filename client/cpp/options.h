@@ -46,8 +46,10 @@ struct ClientOptions {
   BreakerOptions breaker = {};
   CodecBackend codec = CodecBackend::kCpu;
   // Connections for pages, beside the one for look-ups and control. Fetches and pushes that run at
-  // once spread over them: more than one where one core is not enough for all of them.
-  int bulk_channels = 1;
+  // once spread over them, and a large fetch comes over several. 0: one for every four cores, 4 at
+  // most.
+  int bulk_channels = 0;
+  uint64_t bulk_part_bytes = 4ull << 20;  // of a fetch, that a connection more is worth
   // K and V, in the model's dtype, that may wait to be pushed by the asynchronous form; what comes
   // beyond is dropped. One push may always wait.
   uint64_t push_queue_bytes = 1ull << 30;

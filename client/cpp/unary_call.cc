@@ -19,16 +19,27 @@ UnaryCall::UnaryCall(std::shared_ptr<grpc::Channel> channel, CallGroup& group, a
       channel_(std::move(channel)),
       exchange_(static_cast<Exchange*>(state())) {}
 
-grpc::Status UnaryCall::Run(const char* method, const google::protobuf::MessageLite& request,
-                            google::protobuf::MessageLite* reply) {
-  exchange_->steps = grpc::GenericStub(channel_).PrepareUnaryCall(
-      &exchange_->context, method, FrameMessage(request), &exchange_->queue);
+grpc::Status UnaryCall::Run(const char* method, const grpc::ByteBuffer& request,
+                            grpc::ByteBuffer* reply) {
+  exchange_->steps = grpc::GenericStub(channel_).PrepareUnaryCall(&exchange_->context, method,
+                                                                  request, &exchange_->queue);
   exchange_->steps->StartCall();
   exchange_->steps->Finish(&exchange_->reply, &exchange_->status, nullptr);
   Wait();
   if (pending()) return GivenUp();
   if (!exchange_->status.ok()) return given_up() ? GivenUp() : exchange_->status;
-  if (ParseMessage(exchange_->reply, reply)) return grpc::Status::OK;
+  reply->Swap(&exchange_->reply);
+  return grpc::Status::OK;
+}
+
+grpc::Status UnaryCall::Run(const char* method, const google::protobuf::MessageLite& request,
+                            google::protobuf::MessageLite* reply) {
+  grpc::ByteBuffer answer;
+  const grpc::Status status = Run(method, FrameMessage(request), &answer);
+  return status.ok() && !ParseMessage(answer, reply) ? NotAnAnswer() : status;
+}
+
+grpc::Status UnaryCall::NotAnAnswer() {
   return {grpc::StatusCode::DATA_LOSS, "the server's answer is another message than asked for"};
 }
 

@@ -18,8 +18,11 @@ class UnaryCall final : public HeldCall {
   ~UnaryCall() = default;
 
   // Makes the call, once. `method`: one of wire.h. The reply is filled in if the status is OK.
+  grpc::Status Run(const char* method, const grpc::ByteBuffer& request, grpc::ByteBuffer* reply);
   grpc::Status Run(const char* method, const google::protobuf::MessageLite& request,
                    google::protobuf::MessageLite* reply);
+
+  static grpc::Status NotAnAnswer();
 
  private:
   struct Exchange;

@@ -43,6 +43,9 @@ inline constexpr char kTouch[] = "/oscarkv.v1.KvCache/Touch";
 inline constexpr char kVerify[] = "/oscarkv.v1.Admin/Verify";
 }  // namespace method
 
+// What a connection holds for a reader that does not get on.
+inline constexpr uint64_t kReceivedAheadBytes = 16 << 20;
+
 // Opens a channel lazily: nothing is sent yet. Each has a connection of its own.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint);
 

@@ -1,5 +1,7 @@
 // Fetches from a store that does not say the truth: a page is right or not there, and nothing else
 // is written.
+#include <atomic>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -36,6 +38,76 @@ TEST(Fetch, TokensLeftOutAreNotWritten) {
   EXPECT_TRUE(f.destination.SameRows(f.source, 0, 5));
   EXPECT_TRUE(f.destination.SameRows(f.untouched, 5, 6));
   EXPECT_TRUE(f.destination.SameRows(f.source, 6, 12));
+}
+
+// Its three pages come over two connections: the first over one, the others over another.
+ClientOptions TwoChannels() { return {.bulk_channels = 2, .bulk_part_bytes = 1}; }
+
+TEST(FetchOverTwoChannels, PagesArriveOnceAndInOrder) {
+  Fixture f(TwoChannels());
+  ASSERT_OK(f.Push());
+  const auto report = f.Fetch();
+  ASSERT_OK(report);
+  EXPECT_OK(report->store);
+  EXPECT_EQ(report->pages, 3u);
+  EXPECT_EQ(report->bytes_wire, 3 * f.space->codec().layout(Encoding::kWide).page_bytes());
+  EXPECT_TRUE(f.destination.SameRows(f.source, 0, 12));
+  EXPECT_TRUE(f.destination.SameRows(f.untouched, 12, 64));
+  EXPECT_EQ(f.store.calls("Get"), 2);
+}
+
+TEST(FetchOverTwoChannels, NothingAfterAHoleIsWritten) {
+  for (const uint32_t hole : {0u, 1u, 2u}) {
+    Fixture f(TwoChannels());
+    ASSERT_OK(f.Push());
+    f.store.edit_get = [hole](Replies* replies) {
+      const bool first = replies->size() == 4;  // of one page
+      if (first != (hole == 0)) return;
+      const std::ptrdiff_t at = hole == 2 ? 3 : 0;
+      (*replies)[static_cast<size_t>(at)].mutable_item()->mutable_result()->set_status(v1::MISS);
+      replies->erase(replies->begin() + at + 1, replies->end() - 1);
+    };
+    const auto report = f.Fetch();
+    ASSERT_OK(report);
+    EXPECT_OK(report->store);
+    EXPECT_EQ(report->pages, hole);
+    EXPECT_EQ(report->statuses[hole], ItemStatus::kMiss);
+    EXPECT_TRUE(f.destination.SameRows(f.source, 0, 4 * hole));
+    EXPECT_TRUE(f.destination.SameRows(f.untouched, 4 * hole, 64));
+  }
+}
+
+TEST(FetchOverTwoChannels, WhatFailsIsAskedForAgain) {
+  for (const int failing : {1, 2}) {
+    Fixture f(TwoChannels());
+    ASSERT_OK(f.Push());
+    const auto begun = std::make_shared<std::atomic<int>>(0);
+    f.store.fail = [begun, failing](const std::string& method) {
+      const bool fails = method == "Get" && ++*begun == failing;
+      return fails ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "not now") : grpc::Status::OK;
+    };
+    const auto report = f.Fetch();
+    ASSERT_OK(report);
+    EXPECT_OK(report->store);
+    EXPECT_EQ(report->pages, 3u);
+    EXPECT_TRUE(f.destination.SameRows(f.source, 0, 12));
+  }
+}
+
+TEST(FetchOverTwoChannels, DamageInTheSecondLeavesWhatCameBefore) {
+  Fixture f(TwoChannels());
+  ASSERT_OK(f.Push());
+  f.store.edit_get = [](Replies* replies) {
+    if (replies->size() < 5) return;  // of one page
+    std::string* data = (*replies)[replies->size() - 2].mutable_chunk()->mutable_data();
+    data->back() = static_cast<char>(data->back() ^ 1);
+  };
+  const auto report = f.Fetch();
+  ASSERT_OK(report);
+  EXPECT_EQ(report->pages, 2u);
+  EXPECT_EQ(report->statuses[2], ItemStatus::kCorrupt);
+  EXPECT_TRUE(f.destination.SameRows(f.source, 0, 8));
+  EXPECT_TRUE(f.destination.SameRows(f.untouched, 8, 64));
 }
 
 // A page of the fake is [item, chunk of 1000 bytes, chunk of 24]: the second page begins at 3.

@@ -33,9 +33,11 @@ def server(build_dir, tmp_path):
     process.close()
 
 
-@pytest.fixture
-def client(proxy):
-    return oscarkv.Client(proxy.endpoint, timeout_ms=TIMEOUT_MS, control_timeout_ms=TIMEOUT_MS, breaker_failures=1000)
+@pytest.fixture(params=[1, 2])
+def client(proxy, request):
+    """Its fetches come over so many connections."""
+    return oscarkv.Client(proxy.endpoint, timeout_ms=TIMEOUT_MS, control_timeout_ms=TIMEOUT_MS, breaker_failures=1000,
+                          bulk_channels=request.param, bulk_part_bytes=1)
 
 
 @pytest.fixture

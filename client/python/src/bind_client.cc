@@ -438,7 +438,7 @@ void BindNamespace(py::module_& module) {
 std::unique_ptr<Client> MakeClient(const std::string& endpoint, int timeout_ms,
                                    const std::string& name, int control_timeout_ms, int attempts,
                                    int breaker_failures, int breaker_pause_ms, int bulk_channels,
-                                   uint64_t push_queue_bytes) {
+                                   uint64_t bulk_part_bytes, uint64_t push_queue_bytes) {
   client::ClientOptions options;
   options.endpoint = endpoint;
   if (!name.empty()) options.name = name;
@@ -447,6 +447,7 @@ std::unique_ptr<Client> MakeClient(const std::string& endpoint, int timeout_ms,
   options.control_timeout = absl::Milliseconds(control_timeout_ms);
   options.attempts = attempts;
   options.bulk_channels = bulk_channels;
+  options.bulk_part_bytes = bulk_part_bytes;
   options.push_queue_bytes = push_queue_bytes;
   options.breaker.failures = breaker_failures;
   options.breaker.pause = absl::Milliseconds(breaker_pause_ms);
@@ -470,7 +471,8 @@ void BindClient(py::module_& module) {
                      py::release_gil_before_calling_cpp_dtor())
       .def(py::init(&MakeClient), arg("endpoint") = "127.0.0.1:7411", arg("timeout_ms") = 2000,
            arg("name") = "", py::kw_only(), arg("control_timeout_ms") = 5000, arg("attempts") = 3,
-           arg("breaker_failures") = 5, arg("breaker_pause_ms") = 2000, arg("bulk_channels") = 1,
+           arg("breaker_failures") = 5, arg("breaker_pause_ms") = 2000, arg("bulk_channels") = 0,
+           arg("bulk_part_bytes") = client::ClientOptions().bulk_part_bytes,
            arg("push_queue_bytes") = client::ClientOptions().push_queue_bytes)
       .def(
           "open",
