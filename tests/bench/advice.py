@@ -1,23 +1,32 @@
 """Fetches against what their look-ups said that they would take, under several loads."""
 
+import pathlib
+import tempfile
+
 import programs
 from support.server_process import ServerProcess
 from tables import layout
 
 
 def run(program, build_dir, out, arguments):
-    server = ServerProcess(build_dir, "unix", capacity="2GiB")
+    """Pages in host memory, and then more of them than it holds: the others are read from disk."""
     seconds = 5 * arguments.min_time * arguments.repetitions
-    figures = programs.figures(build_dir / "bin" / program, server.endpoint, seconds)
-    server.close()
-    return programs.save(out, figures)
+    with tempfile.TemporaryDirectory(prefix="oscarkv-bench-") as folder:
+        disk = ["--disk-path", str(pathlib.Path(folder) / "tier"), "--disk-capacity", "4GiB"]
+        rows = []
+        for where, options in (("memory", {"capacity": "2GiB"}), ("disk", {"capacity": "128MiB", "arguments": disk})):
+            server = ServerProcess(build_dir, "unix", **options)
+            rows += programs.figures(build_dir / "bin" / program, server.endpoint, seconds, where)
+            server.close()
+    return programs.save(out, rows)
 
 
 def table(figures):
     columns = ("p10", "p50", "p90", "p99", "max", "first")
-    rows = [[row["load"], str(row["fetches"]), *(f"{row[column]:.2f}" for column in columns)] for row in figures]
+    rows = [[row["where"], row["load"], str(row["fetches"]), f"{100 * row['from_disk']:.0f} %",
+             *(f"{row[column]:.2f}" for column in columns)] for row in figures]
     return f"""\
 advice: time of a fetch over the expected_ms of its look-up; prefixes of 1 to 16 MB over a Unix socket, server and clients on the same
   cores; first: the worst client's first fetch, before it had measured anything; of the rest, the first 30 of each client do not count
   limit: 2 at p99
-{layout(["load", "fetches", *columns], rows)}"""
+{layout(["pages in", "load", "fetches", "read from disk", *columns], rows)}"""

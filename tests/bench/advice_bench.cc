@@ -1,7 +1,9 @@
 // How long fetches take against what their look-ups said, under several loads: clients of their own
 // in one process, closed loops over a server that runs beside. Prints JSON.
 //
-//   advice_bench ENDPOINT SECONDS
+//   advice_bench ENDPOINT SECONDS memory|disk
+//
+// `disk`: the sequences are more than the server's host memory is to hold, and lie on its disk.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -9,8 +11,10 @@
 #include <cstdlib>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -25,6 +29,7 @@ using client::Hit;
 
 constexpr uint32_t kPagesMax = 128;
 constexpr uint64_t kSequences = 8;
+constexpr uint64_t kSequencesOnDisk = 32;
 constexpr size_t kWarmUp = 30;  // fetches of each client that do not count
 
 // Pages of 128 KiB.
@@ -44,6 +49,11 @@ std::vector<std::string> KeysOf(uint64_t sequence) {
   }
   return keys;
 }
+
+struct Timed {
+  double ratio;
+  bool from_disk;
+};
 
 // A worker with a paged cache of its own.
 class Worker {
@@ -78,9 +88,16 @@ class Worker {
     if (!report.ok() || !report->store.ok()) std::abort();
   }
 
-  // The time that a fetch of a random prefix took, against what its look-up said.
-  double FetchOne(std::mt19937_64& random) {
-    const std::vector<std::string> keys = KeysOf(random() % kSequences);
+  // Waits until the sequence is on disk.
+  void Persist(uint64_t sequence) {
+    const auto report = space_->Persist(KeysOf(sequence), absl::Seconds(60));
+    if (!report.ok() || !report->durable()) std::abort();
+  }
+
+  // The time that a fetch of a random prefix of one of `sequences` took, against what its look-up
+  // said; and whether some of it was to be read from disk.
+  Timed FetchOne(std::mt19937_64& random, uint64_t sequences) {
+    const std::vector<std::string> keys = KeysOf(random() % sequences);
     const size_t pages = 8 + random() % (kPagesMax - 7);
     const std::span<const std::string> wanted = std::span(keys).first(pages);
     const auto hit = space_->Lookup(wanted);
@@ -92,7 +109,7 @@ class Worker {
                 .forecast = hit->forecast});
     if (!report.ok() || report->pages != pages) std::abort();
     const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
-    return took.count() / hit->expected_ms;
+    return {took.count() / hit->expected_ms, hit->forecast.loading_ms > 0.0};
   }
 
  private:
@@ -110,6 +127,10 @@ struct Load {
   int pause_ms;  // between fetches, at most
   bool pushes;   // one more client stores pages all the time
 };
+constexpr Load kLoadsOnDisk[] = {{"1 client", 1, 0, false},
+                                 {"2 clients", 2, 0, false},
+                                 {"4 clients", 4, 0, false},
+                                 {"4 clients, pauses of 0..40 ms", 4, 40, false}};
 constexpr Load kLoads[] = {{"1 client", 1, 0, false},
                            {"2 clients", 2, 0, false},
                            {"4 clients", 4, 0, false},
@@ -117,16 +138,21 @@ constexpr Load kLoads[] = {{"1 client", 1, 0, false},
                            {"4 clients, pauses of 0..40 ms", 4, 40, false},
                            {"4 clients, and one that stores", 4, 0, true}};
 
-nlohmann::json Run(const Load& load, const std::string& endpoint, double seconds) {
+nlohmann::json Run(const Load& load, const std::string& endpoint, double seconds,
+                   uint64_t sequences) {
   std::vector<std::vector<double>> ratios(load.clients);
   std::atomic<bool> over = false;
+  std::atomic<uint64_t> from_disk = 0, fetches = 0;
   std::vector<std::thread> threads;
   for (size_t i = 0; i < load.clients; ++i) {
     threads.emplace_back([&, i] {
       Worker worker(endpoint);
       std::mt19937_64 random(i);
       while (!over) {
-        ratios[i].push_back(worker.FetchOne(random));
+        const Timed timed = worker.FetchOne(random, sequences);
+        ratios[i].push_back(timed.ratio);
+        ++fetches;
+        if (timed.from_disk) ++from_disk;
         if (load.pause_ms > 0)
           std::this_thread::sleep_for(
               std::chrono::milliseconds(random() % static_cast<uint64_t>(load.pause_ms)));
@@ -153,8 +179,15 @@ nlohmann::json Run(const Load& load, const std::string& endpoint, double seconds
   const auto at = [&](double share) {
     return all[static_cast<size_t>(share * static_cast<double>(all.size() - 1))];
   };
-  return {{"load", load.name}, {"fetches", all.size()}, {"first", first},  {"p10", at(0.1)},
-          {"p50", at(0.5)},    {"p90", at(0.9)},        {"p99", at(0.99)}, {"max", all.back()}};
+  return {{"load", load.name},
+          {"fetches", all.size()},
+          {"first", first},
+          {"from_disk", static_cast<double>(from_disk) / static_cast<double>(fetches)},
+          {"p10", at(0.1)},
+          {"p50", at(0.5)},
+          {"p90", at(0.9)},
+          {"p99", at(0.99)},
+          {"max", all.back()}};
 }
 
 }  // namespace
@@ -162,17 +195,28 @@ nlohmann::json Run(const Load& load, const std::string& endpoint, double seconds
 
 int main(int argc, char** argv) {
   using namespace oscarkv::bench;  // NOLINT(google-build-using-namespace)
-  if (argc != 3) {
-    std::fprintf(stderr, "usage: advice_bench ENDPOINT SECONDS\n");
+  const std::string where = argc == 4 ? argv[3] : "";
+  if (where != "memory" && where != "disk") {
+    std::fprintf(stderr, "usage: advice_bench ENDPOINT SECONDS memory|disk\n");
     return 2;
   }
   const std::string endpoint = argv[1];
+  const bool disk = where == "disk";
+  const uint64_t sequences = disk ? kSequencesOnDisk : kSequences;
   {
     Worker worker(endpoint);
-    for (uint64_t sequence = 0; sequence < kSequences; ++sequence) worker.Push(sequence);
+    for (uint64_t sequence = 0; sequence < sequences; ++sequence) {
+      worker.Push(sequence);
+      if (disk) worker.Persist(sequence);
+    }
   }
   nlohmann::json rows = nlohmann::json::array();
-  for (const Load& load : kLoads) rows.push_back(Run(load, endpoint, std::atof(argv[2])));
+  for (const Load& load :
+       disk ? std::span<const Load>(kLoadsOnDisk) : std::span<const Load>(kLoads)) {
+    nlohmann::json row = Run(load, endpoint, std::atof(argv[2]), sequences);
+    row["where"] = where;
+    rows.push_back(std::move(row));
+  }
   std::printf("%s\n", rows.dump(1).c_str());
   return 0;
 }
