@@ -26,15 +26,16 @@ bool PageStore::RemoveLocked(PageRecord& record, RemoveReason reason) {
   if (copies_ != nullptr) copies_->OnRemove(record);
   ladder_.OnLeave(record);
   LeaveDemotionLocked(record);
-  // What is evicted stays in the archive, but for bytes that it had before it was put again; what
-  // is gone is gone everywhere.
+  // What is evicted stays in the archive, but for bytes that it had before it was put again. If it
+  // is not there, what extends it goes too: a page whose parent is nowhere cannot be found as part
+  // of a prefix, and would not be when what it extends is deleted. What is gone is gone everywhere.
   if (archive_ != nullptr) {
     const std::string_view key = record.key.view();
     if (reason != RemoveReason::kEvicted) {
       HideArchiving(record);
       ForgetArchived(*record.space, key);
-    } else if (!IsArchived(*record.space, key) && archive_->Forget(*record.space, key)) {
-      archive_queue_->Nudge();
+    } else if (!IsArchived(*record.space, key)) {
+      ForgetArchived(*record.space, key);
     }
   }
   UnlinkLocked(record);

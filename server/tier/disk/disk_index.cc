@@ -1,5 +1,6 @@
 #include "server/tier/disk/disk_index.h"
 
+#include <algorithm>
 #include <cassert>
 
 #include "absl/hash/hash.h"
@@ -56,6 +57,7 @@ DiskPlace DiskIndex::Append(uint32_t segment, const PageHeader& header) {
   }
   entry.live = true;
   places_.insert(place);
+  if (!holes_.empty()) CloseHole(HashOf({entry.space, header.key}));
   if (!header.parent.empty()) {
     entry.parent = HashOf({entry.space, header.parent});
     Link(place);
@@ -77,7 +79,9 @@ void DiskIndex::Erase(const DiskPlace& place) {
   DiskSegmentPages& pages = segments_[copy.segment];
   DiskEntry& entry = pages.entries[copy.entry];
   assert(entry.live);
+  const uint64_t name = HashOf(NameOf(copy));
   places_.erase(places_.find(NameOf(copy)));
+  if (entry.parent != 0 && IsExtended(name)) OpenHole(name, entry.parent);
   Unlink(copy);
   entry.live = false;
   --pages.live_pages;
@@ -103,10 +107,35 @@ void DiskIndex::Unlink(const DiskPlace& place) {
     At(entry.previous_sibling).next_sibling = entry.next_sibling;
   } else if (entry.next_sibling.is_none()) {
     first_children_.erase(entry.parent);
+    if (!holes_.empty()) CloseHolesUp(entry.parent);
   } else {
     first_children_[entry.parent] = entry.next_sibling;
   }
   entry.next_sibling = entry.previous_sibling = DiskPlace{};
+}
+
+void DiskIndex::OpenHole(uint64_t name, uint64_t parent) {
+  holes_[name] = parent;
+  holes_below_[parent].push_back(name);
+}
+
+void DiskIndex::CloseHole(uint64_t name) {
+  const auto hole = holes_.find(name);
+  if (hole == holes_.end()) return;
+  const auto below = holes_below_.find(hole->second);
+  below->second.erase(std::ranges::find(below->second, name));
+  if (below->second.empty()) holes_below_.erase(below);
+  holes_.erase(hole);
+}
+
+// Those that nothing extends any more: this one and what it extends, as far as they are holes.
+void DiskIndex::CloseHolesUp(uint64_t name) {
+  for (auto hole = holes_.find(name); hole != holes_.end() && !IsExtended(name);
+       hole = holes_.find(name)) {
+    const uint64_t parent = hole->second;
+    CloseHole(name);
+    name = parent;
+  }
 }
 
 std::vector<DiskPlace> DiskIndex::Descendants(std::string_view fingerprint,
@@ -114,15 +143,20 @@ std::vector<DiskPlace> DiskIndex::Descendants(std::string_view fingerprint,
   std::vector<DiskPlace> found;
   const auto number = numbers_.find(fingerprint);
   if (number == numbers_.end()) return found;
-  const auto add_children = [&](const Name& parent) {
-    const auto first = first_children_.find(HashOf(parent));
+  std::vector<uint64_t> holes;
+  const auto add_children = [&](uint64_t name) {
+    const auto first = first_children_.find(name);
     DiskPlace child = first == first_children_.end() ? DiskPlace{} : first->second;
     for (; !child.is_none(); child = At(child).next_sibling) found.push_back(child);
+    const auto below = holes_below_.find(name);
+    if (below != holes_below_.end())
+      holes.insert(holes.end(), below->second.begin(), below->second.end());
   };
-  add_children({number->second, key});
+  add_children(HashOf({number->second, key}));
   // Pages that extend each other in a circle, which only a confused client writes, end too.
-  for (size_t i = 0; i < found.size() && found.size() <= places_.size(); ++i)
-    add_children(NameOf(found[i]));
+  for (size_t page = 0, hole = 0; (page < found.size() || hole < holes.size()) &&
+                                  found.size() <= places_.size() && holes.size() <= holes_.size();)
+    add_children(page < found.size() ? HashOf(NameOf(found[page++])) : holes[hole++]);
   return found;
 }
 
@@ -137,7 +171,9 @@ uint32_t DiskIndex::Clear(uint32_t segment) {
 
 uint64_t DiskIndex::memory_bytes() const {
   uint64_t bytes = places_.capacity() * (sizeof(DiskPlace) + 1) +
-                   first_children_.capacity() * (sizeof(uint64_t) + sizeof(DiskPlace) + 1);
+                   first_children_.capacity() * (sizeof(uint64_t) + sizeof(DiskPlace) + 1) +
+                   holes_.capacity() * (2 * sizeof(uint64_t) + 1) +
+                   holes_below_.capacity() * (sizeof(*holes_below_.begin()) + 1);
   for (const DiskSegmentPages& pages : segments_) bytes += pages.entries.size() * sizeof(DiskEntry);
   return bytes;
 }

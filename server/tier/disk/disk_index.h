@@ -13,6 +13,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/functional/function_ref.h"
 
 #include "server/core/page_record.h"
@@ -81,7 +82,8 @@ class DiskIndex {
   void AppendGap(uint32_t segment) { segments_[segment].entries.emplace_back(); }
   // Takes a live page out.
   void Erase(const DiskPlace& place);
-  // The live pages that extend the named one, at any distance. The named one need not be there.
+  // The live pages that extend the named one, at any distance, what they extend first. Neither the
+  // named one need be there, nor those between that were there once.
   std::vector<DiskPlace> Descendants(std::string_view fingerprint, std::string_view key) const;
   // Takes out all pages of a segment and forgets its entries; returns how many pages it had.
   uint32_t Clear(uint32_t segment);
@@ -92,6 +94,7 @@ class DiskIndex {
   uint64_t live_bytes() const { return live_bytes_; }  // of records
   uint64_t LiveBytesOf(std::string_view fingerprint) const;
   uint64_t memory_bytes() const;
+  uint64_t holes() const { return holes_.size(); }  // for tests
 
  private:
   struct Name {
@@ -128,12 +131,23 @@ class DiskIndex {
   static uint64_t HashOf(const Name& name);
   void Link(const DiskPlace& place);
   void Unlink(const DiskPlace& place);
+  bool IsExtended(uint64_t name) const {
+    return first_children_.contains(name) || holes_below_.contains(name);
+  }
+  void OpenHole(uint64_t name, uint64_t parent);
+  void CloseHole(uint64_t name);
+  void CloseHolesUp(uint64_t name);
 
   std::vector<DiskSegmentPages> segments_;
   std::deque<std::string> fingerprints_;  // [number]
   absl::flat_hash_map<std::string_view, uint32_t> numbers_;
   absl::flat_hash_set<DiskPlace, Hash, Equal> places_;
   absl::flat_hash_map<uint64_t, DiskPlace> first_children_;  // [hash of the parent's name]
+  // Pages, no roots, that have gone before what extends them, which a segment that is reclaimed
+  // leaves behind: what they extend, and the other way round. All are hashes of names. Through
+  // them a deletion finds all that it has to delete.
+  absl::flat_hash_map<uint64_t, uint64_t> holes_;
+  absl::flat_hash_map<uint64_t, absl::InlinedVector<uint64_t, 1>> holes_below_;
   uint64_t live_bytes_ = 0;
   std::vector<uint64_t> live_bytes_of_;  // [number of a fingerprint]
 };

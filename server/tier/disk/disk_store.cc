@@ -132,9 +132,10 @@ void DiskStore::ForgetPlace(const DiskPlace& place) {
 
 uint64_t DiskStore::ForgetDescendants(std::string_view fingerprint, std::string_view key) {
   uint64_t forgotten = 0;
-  for (const DiskPlace& place : index_.Descendants(fingerprint, key)) {
-    if (!index_.At(place).live) continue;
-    ForgetPlace(place);
+  const std::vector<DiskPlace> places = index_.Descendants(fingerprint, key);
+  for (auto place = places.rbegin(); place != places.rend(); ++place) {  // so that no hole opens
+    if (!index_.At(*place).live) continue;
+    ForgetPlace(*place);
     ++forgotten;
   }
   return forgotten;

@@ -318,6 +318,19 @@ TEST_F(DiskStoreTest, ATreeIsForgottenWithAllThatExtendsIt) {
   EXPECT_TRUE(Holds(9));
 }
 
+TEST_F(DiskStoreTest, ATreeIsForgottenAcrossPagesThatHaveGone) {
+  // 0 <- 1 <- 2 <- 3
+  std::vector<TestDiskPage> pages;
+  for (const uint64_t number : {0u, 1u, 2u, 3u}) pages.emplace_back(number, 5000);
+  for (size_t i = 1; i < pages.size(); ++i) pages[i].parent = pages[i - 1].key;
+  for (const TestDiskPage& page : pages) ASSERT_OK(WriteOne(*store_, page));
+  EXPECT_TRUE(store_->Forget(TestFingerprint(), TestKey(1)));
+  EXPECT_TRUE(store_->Forget(TestFingerprint(), TestKey(2)));
+  EXPECT_TRUE(Holds(3));
+  EXPECT_EQ(store_->ForgetTree(TestFingerprint(), TestKey(0)), 2u);
+  EXPECT_FALSE(Holds(3));
+}
+
 TEST_F(DiskStoreTest, ListShowsTheNamespacesPagesOnce) {
   WriteMany(0, 20);
   TestDiskPage other(99, 10);
