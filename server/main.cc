@@ -11,8 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/synchronization/mutex.h"
+
+#include "CLI/CLI.hpp"
 #include "kernels/base/status_macros.h"
 #include "server/config/load.h"
 #include "server/server.h"
@@ -56,8 +57,8 @@ void KeepFreedMemory() {
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
 }
 
-// A distribution's Abseil looks for deadlocks at every lock, over a graph of all of them with a lock
-// of its own, which gRPC's threads meet at. Builds for development go on looking.
+// A distribution's Abseil looks for deadlocks at every lock, over a graph of all of them with a
+// lock of its own, which gRPC's threads meet at. Builds for development go on looking.
 void LookForNoDeadlocks() {
 #ifdef NDEBUG
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);

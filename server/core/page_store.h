@@ -40,6 +40,7 @@
 #include "server/core/clock.h"
 #include "server/core/eviction_policy.h"
 #include "server/core/fair_eviction.h"
+#include "server/core/gone_pages.h"
 #include "server/core/ladder.h"
 #include "server/core/lease_table.h"
 #include "server/core/namespace.h"
@@ -411,10 +412,9 @@ class PageStore {
   void BeginArchiving(const PageRecord& pinned) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // It is removed, perhaps while it is written: then nobody finds it in the archive, which cannot
   // forget what it does not have yet.
-  void HideArchiving(const PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_)
-      ABSL_LOCKS_EXCLUDED(gone_mutex_);
+  void HideArchiving(const PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
   // It was written, or could not be.
-  void FinishArchiving(const PageRecord& pinned) ABSL_LOCKS_EXCLUDED(tree_mutex_, gone_mutex_);
+  void FinishArchiving(const PageRecord& pinned) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Returns how many pages were archived only.
   uint64_t ClearArchive(const Namespace& space);
   struct Loading;
@@ -556,12 +556,7 @@ class PageStore {
   uint64_t demoting_pages_ ABSL_GUARDED_BY(tree_mutex_) = 0;  // that wait (Demotion::kWaits)
   ArchiveRefusals archive_refused_ ABSL_GUARDED_BY(tree_mutex_){};
   absl::flat_hash_set<const PageRecord*> archiving_ ABSL_GUARDED_BY(tree_mutex_);
-  // Pages that were removed while they were written to the archive, until it has forgotten them.
-  // Taken after the tree lock; under it nothing is called.
-  mutable absl::Mutex gone_mutex_ ABSL_ACQUIRED_AFTER(tree_mutex_);
-  absl::flat_hash_set<std::pair<const Namespace*, std::string>> gone_ ABSL_GUARDED_BY(gone_mutex_);
-  // How many gone_ has; whoever removed one is done after it shows.
-  std::atomic<size_t> gone_pages_ = 0;
+  GonePages gone_;  // while they were written to the archive, until it has forgotten them
   // Slots of WIDE pages that were re-encoded while somebody read them, until the last has ended.
   struct Retired {
     TierSlot slot;

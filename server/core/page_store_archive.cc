@@ -14,12 +14,7 @@ constexpr uint32_t kPagesPerList = 1024;
 
 std::optional<ArchivedPage> PageStore::FindArchived(const Namespace& space,
                                                     std::string_view key) const {
-  std::optional<ArchivedPage> page = archive_->Find(space, key);
-  if (page.has_value() && gone_pages_.load(std::memory_order_acquire) > 0) {
-    const absl::MutexLock lock(&gone_mutex_);
-    if (gone_.contains(std::pair(&space, std::string(key)))) page.reset();
-  }
-  return page;
+  return gone_.Find(space, key, [&] { return archive_->Find(space, key); });
 }
 
 bool PageStore::IsArchived(const Namespace& space, std::string_view key) const {
@@ -119,10 +114,7 @@ void PageStore::BeginArchiving(const PageRecord& pinned) {
 }
 
 void PageStore::HideArchiving(const PageRecord& record) {
-  if (!archiving_.contains(&record)) return;
-  const absl::MutexLock lock(&gone_mutex_);
-  gone_.emplace(record.space, record.key.view());
-  gone_pages_.store(gone_.size(), std::memory_order_release);
+  if (archiving_.contains(&record)) gone_.Add(*record.space, record.key.view());
 }
 
 void PageStore::FinishArchiving(const PageRecord& pinned) {
@@ -130,9 +122,7 @@ void PageStore::FinishArchiving(const PageRecord& pinned) {
   archiving_.erase(&pinned);
   if (pinned.in_index) return;
   ForgetArchived(*pinned.space, pinned.key.view());
-  const absl::MutexLock gone_lock(&gone_mutex_);
-  gone_.erase(std::pair(pinned.space, std::string(pinned.key.view())));
-  gone_pages_.store(gone_.size(), std::memory_order_release);
+  gone_.Remove(*pinned.space, pinned.key.view());
 }
 
 // --- Back ---

@@ -145,7 +145,8 @@ class RpcContext {
   // What the store is to know of a call with these hints, completed by those of the session that
   // they name. kInvalidArgument: a value that is none.
   absl::StatusOr<RequestTraits> TraitsOf(const v1::RequestHints& hints);
-  // Told of every session's end, once the store knows it no more; the server sets it before it serves.
+  // Told of every session's end, once the store knows it no more; the server sets it before it
+  // serves.
   void set_on_session_end(absl::AnyInvocable<void(SessionId)> told) {
     on_session_end_ = std::move(told);
   }

@@ -98,7 +98,8 @@ void ThreadedClient::CheckPutAnswer(Node node, const Version& version, ItemStatu
     EXPECT_TRUE(universe_.at(node).parent.has_value());
   } else {
     EXPECT_TRUE(status == ItemStatus::kOk || status == ItemStatus::kNoSpace ||
-                status == ItemStatus::kQuota || (status == ItemStatus::kCorrupt && may_be_corrupt))
+                status == ItemStatus::kQuota || status == ItemStatus::kBusy ||
+                (status == ItemStatus::kCorrupt && may_be_corrupt))
         << ItemStatusName(status);
   }
 }

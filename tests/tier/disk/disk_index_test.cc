@@ -29,7 +29,9 @@ bool Extends(uint64_t page, uint64_t root) {
 
 class DiskIndexTest : public ::testing::Test {
  protected:
-  bool Holds(uint64_t page) const { return index_.Find(TestFingerprint(), TestKey(page)) != nullptr; }
+  bool Holds(uint64_t page) const {
+    return index_.Find(TestFingerprint(), TestKey(page)) != nullptr;
+  }
 
   void Append(uint64_t page, uint32_t segment) {
     const std::string fingerprint = TestFingerprint();
