@@ -54,7 +54,7 @@ struct RequestTraits {
 
 // What a policy may know of a page that is put.
 struct PageTraits {
-  PageId parent = kNoPage;  // kNoPage: the first page of a sequence
+  PageId parent = kNoPage;  // kNoPage: the first page of a sequence, or its parent is not stored
   uint32_t namespace_id = 0;
   uint64_t first_position = 0;
   uint64_t bytes = 0;  // that its removal would free
@@ -104,7 +104,7 @@ class EvictionPolicy {
   virtual bool Admits(const PageTraits& traits) = 0;
 
   // A page was put and did not get in: Admits refused it, or a page that it extends. `traits` as
-  // for OnInsert; the parent is kNoPage when it is not stored.
+  // for OnInsert.
   virtual void OnRefuse(const PageTraits& traits) = 0;
 
   // One fetch or touch used `pages`, given leaf first: the page deepest in its sequence is the

@@ -61,6 +61,7 @@ void FairEviction::OnRemove(const Tenant& tenant, PageId page, RemoveReason reas
   share.policy->OnRemove(number, reason);
   share.pages[number] = share.first_free;
   share.first_free = number;
+  numbers_[page] = kNoPage;
 }
 
 void FairEviction::SetEvictable(const Tenant& tenant, PageId page, bool evictable) {

@@ -31,9 +31,8 @@ class GonePages {
   // What `find` finds of the page in the archive, unless the page is gone. `find` may be called
   // again: what it found may be what was there for a moment, before and after which the page was
   // not known here.
-  std::optional<ArchivedPage> Find(
-      const Namespace& space, std::string_view key,
-      absl::FunctionRef<std::optional<ArchivedPage>()> find) const;
+  std::optional<ArchivedPage> Find(const Namespace& space, std::string_view key,
+                                   absl::FunctionRef<std::optional<ArchivedPage>()> find) const;
 
  private:
   bool Contains(const Namespace& space, std::string_view key) const;

@@ -100,6 +100,26 @@ TEST_P(FairEvictionTest, MemoryIsThatOfThePagesThereWere) {
   EXPECT_LE(eviction_.memory_bytes(), full + full / 4);
 }
 
+// A put holds the page that it extends; what is deleted leaves the index all the same.
+TEST_P(FairEvictionTest, APutIsJudgedThoughItsParentHasGone) {
+  eviction_.OnInsert(tenant(0), 5, TraitsOf(5, absl::Seconds(1)));
+  eviction_.OnRemove(tenant(0), 5, RemoveReason::kDeleted);
+  PageTraits put = TraitsOf(6, absl::Seconds(2));
+  put.parent = 5;
+  put.request.number = 1;
+  const std::optional<double> chance = eviction_.PutChance(tenant(0), put);
+  EXPECT_TRUE(eviction_.Admits(tenant(0), put));
+  put.parent = kNoPage;
+  EXPECT_EQ(chance, eviction_.PutChance(tenant(0), put));
+  // Its number may be that of another page by now, of another sequence.
+  put.parent = 5;
+  eviction_.OnInsert(tenant(0), 7, TraitsOf(7, absl::Seconds(3)));
+  put.request.number = 2;
+  EXPECT_EQ(chance, eviction_.PutChance(tenant(0), put));
+  put.request.number = 3;
+  eviction_.OnRefuse(tenant(0), put);
+}
+
 INSTANTIATE_TEST_SUITE_P(LruAndLearnt, FairEvictionTest, ::testing::Bool());
 
 }  // namespace
