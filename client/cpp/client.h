@@ -200,7 +200,8 @@ struct ClientCounters {
   uint64_t calls = 0;
   uint64_t failures = 0;  // calls that ended without an answer
   uint64_t retries = 0;
-  uint64_t reopens = 0;  // after the server restarted
+  uint64_t busy_retries = 0;  // pages offered again to a store that was too busy to take them
+  uint64_t reopens = 0;       // after the server restarted
   uint64_t refused_by_breaker = 0;
   uint64_t corrupt_pages = 0;  // a checksum did not hold on this side
   // Of pushes that found no room in the queue; bytes are of K and V in the model's dtype.
@@ -226,7 +227,8 @@ class Namespace {
   // the server's limit.
   absl::StatusOr<Hit> Lookup(std::span<const std::string> keys,
                              const LookupOptions& options = {}) const;
-  // Encodes and stores pages. kInvalidArgument: slots or view do not fit.
+  // Encodes and stores pages. One that is kBusy (the server makes room, or has too much under way)
+  // is offered again until the deadline. kInvalidArgument: slots or view do not fit.
   absl::StatusOr<PushReport> Push(const EngineView& cache, const PushRequest& request) const;
   // What Push would refuse the arguments with.
   absl::Status CheckPush(const EngineView& cache, const PushRequest& request) const;

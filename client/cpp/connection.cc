@@ -268,6 +268,7 @@ ClientCounters Connection::counters() const {
   return {.calls = load(calls_),
           .failures = load(failures_),
           .retries = load(retries_),
+          .busy_retries = load(busy_retries_),
           .reopens = load(reopens_),
           .refused_by_breaker = load(refused_),
           .corrupt_pages = load(corrupt_pages_),

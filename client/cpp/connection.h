@@ -91,6 +91,7 @@ class Connection {
 
   ClientCounters counters() const;
   void CountReopen() { reopens_.fetch_add(1, std::memory_order_relaxed); }
+  void CountBusyRetry() { busy_retries_.fetch_add(1, std::memory_order_relaxed); }
   void CountCorruptPage() { corrupt_pages_.fetch_add(1, std::memory_order_relaxed); }
 
  private:
@@ -115,6 +116,7 @@ class Connection {
   std::atomic<uint64_t> calls_ = 0;
   std::atomic<uint64_t> failures_ = 0;
   std::atomic<uint64_t> retries_ = 0;
+  std::atomic<uint64_t> busy_retries_ = 0;
   std::atomic<uint64_t> reopens_ = 0;
   std::atomic<uint64_t> refused_ = 0;
   std::atomic<uint64_t> corrupt_pages_ = 0;

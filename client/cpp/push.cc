@@ -19,6 +19,15 @@
 namespace oscarkv::client {
 namespace {
 
+// Before a page that the store was too busy for is offered again: at first, and at most.
+constexpr absl::Duration kBusyWait = absl::Milliseconds(10);
+constexpr absl::Duration kBusyWaitMax = absl::Milliseconds(320);
+
+absl::Duration Jittered(absl::Duration wait) {
+  absl::BitGen random;
+  return wait * absl::Uniform(random, 0.5, 1.5);
+}
+
 // Sinks and the recent window stay WIDE: quality depends on them more than on anything else.
 Encoding FormOf(uint64_t page_begin, uint64_t page_end, uint64_t end_position,
                 const PageCodec& codec, const CodecSpec& spec) {
@@ -54,9 +63,9 @@ class Pusher {
         report_.store = space_.WithOpen(needs, deadline_, [&] { return TakePath(); });
       if (!report_.store.ok()) break;
       OSCARKV_ASSIGN_OR_RETURN(const size_t count, EncodeBatch(first));
-      report_.store = space_.WithOpen(needs, deadline_, [&] { return SendBatch(first); });
+      report_.store = StoreBatch(needs, first);
       // What follows a page that was not stored has no parent there.
-      if (!report_.store.ok() || !AllStored(first, count)) break;
+      if (!report_.store.ok() || StoredFrom(first) < first + count) break;
       first += count;
     }
     return std::move(report_);
@@ -70,6 +79,7 @@ class Pusher {
   // Encodes pages from `first` on into batch_, as many as fit; how many.
   absl::StatusOr<size_t> EncodeBatch(size_t first) {
     const PageCodec& codec = space_.codec();
+    batch_first_ = first;
     const uint64_t end = std::max(request_.end_position, PositionOf(request_.keys.size()));
     const size_t count_max = std::min<size_t>(request_.keys.size() - first, space_.max_items());
     std::vector<Encoding> encodings;
@@ -94,6 +104,27 @@ class Pusher {
     return batch_.size();
   }
 
+  // Brings the batch, whose first page is `first`, to the store. A page that the store is too busy
+  // for is offered again, with those behind it, after a wait that grows.
+  absl::Status StoreBatch(Namespace::Impl::Needs needs, size_t first) {
+    absl::Duration wait = kBusyWait;
+    for (;;) {
+      OSCARKV_RETURN_IF_ERROR(space_.WithOpen(needs, deadline_, [&] { return SendBatch(first); }));
+      const size_t stored = StoredFrom(first);
+      if (stored > first) wait = kBusyWait;  // it gets on
+      batch_ = batch_.subspan(stored - first);
+      first = stored;
+      if (batch_.empty() || report_.statuses[first] != ItemStatus::kBusy) break;
+      const absl::Duration rest = Jittered(wait);
+      // Too late for another answer, the last one stands.
+      if (absl::Now() + rest >= deadline_) break;
+      if (space_.group().WaitCancelled(rest)) break;
+      wait = std::min(2 * wait, kBusyWaitMax);
+      space_.connection()->CountBusyRetry();
+    }
+    return absl::OkStatus();
+  }
+
   // Whatever path the pages were encoded for: one that gives out has another after it.
   absl::Status SendBatch(size_t first) {
     for (;;) {
@@ -108,6 +139,7 @@ class Pusher {
       OSCARKV_RETURN_IF_ERROR(TakePath());
       if (on_device_ && !IsOfDevices(path_->kind())) {
         OSCARKV_ASSIGN_OR_RETURN(batch_, source_.device_source()->BringToHost());
+        batch_ = batch_.subspan(first - batch_first_);
         on_device_ = false;
       }
     }
@@ -130,11 +162,13 @@ class Pusher {
     }
   }
 
-  bool AllStored(size_t first, size_t count) const {
-    return std::all_of(
-        report_.statuses.begin() + static_cast<std::ptrdiff_t>(first),
-        report_.statuses.begin() + static_cast<std::ptrdiff_t>(first + count),
-        [](ItemStatus s) { return s == ItemStatus::kOk || s == ItemStatus::kExists; });
+  // The first page from `first` on that is not stored.
+  size_t StoredFrom(size_t first) const {
+    const auto begin = report_.statuses.begin() + static_cast<std::ptrdiff_t>(first);
+    const auto stored = std::find_if_not(begin, report_.statuses.end(), [](ItemStatus s) {
+      return s == ItemStatus::kOk || s == ItemStatus::kExists;
+    });
+    return static_cast<size_t>(stored - report_.statuses.begin());
   }
 
   Namespace::Impl& space_;
@@ -146,8 +180,9 @@ class Pusher {
   std::shared_ptr<PushPath> path_;
   std::vector<std::unique_ptr<PushCall>> calls_;  // the last is in use
   PushCall* call_ = nullptr;
-  std::span<const EncodedPage> batch_;
-  bool on_device_ = false;  // its bytes lie there
+  size_t batch_first_ = 0;              // the first page that was encoded with
+  std::span<const EncodedPage> batch_;  // those that are not stored yet
+  bool on_device_ = false;              // its bytes lie there
 };
 
 }  // namespace

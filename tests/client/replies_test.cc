@@ -1,11 +1,14 @@
 // Everything else that a store can say and should not: the client believes what can be, and no
 // more.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 
 #include "tests/client/fake_store.h"
@@ -156,6 +159,61 @@ TEST(PutReply, TooManyResultsAreIgnoredAndMissingOnesAreNoSuccess) {
     r->mutable_results(0)->set_status(static_cast<v1::ItemStatus>(77));
   };
   EXPECT_EQ(f.Push()->statuses[0], ItemStatus::kInvalid);
+}
+
+// Says BUSY of the second page and those behind it, `times` times.
+void SayBusy(Fixture* f, int times) {
+  f->store.edit_put = [times, said = std::make_shared<std::atomic<int>>()](v1::PutReply* r) {
+    if (said->fetch_add(1) >= times) return;
+    const int second = r->results_size() == 3 ? 1 : 0;
+    for (int i = second; i < r->results_size(); ++i)
+      r->mutable_results(i)->set_status(i == second ? v1::BUSY : v1::SKIPPED);
+  };
+}
+
+TEST(PutReply, WhatIsBusyIsOfferedAgainWithWhatFollowsIt) {
+  Fixture f;
+  SayBusy(&f, 3);
+  const auto report = f.Push();
+  ASSERT_OK(report);
+  EXPECT_THAT(report->statuses, ElementsAre(ItemStatus::kOk, ItemStatus::kOk, ItemStatus::kOk));
+  EXPECT_EQ(f.store.calls("Put"), 4);
+  EXPECT_EQ(f.client->counters().busy_retries, 3u);
+  EXPECT_EQ(f.client->counters().retries, 0u);
+  // The first page was not sent again, and what came is what was pushed.
+  EXPECT_EQ(report->bytes_wire, (3 + 3 * 2) * 1024u);
+  ASSERT_EQ(f.Fetch()->pages, 3u);
+  EXPECT_TRUE(f.destination.SameRows(f.source, 0, 12));
+}
+
+TEST(PutReply, WhatStaysBusyIsSoInTheReport) {
+  Fixture f({.push_timeout = absl::Milliseconds(50)});
+  SayBusy(&f, std::numeric_limits<int>::max());
+  const auto report = f.Push();
+  ASSERT_OK(report);
+  EXPECT_THAT(report->statuses,
+              ElementsAre(ItemStatus::kOk, ItemStatus::kBusy, ItemStatus::kSkipped));
+  EXPECT_EQ(f.store.calls("Put"), 1 + static_cast<int>(f.client->counters().busy_retries));
+}
+
+TEST(PutReply, AWaitForABusyStoreEndsWithTheNamespace) {
+  Fixture f({.push_timeout = absl::Minutes(5)});
+  SayBusy(&f, std::numeric_limits<int>::max());
+  absl::StatusOr<client::PushReport> pushed;
+  client::PushRequest request;
+  request.keys = f.keys;
+  request.slots = f.slots;
+  absl::Notification done;
+  ASSERT_TRUE(f.space->PushAsync(f.source.view(), request, [&](auto report) {
+    pushed = std::move(report);
+    done.Notify();
+  }));
+  f.store.AwaitCalls("Put", 2);
+  f.space.reset();
+  done.WaitForNotification();
+  ASSERT_OK(pushed);
+  EXPECT_EQ(pushed->statuses[0], ItemStatus::kOk);
+  EXPECT_NE(pushed->statuses[1], ItemStatus::kOk);
 }
 
 TEST(KeysReply, MissingResultsAreMisses) {

@@ -19,6 +19,7 @@ class _Counters(TypedDict):
     calls: int
     failures: int
     retries: int
+    busy_retries: int
     reopens: int
     refused_by_breaker: int
     corrupt_pages: int

@@ -521,6 +521,7 @@ void BindClient(py::module_& module) {
                                result["calls"] = counters.calls;
                                result["failures"] = counters.failures;
                                result["retries"] = counters.retries;
+                               result["busy_retries"] = counters.busy_retries;
                                result["reopens"] = counters.reopens;
                                result["refused_by_breaker"] = counters.refused_by_breaker;
                                result["corrupt_pages"] = counters.corrupt_pages;
