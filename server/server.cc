@@ -106,8 +106,9 @@ std::unique_ptr<EvictionPolicy> MakePolicy(const std::string& name) {
 
 class Server::Impl {
  public:
-  explicit Impl(const v1::ServerConfig& config)
+  Impl(const v1::ServerConfig& config, const ServerDevices& devices)
       : config_(config),
+        devices_(devices),
         logger_(ParseLogLevel(config.log_level()).value_or(LogLevel::kInfo),
                 config.log_format() == "json" ? LogFormat::kJson : LogFormat::kText) {}
 
@@ -215,7 +216,7 @@ class Server::Impl {
     std::unique_ptr<PageCopies> copies;
     if (WantsGpu(config_)) {
       OSCARKV_ASSIGN_OR_RETURN(
-          GpuCopies opened, OpenGpuCopies(config_.gpu(), tier->arena(), MakeDeviceMemory, logger_));
+          GpuCopies opened, OpenGpuCopies(config_.gpu(), tier->arena(), devices_.memory, logger_));
       copies = std::move(opened.copies);
       if (copies->tier() != nullptr) {
         ShareCopies(copies->tier()->capacity_bytes(), opened);
@@ -258,7 +259,7 @@ class Server::Impl {
     comm::NcclOptions options;
     options.device = static_cast<int>(config_.gpu().device());
     if (config_.gpu().nccl() != "auto") options.library = config_.gpu().nccl();
-    auto fabric = comm::MakeNcclFabric(options);
+    auto fabric = devices_.fabric(options);
     if (!fabric.ok()) {
       peer_options_.no_peers = std::string(fabric.status().message());
       logger_.Log(LogLevel::kInfo, "pages do not move to and from other GPUs over NCCL",
@@ -387,6 +388,7 @@ class Server::Impl {
   }
 
   const v1::ServerConfig config_;
+  const ServerDevices devices_;
   const Logger logger_;
   const SystemClock clock_;
   std::unique_ptr<PageStore> store_;
@@ -415,8 +417,9 @@ class Server::Impl {
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() { Shutdown(absl::ZeroDuration()); }
 
-absl::StatusOr<std::unique_ptr<Server>> Server::Create(const v1::ServerConfig& config) {
-  auto server = std::unique_ptr<Server>(new Server(std::make_unique<Impl>(config)));
+absl::StatusOr<std::unique_ptr<Server>> Server::Create(const v1::ServerConfig& config,
+                                                       const ServerDevices& devices) {
+  auto server = std::unique_ptr<Server>(new Server(std::make_unique<Impl>(config, devices)));
   OSCARKV_RETURN_IF_ERROR(server->impl_->Start());
   return server;
 }

@@ -2,6 +2,7 @@
 #ifndef OSCARKV_SERVER_SERVER_H_
 #define OSCARKV_SERVER_SERVER_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,18 +11,30 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
+#include "kernels/comm/nccl_fabric.h"
+#include "server/tier/device_memory.h"
+
 namespace oscarkv::v1 {
 class ServerConfig;
 }
 
 namespace oscarkv {
 
+// Where the GPU tier's memory and the way to other GPUs come from. Tests have fakes of both.
+struct ServerDevices {
+  std::function<absl::StatusOr<std::unique_ptr<DeviceMemory>>(const DeviceMemoryOptions&)> memory =
+      MakeDeviceMemory;
+  std::function<absl::StatusOr<std::unique_ptr<comm::PeerFabric>>(const comm::NcclOptions&)>
+      fabric = comm::MakeNcclFabric;
+};
+
 // Create starts serving; Shutdown (or the destructor) ends it. Not thread-safe.
 class Server {
  public:
   // `config` is complete (WithDefaults) and checked. kUnavailable: an address cannot be listened
   // on. kResourceExhausted: the memory is not there.
-  static absl::StatusOr<std::unique_ptr<Server>> Create(const v1::ServerConfig& config);
+  static absl::StatusOr<std::unique_ptr<Server>> Create(const v1::ServerConfig& config,
+                                                        const ServerDevices& devices = {});
   ~Server();
 
   // Where it listens: the addresses of the configuration, with the ports that were picked.

@@ -45,7 +45,7 @@ absl::Status CheckOptions(const ClientOptions& options) {
   OSCARKV_RETURN_IF_ERROR(CheckEndpoint(options.endpoint));
   for (absl::Duration timeout :
        {options.control_timeout, options.lookup_timeout, options.fetch_timeout,
-        options.push_timeout, options.transform_timeout}) {
+        options.push_timeout, options.transform_timeout, options.peer_meet_timeout}) {
     if (timeout <= absl::ZeroDuration()) {
       return absl::InvalidArgumentError(
           absl::StrCat("client: timeouts must be positive, found ", absl::FormatDuration(timeout)));

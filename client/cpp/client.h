@@ -168,8 +168,8 @@ struct PersistReport {
 // How a fetch that is on its way tells what has come. The functions are called on a thread of the
 // client's; a lock that the caller holds while it waits for them would stop it for good.
 struct StartFetchOptions {
-  // Of the fetch's layers, how many come together, all pages of them before the next: with fewer
-  // the first are there sooner, for more calls. 0: all.
+  // Of the fetch's layers, how many come together at most, all pages of them before the next: with
+  // fewer the first are there sooner, for more calls. 0: all, or as the sink has them.
   uint32_t layers_at_once = 0;
   // These layers have come: their pages 0..pages-1 are whole in the cache.
   absl::AnyInvocable<void(BlockRange layers, uint32_t pages)> on_layers = nullptr;
@@ -247,6 +247,11 @@ class Namespace {
   // a later layer fails have been written.
   std::unique_ptr<PendingFetch> StartFetch(const EngineView& cache, const FetchRequest& request,
                                            StartFetchOptions options = {}) const;
+  // The same to a sink, as FetchTo, which must stay until it has ended. Layers have come when the
+  // sink has taken them: a GpuPageSink's are in the cache for streams that wait for them
+  // (WaitLayer).
+  std::unique_ptr<PendingFetch> StartFetchTo(PageSink& sink, const FetchRequest& request,
+                                             StartFetchOptions options = {}) const;
 
   // The asynchronous forms run on the client's own threads; `done` runs exactly once, on one of
   // them. What the request and the view point to must stay until then.

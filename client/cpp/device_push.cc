@@ -25,7 +25,10 @@ class DevicePush : public PushCall {
   absl::Status Push(Namespace::Impl& space, const PagesOffered& offered, PushReport* report,
                     absl::Status* broken) override {
     DeviceSource& source = *offered.device;
-    OSCARKV_RETURN_IF_ERROR(Prepare(space, source, offered.deadline, broken));
+    later_ = false;
+    OSCARKV_ASSIGN_OR_RETURN(const bool ready, Prepare(space, source, offered.deadline, broken));
+    later_ = broken->ok() && !ready;
+    if (later_) return absl::OkStatus();
     for (size_t done = 0; broken->ok() && done < offered.pages.size();) {
       const PagesOffered rest = {.request = offered.request,
                                  .hints = offered.hints,
@@ -39,16 +42,19 @@ class DevicePush : public PushCall {
     }
     return absl::OkStatus();
   }
+  bool later() const override { return later_; }
 
  protected:
-  // Before the first page: what is needed of the server, and of the source. As Push.
-  virtual absl::Status Prepare(Namespace::Impl& space, DeviceSource& source, absl::Time deadline,
-                               absl::Status* broken) = 0;
+  // Before the first page: what is needed of the server, and of the source; false: it is not ready
+  // yet. As Push.
+  virtual absl::StatusOr<bool> Prepare(Namespace::Impl& space, DeviceSource& source,
+                                       absl::Time deadline, absl::Status* broken) = 0;
   virtual void Name(DeviceSource&, v1::BeginPushRequest*) {}
   // Where the server may place pages; 0: it does not say.
   virtual uint64_t staging_bytes() const { return 0; }
   // Brings the pages that are wanted there.
-  virtual absl::Status Bring(const PagesOffered& offered, const v1::BeginPushReply& reply) = 0;
+  virtual absl::Status Bring(Namespace::Impl& space, const PagesOffered& offered,
+                             const v1::BeginPushReply& reply) = 0;
   // An answer may have been lost.
   virtual void GiveUp(DeviceSource&, const absl::Status&) {}
 
@@ -72,7 +78,7 @@ class DevicePush : public PushCall {
       report->messages[offered.first] = "the server has no room for a page on its way now";
       return 0;
     }
-    OSCARKV_RETURN_IF_ERROR(Bring(offered, begun));
+    OSCARKV_RETURN_IF_ERROR(Bring(space, offered, begun));
     v1::EndPushReply ended;
     OSCARKV_RETURN_IF_ERROR(End(space, offered, begun.push_id(), &ended));
     for (int i = 0; i < begun.places_size(); ++i)
@@ -126,6 +132,8 @@ class DevicePush : public PushCall {
     request.set_push_id(push);
     return space.Call(offered.deadline, method::kEndPush, request, reply);
   }
+
+  bool later_ = false;
 };
 
 class IpcPush final : public DevicePush {
@@ -133,19 +141,20 @@ class IpcPush final : public DevicePush {
   explicit IpcPush(SharedDevice& shared) : shared_(shared) {}
 
  protected:
-  absl::Status Prepare(Namespace::Impl& space, DeviceSource& source, absl::Time deadline,
-                       absl::Status* broken) override {
+  absl::StatusOr<bool> Prepare(Namespace::Impl& space, DeviceSource& source, absl::Time deadline,
+                               absl::Status* broken) override {
     OSCARKV_ASSIGN_OR_RETURN(const v1::ShareDeviceReply shared,
-                             shared_.Get(space, deadline, broken));
-    if (!broken->ok()) return absl::OkStatus();
+                             shared_.Get(space, space.group(), deadline, broken));
+    if (!broken->ok()) return false;
     staging_bytes_ = shared.staging_bytes();
     *broken = shared.staging_handle().empty()
                   ? absl::UnimplementedError("the server shares no memory for pushes")
                   : source.OpenStaging(shared.staging_handle());
-    return absl::OkStatus();
+    return broken->ok();
   }
   uint64_t staging_bytes() const override { return staging_bytes_; }
-  absl::Status Bring(const PagesOffered& offered, const v1::BeginPushReply& reply) override {
+  absl::Status Bring(Namespace::Impl&, const PagesOffered& offered,
+                     const v1::BeginPushReply& reply) override {
     std::vector<DeviceSource::Placed> placed;
     for (int i = 0; i < reply.places_size(); ++i) {
       if (reply.places(i).wanted())
@@ -161,15 +170,16 @@ class IpcPush final : public DevicePush {
 
 class NcclPush final : public DevicePush {
  protected:
-  absl::Status Prepare(Namespace::Impl& space, DeviceSource& source, absl::Time deadline,
-                       absl::Status* broken) override {
-    return OpenPeerLink(space, *source.sender(), deadline, broken);
+  absl::StatusOr<bool> Prepare(Namespace::Impl& space, DeviceSource& source, absl::Time deadline,
+                               absl::Status* broken) override {
+    return OpenPeerLink(space, *source.sender(), space.group(), deadline, broken);
   }
   void Name(DeviceSource& source, v1::BeginPushRequest* request) override {
     request->set_peer_id(source.sender()->peer_id());
     request->set_peer_epoch(source.sender()->epoch());
   }
-  absl::Status Bring(const PagesOffered& offered, const v1::BeginPushReply& reply) override {
+  absl::Status Bring(Namespace::Impl& space, const PagesOffered& offered,
+                     const v1::BeginPushReply& reply) override {
     std::vector<std::string> keys;
     std::vector<comm::Block> blocks;
     for (int i = 0; i < reply.places_size(); ++i) {
@@ -181,7 +191,7 @@ class NcclPush final : public DevicePush {
     if (keys.empty()) return absl::OkStatus();
     PeerLink& link = *offered.device->sender();
     return link.Send({link.epoch(), reply.sequence(), reply.pages_crc32c()}, keys, blocks,
-                     offered.deadline);
+                     offered.deadline, [&space] { return space.group().cancelled(); });
   }
   void GiveUp(DeviceSource& source, const absl::Status& why) override {
     source.sender()->Break(why);

@@ -183,15 +183,35 @@ absl::StatusOr<FetchReport> Namespace::Impl::FetchLayers(const EngineView& cache
                                                          PendingFetch::State& state) {
   OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
   OSCARKV_RETURN_IF_ERROR(CheckSlots(cache, request.keys, request.slots, /*least=*/-1));
+  CpuPageSink sink(*codec_, cache, request.slots);
+  return Follow(sink, request, state);
+}
+
+absl::StatusOr<FetchReport> Namespace::Impl::FetchLayersTo(PageSink& sink,
+                                                           const FetchRequest& request,
+                                                           PendingFetch::State& state) {
+  const auto fetch = [&]() -> absl::StatusOr<FetchReport> {
+    OSCARKV_RETURN_IF_ERROR(CheckKeys(request.keys));
+    OSCARKV_RETURN_IF_ERROR(CheckPages(request.keys, sink.pages()));
+    return Follow(sink, request, state);
+  };
+  absl::StatusOr<FetchReport> report = fetch();
+  if (!report.ok()) sink.Abandon(report.status());
+  return report;
+}
+
+absl::StatusOr<FetchReport> Namespace::Impl::Follow(PageSink& sink, const FetchRequest& request,
+                                                    PendingFetch::State& state) {
   CallGroup calls(group_);
   if (!state.Begin(&calls)) {
     FetchReport report;
     report.store = absl::CancelledError("the fetch was cancelled");
     report.statuses.assign(request.keys.size(), ItemStatus::kSkipped);
+    sink.Abandon(report.store);
     return report;
   }
-  LayerSink sink(*codec_, cache, state);
-  absl::StatusOr<FetchReport> report = Fetcher(*this, sink, request, calls).Run();
+  FollowedSink followed(sink, state);
+  absl::StatusOr<FetchReport> report = Fetcher(*this, followed, request, calls).Run();
   state.LetGoOfCalls();
   return report;
 }

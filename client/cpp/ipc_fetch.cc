@@ -79,7 +79,8 @@ class IpcFetch {
     v1::HoldPagesRequest request;
     AskForPages(space_, wanted_, wanted_.first, count, &request);
     request.set_session_id(session);
-    return space_.Call(wanted_.deadline, method::kHoldPages, request, reply);
+    return space_.connection()->Call(wanted_.group, wanted_.deadline, method::kHoldPages, request,
+                                     reply);
   }
 
   // Whether the answer makes sense, and its places lie in the memory.
@@ -130,7 +131,7 @@ class IpcFetchPath final : public FetchPath {
     const uint64_t session = space.connection()->Session(wanted.deadline);
     if (session == 0) return absl::UnavailableError("no session could be opened");
     OSCARKV_ASSIGN_OR_RETURN(const v1::ShareDeviceReply shared,
-                             shared_.Get(space, wanted.deadline, &taken->broken));
+                             shared_.Get(space, wanted.group, wanted.deadline, &taken->broken));
     if (taken->broken.ok()) taken->broken = sink.device_pages()->Open(shared.handle());
     if (!taken->broken.ok()) return absl::OkStatus();
     return IpcFetch(space, wanted, shared, *sink.device_pages(), taken).Run(session);

@@ -252,6 +252,16 @@ std::unique_ptr<PendingFetch> Namespace::StartFetch(const EngineView& cache,
   return std::make_unique<PendingFetch>(state);
 }
 
+std::unique_ptr<PendingFetch> Namespace::StartFetchTo(PageSink& sink, const FetchRequest& request,
+                                                      StartFetchOptions options) const {
+  const auto state = std::make_shared<PendingFetch::State>(
+      request, impl_->codec().geometry().layers, std::move(options));
+  impl_->RunAsync([impl = impl_.get(), &sink, state] {
+    state->End(impl->FetchLayersTo(sink, state->request(), *state));
+  });
+  return std::make_unique<PendingFetch>(state);
+}
+
 void Namespace::FetchAsync(const EngineView& cache, const FetchRequest& request,
                            absl::AnyInvocable<void(absl::StatusOr<FetchReport>) &&> done) const {
   impl_->RunAsync([impl = impl_.get(), cache, request, done = std::move(done)]() mutable {

@@ -93,6 +93,8 @@ class Namespace::Impl {
   // A fetch that tells `state` of its layers, and ends when the state's group is cancelled.
   absl::StatusOr<FetchReport> FetchLayers(const EngineView& cache, const FetchRequest& request,
                                           PendingFetch::State& state);
+  absl::StatusOr<FetchReport> FetchLayersTo(PageSink& sink, const FetchRequest& request,
+                                            PendingFetch::State& state);
   absl::StatusOr<PersistReport> Persist(std::span<const std::string> keys, absl::Time deadline);
   absl::StatusOr<PushReport> PushFrom(PageSource& source, const PushRequest& request);
   absl::StatusOr<FetchReport> FetchTo(PageSink& sink, const FetchRequest& request);
@@ -103,6 +105,8 @@ class Namespace::Impl {
   const std::string& fingerprint() const { return fingerprint_; }
 
  private:
+  absl::StatusOr<FetchReport> Follow(PageSink& sink, const FetchRequest& request,
+                                     PendingFetch::State& state);
   enum class Transforms { kUnknown, kMissing, kUploading, kThere };
   absl::Status Prepare(Needs needs, absl::Time deadline);
   // The task, counted until it has run: this object waits for it when destroyed.

@@ -1,6 +1,7 @@
 // A call asks for as many pages as a slot takes; the server's GPU sends them while the answer, with
 // the ticket, is on its way. Each sink has a peer of its own, so that nothing is shared but the
-// server. A peer that breaks costs its fetch; the next one opens another, of a later epoch.
+// server. A peer that breaks costs its fetch; the next one opens another, of a later epoch. While
+// the two meet, pages come by other paths.
 #include "client/cpp/nccl_fetch.h"
 
 #include <algorithm>
@@ -27,8 +28,14 @@ class NcclFetch {
       : space_(space), wanted_(wanted), sink_(sink), peer_(*sink.receiver()), taken_(*taken) {}
 
   absl::Status Run() {
-    OSCARKV_RETURN_IF_ERROR(OpenPeerLink(space_, peer_, wanted_.deadline, &taken_.broken));
+    OSCARKV_ASSIGN_OR_RETURN(const bool met, OpenPeerLink(space_, peer_, wanted_.group,
+                                                          wanted_.deadline, &taken_.broken));
     if (!taken_.broken.ok()) return absl::OkStatus();
+    if (!met) {
+      taken_.elsewhere = wanted_.end - wanted_.first;
+      return absl::OkStatus();
+    }
+    if (wanted_.group.cancelled()) return absl::CancelledError("the fetch was cancelled");
     const absl::StatusOr<uint64_t> slot = sink_.ReceiveSlot();
     if (!slot.ok()) {
       taken_.sink = slot.status();
@@ -47,7 +54,8 @@ class NcclFetch {
     for (const v1::SentPage& page : reply.pages()) sizes.push_back(page.bytes());
     OSCARKV_RETURN_IF_ERROR(peer_.Receive({peer_.epoch(), reply.sequence(), reply.pages_crc32c()},
                                           wanted_.request.keys.subspan(wanted_.first, sizes.size()),
-                                          sizes, *slot, wanted_.deadline));
+                                          sizes, *slot, wanted_.deadline,
+                                          [this] { return wanted_.group.cancelled(); }));
     Take(reply, *slot);
     return absl::OkStatus();
   }
@@ -61,7 +69,8 @@ class NcclFetch {
     request.set_peer_epoch(peer_.epoch());
     request.set_deadline_ms(static_cast<uint32_t>(
         std::max<int64_t>(1, absl::ToInt64Milliseconds(wanted_.deadline - absl::Now()))));
-    return space_.Call(wanted_.deadline, method::kSendPages, request, reply);
+    return space_.connection()->Call(wanted_.group, wanted_.deadline, method::kSendPages, request,
+                                     reply);
   }
 
   absl::Status Check(const v1::SendPagesReply& reply) const {

@@ -42,6 +42,10 @@ struct ClientOptions {
   absl::Duration push_timeout = absl::Seconds(5);
   absl::Duration transform_timeout = absl::Seconds(60);
 
+  // That a GPU and a server's may take to meet over NCCL, while calls go by other paths: then it is
+  // given up for the session.
+  absl::Duration peer_meet_timeout = absl::Seconds(10);
+
   int attempts = 3;  // of a call that answers UNAVAILABLE, within its deadline
   BreakerOptions breaker = {};
   CodecBackend codec = CodecBackend::kCpu;

@@ -95,6 +95,8 @@ class PushCall {
   // offered again.
   virtual absl::Status Push(Namespace::Impl& space, const PagesOffered& offered, PushReport* report,
                             absl::Status* broken) = 0;
+  // The last Push did nothing: the path is not ready yet, and this push goes by another.
+  virtual bool later() const { return false; }
 };
 
 // Thread-safe.

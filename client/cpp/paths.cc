@@ -46,6 +46,13 @@ absl::Status NoPath(Direction direction, const std::string& reason) {
                                              " that both ends have and may use: ", reason));
 }
 
+// For people.
+std::string HasFailed(DataPath path, const absl::Status& why) {
+  const std::string_view name = DataPathName(path);
+  return absl::StrCat(absl::string_view(name.data(), name.size()),
+                      " has failed in this session: ", why.message());
+}
+
 // The call's time that opening a session may take.
 absl::Time SessionDeadline(absl::Time deadline) {
   const absl::Time now = absl::Now();
@@ -59,10 +66,8 @@ Paths::Paths(Connection& connection)
       allowed_{Allowed(connection.options().fetch_paths), Allowed(connection.options().push_paths)},
       grpc_fetch_(MakeGrpcFetchPath()),
       grpc_push_(MakeGrpcPushPath()),
-      device_fetch_{
-          .ipc = MakeIpcFetchPath(), .nccl = MakeNcclFetchPath(), .agreed = {}, .failed = {}},
-      device_push_{
-          .ipc = MakeIpcPushPath(), .nccl = MakeNcclPushPath(), .agreed = {}, .failed = {}} {
+      device_fetch_{.built = {MakeIpcFetchPath(), MakeNcclFetchPath()}},
+      device_push_{.built = {MakeIpcPushPath(), MakeNcclPushPath()}} {
   if (May(Direction::kFetch, DataPath::kGrpc)) fetch_.path = grpc_fetch_;
   if (May(Direction::kPush, DataPath::kGrpc)) push_.path = grpc_push_;
   fetch_.reason = push_.reason = "no session has been opened yet";
@@ -127,11 +132,12 @@ absl::StatusOr<std::shared_ptr<FetchPath>> Paths::ForFetch(bool decoded, absl::T
 
 template <typename Path>
 std::shared_ptr<Path> Paths::BestOf(const OfDevices<Path>& devices, bool nccl, bool shm) {
-  for (const DataPath path : devices.agreed) {
-    if (path == DataPath::kIpc) return devices.ipc;
+  for (const DataPath kind : devices.agreed) {
     // Memory of the same host, if there is a path to it, is nearer than another GPU.
-    if (path == DataPath::kShm && shm) return nullptr;
-    if (path == DataPath::kNccl && nccl) return devices.nccl;
+    if (kind == DataPath::kShm && shm) return nullptr;
+    if (kind == DataPath::kNccl && !nccl) continue;
+    for (const std::shared_ptr<Path>& path : devices.built)
+      if (path->kind() == kind) return path;
   }
   return nullptr;
 }
@@ -143,14 +149,14 @@ std::shared_ptr<FetchPath> Paths::ForDevice(const DevicePages& pages, absl::Time
   return BestOf(device_fetch_, pages.receives(), shm);
 }
 
-absl::StatusOr<std::shared_ptr<PushPath>> Paths::ForPush(PageSource& source, absl::Time deadline) {
+absl::StatusOr<std::shared_ptr<PushPath>> Paths::ForPush(DeviceSource* source,
+                                                         absl::Time deadline) {
   Agree(Wanted::kOfHosts, deadline);
-  DeviceSource* const device = source.device_source();
-  const bool devices = device != nullptr && Agree(Wanted::kOfDevices, deadline);
+  const bool devices = source != nullptr && Agree(Wanted::kOfDevices, deadline);
   const absl::MutexLock lock(&mutex_);
   if (devices) {
     const bool shm = push_.path != nullptr && push_.path->kind() == DataPath::kShm;
-    auto path = BestOf(device_push_, device->sender() != nullptr, shm);
+    auto path = BestOf(device_push_, source->sender() != nullptr, shm);
     if (path != nullptr) return path;
   }
   if (push_.path == nullptr) return NoPath(Direction::kPush, push_.reason);
@@ -159,15 +165,13 @@ absl::StatusOr<std::shared_ptr<PushPath>> Paths::ForPush(PageSource& source, abs
 
 template <typename Path>
 bool Paths::GiveUpDevice(const void* path, const absl::Status& why, OfDevices<Path>* devices) {
-  if (path != devices->ipc.get() && path != devices->nccl.get()) return false;
-  const DataPath kind = path == devices->ipc.get() ? DataPath::kIpc : DataPath::kNccl;
-  const auto agreed = std::find(devices->agreed.begin(), devices->agreed.end(), kind);
+  const auto built = std::find_if(devices->built.begin(), devices->built.end(),
+                                  [path](const auto& each) { return each.get() == path; });
+  if (built == devices->built.end()) return false;
+  const auto agreed = std::find(devices->agreed.begin(), devices->agreed.end(), (*built)->kind());
   if (agreed == devices->agreed.end()) return true;  // somebody else has
+  absl::StrAppend(&devices->failed, devices->failed.empty() ? "" : "; ", HasFailed(*agreed, why));
   devices->agreed.erase(agreed);
-  const std::string_view name = DataPathName(kind);
-  absl::StrAppend(&devices->failed, devices->failed.empty() ? "" : "; ",
-                  absl::string_view(name.data(), name.size()),
-                  " has failed in this session: ", why.message());
   ++devices->fallbacks;
   return true;
 }
@@ -176,9 +180,7 @@ void Paths::GiveUp(Direction direction, const void* path, const absl::Status& wh
   const absl::MutexLock lock(&mutex_);
   const auto give_up = [&](const auto& grpc, auto* current) {
     if (current->path.get() != path || path == grpc.get()) return;  // somebody else has
-    const std::string_view name = DataPathName(current->path->kind());
-    current->reason = absl::StrCat(absl::string_view(name.data(), name.size()),
-                                   " has failed in this session: ", why.message());
+    current->reason = HasFailed(current->path->kind(), why);
     ++current->fallbacks;
     current->path = May(direction, DataPath::kGrpc) ? grpc : nullptr;
   };

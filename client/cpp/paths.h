@@ -38,8 +38,8 @@ class Paths {
   // null: there is none, or none that is better.
   std::shared_ptr<FetchPath> ForDevice(const DevicePages& pages, absl::Time deadline)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  // The path to take now for pages of `source`, as ForFetch.
-  absl::StatusOr<std::shared_ptr<PushPath>> ForPush(PageSource& source, absl::Time deadline)
+  // The path to take now, as ForFetch; `source`: where it may be one that goes from there, or null.
+  absl::StatusOr<std::shared_ptr<PushPath>> ForPush(DeviceSource* source, absl::Time deadline)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
   // `path` has proved to be out of use: gRPC takes its place until the next session, if it may.
@@ -65,15 +65,15 @@ class Paths {
   // The paths of GPUs that may be taken, in one direction.
   template <typename Path>
   struct OfDevices {
-    std::shared_ptr<Path> ipc;
-    std::shared_ptr<Path> nccl;
-    std::vector<DataPath> agreed;  // on in the session, all paths, the best first
-    std::string failed;            // in the session, of those, and why
+    std::vector<std::shared_ptr<Path>> built;
+    std::vector<DataPath> agreed = {};  // on in the session, all paths, the best first
+    std::string failed = {};            // in the session, of those, and why
     uint64_t fallbacks = 0;
   };
   // The best of them before shared memory (if `shm`: there is a path by it), or null.
   template <typename Path>
   static std::shared_ptr<Path> BestOf(const OfDevices<Path>& devices, bool nccl, bool shm);
+  // Whether it is one of them.
   template <typename Path>
   static bool GiveUpDevice(const void* path, const absl::Status& why, OfDevices<Path>* devices);
   bool May(Direction direction, DataPath path) const;

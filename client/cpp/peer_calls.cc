@@ -12,7 +12,14 @@
 namespace oscarkv::client {
 namespace {
 
-absl::Status OpenPeer(Namespace::Impl& space, PeerLink& link, absl::Time deadline) {
+// What `broken` means, as against errors that say nothing about the path.
+bool SaysNever(const absl::Status& status) {
+  return absl::IsUnimplemented(status) || absl::IsInvalidArgument(status) ||
+         absl::IsFailedPrecondition(status);
+}
+
+absl::Status OpenPeer(Namespace::Impl& space, PeerLink& link, CallGroup& group, absl::Time deadline,
+                      absl::Status* broken) {
   v1::OpenPeerRequest request;
   request.set_session_id(space.connection()->Session(deadline));
   request.set_replaces(link.peer_id());
@@ -20,22 +27,31 @@ absl::Status OpenPeer(Namespace::Impl& space, PeerLink& link, absl::Time deadlin
   request.set_slots(link.shape().slots);
   request.set_slot_bytes(link.shape().slot_bytes);
   v1::OpenPeerReply reply;
-  OSCARKV_RETURN_IF_ERROR(space.Call(deadline, method::kOpenPeer, request, &reply));
+  const absl::Status answered =
+      space.connection()->Call(group, deadline, method::kOpenPeer, request, &reply);
+  if (SaysNever(answered)) {
+    *broken = answered;
+    return absl::OkStatus();
+  }
+  OSCARKV_RETURN_IF_ERROR(answered);
   comm::PairId pair;
   if (reply.pair().size() != pair.size() || reply.slots() == 0 ||
       reply.slot_bytes() > link.shape().slot_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat("a peer with an id of ", reply.pair().size(),
-                                                   " bytes and ", reply.slots(), " slots of ",
-                                                   reply.slot_bytes()));
+    *broken = absl::InvalidArgumentError(absl::StrCat("a peer with an id of ", reply.pair().size(),
+                                                      " bytes and ", reply.slots(), " slots of ",
+                                                      reply.slot_bytes()));
+    return absl::OkStatus();
   }
   std::copy(reply.pair().begin(), reply.pair().end(), pair.begin());
-  return link.Open(reply.peer_id(), pair, reply.peer_epoch(), deadline);
+  *broken = link.Open(reply.peer_id(), pair, reply.peer_epoch(),
+                      absl::Now() + space.connection()->options().peer_meet_timeout);
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<v1::ShareDeviceReply> SharedDevice::Get(Namespace::Impl& space, absl::Time deadline,
-                                                       absl::Status* broken) {
+absl::StatusOr<v1::ShareDeviceReply> SharedDevice::Get(Namespace::Impl& space, CallGroup& group,
+                                                       absl::Time deadline, absl::Status* broken) {
   const uint64_t session = space.connection()->Session(deadline);
   if (session == 0) return absl::UnavailableError("no session could be opened");
   {
@@ -45,7 +61,8 @@ absl::StatusOr<v1::ShareDeviceReply> SharedDevice::Get(Namespace::Impl& space, a
   v1::ShareDeviceRequest request;
   request.set_host(HostId());
   v1::ShareDeviceReply reply;
-  const absl::Status status = space.Call(deadline, method::kShareDevice, request, &reply);
+  const absl::Status status =
+      space.connection()->Call(group, deadline, method::kShareDevice, request, &reply);
   if (absl::IsUnimplemented(status)) {
     *broken = status;
     return reply;
@@ -58,15 +75,22 @@ absl::StatusOr<v1::ShareDeviceReply> SharedDevice::Get(Namespace::Impl& space, a
   return reply;
 }
 
-absl::Status OpenPeerLink(Namespace::Impl& space, PeerLink& link, absl::Time deadline,
-                          absl::Status* broken) {
-  if (link.epoch() != 0) return absl::OkStatus();
-  const absl::Status opened = OpenPeer(space, link, deadline);
-  if (!absl::IsUnimplemented(opened) && !absl::IsInvalidArgument(opened) &&
-      !absl::IsFailedPrecondition(opened))
-    return opened;
-  *broken = opened;
-  return absl::OkStatus();
+absl::StatusOr<bool> OpenPeerLink(Namespace::Impl& space, PeerLink& link, CallGroup& group,
+                                  absl::Time deadline, absl::Status* broken) {
+  if (link.epoch() != 0) return true;
+  const auto cancelled = [&group] { return group.cancelled(); };
+  absl::Time until = absl::InfinitePast();  // a call has waited for this meeting before
+  if (!link.meeting()) {
+    const absl::Time now = absl::Now();
+    until = now + (deadline - now) / 2;
+    if (!link.AwaitClosed(until, cancelled)) return false;
+    OSCARKV_RETURN_IF_ERROR(OpenPeer(space, link, group, deadline, broken));
+    if (!broken->ok()) return false;
+  }
+  const absl::StatusOr<bool> met = link.AwaitOpen(until, cancelled);
+  if (met.ok()) return *met;
+  *broken = met.status();
+  return false;
 }
 
 }  // namespace oscarkv::client

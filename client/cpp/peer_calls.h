@@ -23,8 +23,9 @@ class PeerLink;
 class SharedDevice {
  public:
   // `broken`: it shares nothing with this client, and why. An error: no session, or no answer.
-  absl::StatusOr<v1::ShareDeviceReply> Get(Namespace::Impl& space, absl::Time deadline,
-                                           absl::Status* broken) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<v1::ShareDeviceReply> Get(Namespace::Impl& space, CallGroup& group,
+                                           absl::Time deadline, absl::Status* broken)
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   absl::Mutex mutex_;
@@ -32,11 +33,12 @@ class SharedDevice {
   v1::ShareDeviceReply shared_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Has the link be in an epoch: if it is in none, has the server open a peer and meets it.
-// `broken`: this server, or this worker, has no NCCL that both can use. An error: it did not come
-// to that in time.
-absl::Status OpenPeerLink(Namespace::Impl& space, PeerLink& link, absl::Time deadline,
-                          absl::Status* broken);
+// Has the link be in an epoch: if it is in none, has the server open a peer, and waits half of the
+// time that is left for the two to meet; they go on meeting if that is not enough. False: they have
+// not met yet, and this call has to do without. `broken`: they do not meet, or have no NCCL that
+// both can use. An error: no answer.
+absl::StatusOr<bool> OpenPeerLink(Namespace::Impl& space, PeerLink& link, CallGroup& group,
+                                  absl::Time deadline, absl::Status* broken);
 
 }  // namespace oscarkv::client
 

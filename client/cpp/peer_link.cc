@@ -12,6 +12,11 @@ namespace {
 
 // Between two looks at what moves: nobody tells when something has.
 constexpr absl::Duration kLook = absl::Microseconds(10);
+// At ranks that meet, which takes half a second and more.
+constexpr absl::Duration kMeetingLook = absl::Milliseconds(1);
+// That a transfer may go on after it was cancelled: to end it costs the epoch, and with it the next
+// meeting.
+constexpr absl::Duration kLinger = absl::Milliseconds(50);
 
 }  // namespace
 
@@ -24,8 +29,13 @@ PeerLink::PeerLink(std::unique_ptr<comm::PeerFabric> fabric, std::byte* memory,
       shape_(shape),
       channel_(std::make_unique<comm::PeerChannel>()) {}
 
+bool PeerLink::meeting() const {
+  const absl::MutexLock lock(&mutex_);
+  return !met_;
+}
+
 uint64_t PeerLink::epoch() const {
-  return channel_->state() == State::kOpen ? channel_->epoch() : 0;
+  return !meeting() && channel_->state() == State::kOpen ? channel_->epoch() : 0;
 }
 
 bool PeerLink::Drive(absl::FunctionRef<bool()> reached, absl::Time deadline) {
@@ -40,22 +50,69 @@ bool PeerLink::Drive(absl::FunctionRef<bool()> reached, absl::Time deadline) {
   return true;
 }
 
+bool PeerLink::AwaitClosed(absl::Time until, Cancelled cancelled) {
+  Break(absl::CancelledError("a new epoch begins"));
+  const auto closed = [&] { return channel_->state() == State::kClosed; };
+  Drive([&] { return closed() || cancelled(); }, until);
+  return closed();
+}
+
 absl::Status PeerLink::Open(uint64_t peer_id, const comm::PairId& pair, uint64_t epoch,
-                            absl::Time deadline) {
+                            absl::Time meet_by) {
+  EndMeeting();  // the thread of the one before
   peer_id_ = peer_id;
-  channel_->Break(absl::CancelledError("a new epoch begins"));
-  if (!Drive([&] { return channel_->state() == State::kClosed; }, deadline))
-    return absl::DeadlineExceededError("the epoch before has not ended yet");
   channel_ = std::make_unique<comm::PeerChannel>();
   OSCARKV_ASSIGN_OR_RETURN(auto comm, fabric_->Open(pair, 1, epoch));
-  OSCARKV_RETURN_IF_ERROR(channel_->Open(std::move(comm), deadline));
-  Drive([&] { return channel_->state() != State::kMeeting; }, absl::InfiniteFuture());
-  return channel_->state() == State::kOpen ? absl::OkStatus() : channel_->broken();
+  OSCARKV_RETURN_IF_ERROR(channel_->Open(std::move(comm), meet_by));
+  {
+    const absl::MutexLock lock(&mutex_);
+    met_ = stop_meeting_ = false;
+  }
+  meeting_ = std::thread([this] { Meet(); });
+  return absl::OkStatus();
+}
+
+void PeerLink::Meet() {
+  for (;;) {
+    const bool progress = channel_->Step(absl::Now());
+    const absl::MutexLock lock(&mutex_);
+    met_ = channel_->state() != State::kMeeting;
+    if (met_) return;
+    if (!progress) mutex_.AwaitWithTimeout(absl::Condition(&stop_meeting_), kMeetingLook);
+    if (!stop_meeting_) continue;
+    met_ = true;
+    return;
+  }
+}
+
+void PeerLink::EndMeeting() {
+  {
+    const absl::MutexLock lock(&mutex_);
+    stop_meeting_ = true;
+  }
+  if (meeting_.joinable()) meeting_.join();
+}
+
+absl::StatusOr<bool> PeerLink::AwaitOpen(absl::Time until, Cancelled cancelled) {
+  const auto ended = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return met_; };
+  {
+    const absl::MutexLock lock(&mutex_);
+    while (!met_ && absl::Now() < until && !cancelled())
+      mutex_.AwaitWithTimeout(absl::Condition(&ended), kMeetingLook);
+    if (!met_) return false;
+  }
+  if (channel_->state() == State::kOpen) return true;
+  return channel_->broken();
+}
+
+void PeerLink::Break(const absl::Status& why) {
+  EndMeeting();
+  channel_->Break(why);
 }
 
 absl::Status PeerLink::Receive(const comm::Ticket& ticket, std::span<const std::string> keys,
                                std::span<const uint64_t> sizes, uint64_t offset,
-                               absl::Time deadline) {
+                               absl::Time deadline, Cancelled cancelled) {
   comm::Transfer transfer{
       .way = comm::Way::kReceive, .keys = {keys.begin(), keys.end()}, .deadline = deadline};
   uint64_t end = offset;
@@ -69,18 +126,22 @@ absl::Status PeerLink::Receive(const comm::Ticket& ticket, std::span<const std::
     transfer.blocks.push_back({memory_ + end, bytes});
     end += bytes;
   }
-  return Move(ticket, std::move(transfer));
+  return Move(ticket, std::move(transfer), cancelled);
 }
 
 absl::Status PeerLink::Send(const comm::Ticket& ticket, std::span<const std::string> keys,
-                            std::span<const comm::Block> pages, absl::Time deadline) {
-  return Move(ticket, {.way = comm::Way::kSend,
-                       .keys = {keys.begin(), keys.end()},
-                       .blocks = {pages.begin(), pages.end()},
-                       .deadline = deadline});
+                            std::span<const comm::Block> pages, absl::Time deadline,
+                            Cancelled cancelled) {
+  return Move(ticket,
+              {.way = comm::Way::kSend,
+               .keys = {keys.begin(), keys.end()},
+               .blocks = {pages.begin(), pages.end()},
+               .deadline = deadline},
+              cancelled);
 }
 
-absl::Status PeerLink::Move(const comm::Ticket& ticket, comm::Transfer transfer) {
+absl::Status PeerLink::Move(const comm::Ticket& ticket, comm::Transfer transfer,
+                            Cancelled cancelled) {
   bool ended = false;
   absl::Status result;
   transfer.done = [&](const absl::Status& status) {
@@ -92,7 +153,9 @@ absl::Status PeerLink::Move(const comm::Ticket& ticket, comm::Transfer transfer)
     return accepted;
   }
   // The channel's own look at the deadline ends it.
-  Drive([&] { return ended; }, absl::InfiniteFuture());
+  Drive([&] { return ended || cancelled(); }, absl::InfiniteFuture());
+  if (!ended && !Drive([&] { return ended; }, absl::Now() + kLinger))
+    channel_->Break(absl::CancelledError("the call was cancelled"));
   return result;
 }
 

@@ -120,11 +120,13 @@ bool PendingFetch::done() const { return state_->done(); }
 int PendingFetch::event_fd() const { return state_->event_fd(); }
 void PendingFetch::Cancel() { state_->Cancel(); }
 
-std::vector<BlockRange> LayerSink::LayerGroups(BlockRange layers) const {
-  const uint32_t most = state_.layers_at_once() == 0 ? layers.count : state_.layers_at_once();
+std::vector<BlockRange> FollowedSink::LayerGroups(BlockRange layers) const {
   std::vector<BlockRange> groups;
-  for (uint32_t at = 0; at < layers.count; at += most)
-    groups.push_back({layers.first + at, std::min(most, layers.count - at)});
+  for (const BlockRange group : sink_.LayerGroups(layers)) {
+    const uint32_t most = state_.layers_at_once() == 0 ? group.count : state_.layers_at_once();
+    for (uint32_t at = 0; at < group.count; at += most)
+      groups.push_back({group.first + at, std::min(most, group.count - at)});
+  }
   return groups;
 }
 

@@ -134,8 +134,12 @@ class Pusher {
                       {request_, hints_, static_cast<uint32_t>(first), batch_, deadline_,
                        on_device_ ? source_.device_source() : nullptr},
                       &report_, &broken);
-      if (broken.ok()) return status;
-      space_.connection()->paths().GiveUp(Direction::kPush, *path_, broken);
+      if (broken.ok() && !call_->later()) return status;
+      if (broken.ok()) {
+        of_devices_ = false;
+      } else {
+        space_.connection()->paths().GiveUp(Direction::kPush, *path_, broken);
+      }
       OSCARKV_RETURN_IF_ERROR(TakePath());
       if (on_device_ && !IsOfDevices(path_->kind())) {
         OSCARKV_ASSIGN_OR_RETURN(batch_, source_.device_source()->BringToHost());
@@ -149,7 +153,8 @@ class Pusher {
   // call lives as long as the batch.
   absl::Status TakePath() {
     for (;;) {
-      OSCARKV_ASSIGN_OR_RETURN(path_, space_.connection()->paths().ForPush(source_, deadline_));
+      DeviceSource* const device = of_devices_ ? source_.device_source() : nullptr;
+      OSCARKV_ASSIGN_OR_RETURN(path_, space_.connection()->paths().ForPush(device, deadline_));
       absl::StatusOr<std::unique_ptr<PushCall>> call = path_->Begin(space_, deadline_);
       if (call.ok()) {
         calls_.push_back(*std::move(call));
@@ -183,6 +188,7 @@ class Pusher {
   size_t batch_first_ = 0;              // the first page that was encoded with
   std::span<const EncodedPage> batch_;  // those that are not stored yet
   bool on_device_ = false;              // its bytes lie there
+  bool of_devices_ = true;              // paths between devices may be taken
 };
 
 }  // namespace

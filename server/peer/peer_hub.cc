@@ -60,8 +60,7 @@ absl::StatusOr<PeerHub::Opened> PeerHub::Open(const Asked& asked) {
   const auto replaced = peers_.find(asked.replaces);
   if (replaced != peers_.end() && replaced->second->session == asked.session)
     End(*replaced->second, absl::CancelledError("the worker opened another"));
-  if (peers_.size() >= options_.peers_max)
-    return absl::ResourceExhaustedError(absl::StrCat("there are ", peers_.size(), " peers"));
+  OSCARKV_RETURN_IF_ERROR(MakeRoom());
   Opened opened{.peer = absl::Uniform<uint64_t>(absl::IntervalClosed, random_, 1, ~uint64_t{0}),
                 .epoch = ++epoch_,
                 .pair = {},
@@ -69,10 +68,32 @@ absl::StatusOr<PeerHub::Opened> PeerHub::Open(const Asked& asked) {
   OSCARKV_ASSIGN_OR_RETURN(opened.pair, fabric_->NewPair());
   OSCARKV_ASSIGN_OR_RETURN(auto comm, fabric_->Open(opened.pair, 0, opened.epoch));
   auto peer = std::make_unique<Peer>(asked.session, slots);
+  peer->used = ++moves_;
   OSCARKV_RETURN_IF_ERROR(peer->channel.Open(std::move(comm), absl::Now() + options_.meet_max));
   peers_[opened.peer] = std::move(peer);
   woken_ = true;
   return opened;
+}
+
+absl::Status PeerHub::MakeRoom() {
+  Peer* idle = nullptr;
+  size_t live = 0;
+  for (const auto& [id, peer] : peers_) {
+    if (peer->ended) continue;
+    ++live;
+    const bool moves =
+        peer->channel.state() != comm::PeerChannel::State::kOpen || peer->channel.transfers() > 0;
+    if (!moves && (idle == nullptr || peer->used < idle->used)) idle = peer.get();
+  }
+  // Those that end take their memory a little longer: as many again of them are let be.
+  const bool full = peers_.size() >= 2 * size_t{options_.peers_max};
+  if (!full && live < options_.peers_max) return absl::OkStatus();
+  if (full || idle == nullptr) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("there are ", peers_.size(), " peers, ", live, " of which have not ended"));
+  }
+  End(*idle, absl::CancelledError("another worker needs its place"));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<PeerHub::Peer*> PeerHub::Find(PeerId id, uint64_t epoch) const {
@@ -108,6 +129,7 @@ absl::StatusOr<comm::Ticket> PeerHub::Move(PeerId id, uint64_t epoch, Pages page
         absl::StrCat(bytes, " bytes, a slot takes ", peer->slots.slot_bytes));
   }
   woken_ = true;
+  peer->used = ++moves_;
   return peer->channel.Issue(std::move(transfer));
 }
 

@@ -65,9 +65,9 @@ class PeerHub {
     comm::PairId pair;
     comm::SlotShape slots;
   };
-  // kFailedPrecondition: another version; kUnavailable: no such session; kInvalidArgument: slots
-  // that nobody can mean; kResourceExhausted: too many peers, or too large slots; else the
-  // fabric's.
+  // Of too many peers, the one that has been idle for longest goes. kFailedPrecondition: another
+  // version; kUnavailable: no such session; kInvalidArgument: slots that nobody can mean;
+  // kResourceExhausted: none of too many peers is idle, or too large slots; else the fabric's.
   absl::StatusOr<Opened> Open(const Asked& asked) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // The most that one Move takes. Errors as Move's.
@@ -96,6 +96,7 @@ class PeerHub {
     const SessionId session;
     const comm::SlotShape slots;
     comm::PeerChannel channel;
+    uint64_t used = 0;   // when it moved last, in moves of all peers
     bool ended = false;  // goes when its channel has closed
   };
 
@@ -105,6 +106,8 @@ class PeerHub {
   // Whether anything came of it, and whether there is anything to wait for.
   bool StepAll(bool* waiting) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void End(Peer& peer, const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // For one more peer.
+  absl::Status MakeRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const PeerHubOptions options_;
   const std::unique_ptr<comm::PeerFabric> fabric_;
@@ -113,6 +116,7 @@ class PeerHub {
   absl::flat_hash_set<SessionId> sessions_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<PeerId, std::unique_ptr<Peer>> peers_ ABSL_GUARDED_BY(mutex_);
   uint64_t epoch_ ABSL_GUARDED_BY(mutex_) = 0;  // the last
+  uint64_t moves_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t broken_ ABSL_GUARDED_BY(mutex_) = 0;
   bool woken_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

@@ -82,7 +82,7 @@ class DeviceSink final : public client::PageSink, private client::DevicePages {
  private:
   absl::Status Open(const std::string& handle) override {
     ++opens;
-    EXPECT_EQ(handle, "fake handle");
+    EXPECT_EQ(handle, "a handle");
     return open_error;
   }
   void Keep(uint32_t first, uint32_t count, std::unique_ptr<client::PagesHold> hold) override {
@@ -111,27 +111,10 @@ class DeviceSink final : public client::PageSink, private client::DevicePages {
   std::vector<std::pair<uint32_t, client::DevicePlace>> places_;
 };
 
-// One fabric for both ends, which each own theirs.
-class SharedFabric final : public comm::PeerFabric {
- public:
-  explicit SharedFabric(std::shared_ptr<FakeFabric> fabric, uint32_t version = 1)
-      : fabric_(std::move(fabric)), version_(version) {}
-  uint32_t version() const override { return version_; }
-  absl::StatusOr<comm::PairId> NewPair() override { return fabric_->NewPair(); }
-  absl::StatusOr<std::unique_ptr<comm::PeerComm>> Open(const comm::PairId& pair, int rank,
-                                                       uint64_t epoch) override {
-    return fabric_->Open(pair, rank, epoch);
-  }
-
- private:
-  const std::shared_ptr<FakeFabric> fabric_;
-  const uint32_t version_;
-};
-
 // A server of eight WIDE pages, of which some have copies, and a client.
 class DeviceFetchTest : public RpcTest {
  protected:
-  void Begin(PeerOptions options = {.memory_handle = std::string("fake handle"),
+  void Begin(PeerOptions options = {.memory_handle = std::string("a handle"),
                                     .memory_bytes = 16 * kUnit,
                                     .host = HostId()},
              std::vector<DataPath> allowed = {DataPath::kIpc, DataPath::kGrpc}) {
@@ -178,6 +161,7 @@ class DeviceFetchTest : public RpcTest {
     client::ClientOptions options;
     options.endpoint = endpoint_;
     options.fetch_timeout = fetch_timeout_;
+    options.peer_meet_timeout = peer_meet_timeout_;
     options.fetch_paths = std::move(paths);
     auto made = client::Client::Create(options);
     ASSERT_OK(made);
@@ -248,6 +232,7 @@ class DeviceFetchTest : public RpcTest {
   std::byte* staging_memory_ = nullptr;
   std::unique_ptr<StagingArea> staging_;
   absl::Duration fetch_timeout_ = absl::Seconds(20);
+  absl::Duration peer_meet_timeout_ = absl::Seconds(20);
 
   GpuTier* gpu_ = nullptr;
   std::unique_ptr<DeviceHolds> holds_;

@@ -78,7 +78,8 @@ class ChainSource final : public PageSource, private DeviceSource {
     return std::span<const EncodedPage>(encoded_);
   }
   absl::Status OpenStaging(const std::string& handle) override {
-    EXPECT_EQ(handle, "fake handle");
+    staging = testing::FakeDeviceMemory::Open(handle);
+    EXPECT_NE(staging, nullptr);
     return open_error;
   }
   absl::Status Write(std::span<const Placed> pages) override {
@@ -131,6 +132,7 @@ class DevicePushTest : public DeviceFetchTest {
     ClientOptions options;
     options.endpoint = endpoint_;
     options.push_timeout = push_timeout_;
+    options.peer_meet_timeout = peer_meet_timeout_;
     options.push_paths = std::move(paths);
     auto made = Client::Create(options);
     ASSERT_OK(made);
@@ -143,9 +145,7 @@ class DevicePushTest : public DeviceFetchTest {
     std::vector<TestPage> pages;
     for (const TestItem& item : chain2_)
       pages.push_back(MakePage(*pushed_, item.encoding, item.seed));
-    auto source = std::make_unique<ChainSource>(std::move(pages));
-    source->staging = staging_memory_;
-    return source;
+    return std::make_unique<ChainSource>(std::move(pages));
   }
   std::unique_ptr<ChainSource> Sending() {
     auto source = Source();
@@ -274,6 +274,35 @@ TEST_F(DevicePushTest, MemoryThatCannotBeWrittenToIsLeftForGrpc) {
   EXPECT_EQ(source->brought, 1) << "once in a session";
   const PathUse use = client_->path(Direction::kPush);
   EXPECT_THAT(use.reason, HasSubstr("ipc has failed in this session: not in this container"));
+  EXPECT_EQ(use.fallbacks, 1u);
+  ExpectStored(8);
+}
+
+TEST_F(DevicePushTest, WhileTheRanksMeetPagesGoByAnotherPath) {
+  push_timeout_ = absl::Milliseconds(300);
+  BeginOver({DataPath::kNccl, DataPath::kGrpc}, 16, {.never_meets = true});
+  ConnectToPush();
+  const auto source = Sending();
+  const PushReport report = Push(*source);
+  EXPECT_OK(report.store);
+  EXPECT_THAT(report.statuses, Each(ItemStatus::kOk));
+  EXPECT_EQ(report.path, DataPath::kGrpc);
+  EXPECT_EQ(source->brought, 1);
+  EXPECT_EQ(client_->path(Direction::kPush).device_path, DataPath::kNccl) << "not given up";
+  ExpectStored(8);
+}
+
+TEST_F(DevicePushTest, RanksThatDoNotMeetAreGivenUpOnceInASession) {
+  peer_meet_timeout_ = absl::Milliseconds(50);
+  BeginOver({DataPath::kNccl, DataPath::kGrpc}, 16, {.never_meets = true});
+  ConnectToPush();
+  for (int i = 0; i < 2; ++i) {
+    const auto source = Sending();
+    EXPECT_EQ(Push(*source).path, DataPath::kGrpc);
+    EXPECT_EQ(source->brought, i == 0 ? 1 : 0);
+  }
+  const PathUse use = client_->path(Direction::kPush);
+  EXPECT_THAT(use.reason, HasSubstr("nccl has failed in this session: the peer of epoch 1"));
   EXPECT_EQ(use.fallbacks, 1u);
   ExpectStored(8);
 }

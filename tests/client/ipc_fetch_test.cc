@@ -98,7 +98,7 @@ TEST_F(IpcFetchTest, EitherSideMayForbidIt) {
 }
 
 TEST_F(IpcFetchTest, TheServerMayForbidIt) {
-  Begin({.memory_handle = std::string("fake handle"), .memory_bytes = kUnit, .host = HostId()},
+  Begin({.memory_handle = std::string("a handle"), .memory_bytes = kUnit, .host = HostId()},
         {DataPath::kGrpc});
   Copy(0, 8);
   Connect();
@@ -151,7 +151,7 @@ class LyingPeer final : public v1::Peer::Service {
  public:
   grpc::Status ShareDevice(grpc::ServerContext*, const v1::ShareDeviceRequest*,
                            v1::ShareDeviceReply* reply) override {
-    reply->set_handle("fake handle");
+    reply->set_handle("a handle");
     reply->set_bytes(16 * kUnit);
     return grpc::Status::OK;
   }

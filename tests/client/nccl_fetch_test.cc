@@ -94,7 +94,7 @@ TEST_F(NcclFetchTest, WhatFindsNoRoomInStagingGoesByGrpc) {
 
 TEST_F(NcclFetchTest, IpcComesBeforeIt) {
   fabric_ = std::make_shared<FakeFabric>();
-  Begin({.memory_handle = std::string("fake handle"),
+  Begin({.memory_handle = std::string("a handle"),
          .memory_bytes = 16 * testing::kUnit,
          .host = HostId()},
         {DataPath::kIpc, DataPath::kNccl, DataPath::kGrpc});
@@ -124,6 +124,58 @@ TEST_F(NcclFetchTest, APeerThatBreaksIsAMissAndTheNextFetchOpensAnother) {
   EXPECT_EQ(whole.pages, 8u) << whole.store;
   EXPECT_EQ(whole.path, DataPath::kNccl);
   ExpectWhole(again, 8);
+}
+
+TEST_F(NcclFetchTest, WhileTheRanksMeetPagesComeByAnotherPath) {
+  fetch_timeout_ = absl::Milliseconds(300);
+  BeginOver({.never_meets = true});
+  Copy(0, 8);
+  Connect();
+  DeviceSink sink = Receiving();
+  for (int i = 0; i < 2; ++i) {
+    const FetchReport report = Fetch(sink);
+    EXPECT_OK(report.store);
+    EXPECT_EQ(report.pages, 8u);
+    EXPECT_EQ(report.path, DataPath::kGrpc);
+    ExpectWhole(sink, 8);
+  }
+  EXPECT_EQ(client_->path(Direction::kFetch).device_path, DataPath::kNccl) << "not given up";
+  EXPECT_EQ(hub_->Stats().peers, 1u);
+}
+
+TEST_F(NcclFetchTest, RanksThatDoNotMeetAreGivenUpOnceInASession) {
+  peer_meet_timeout_ = absl::Milliseconds(50);
+  BeginOver({.never_meets = true});
+  Copy(0, 8);
+  Connect();
+  for (int i = 0; i < 2; ++i) {
+    DeviceSink sink = Receiving();
+    const FetchReport report = Fetch(sink);
+    EXPECT_OK(report.store);
+    EXPECT_EQ(report.pages, 8u);
+    EXPECT_EQ(report.path, DataPath::kGrpc);
+    ExpectWhole(sink, 8);
+  }
+  const PathUse use = client_->path(Direction::kFetch);
+  EXPECT_THAT(use.reason,
+              HasSubstr("nccl has failed in this session: the peer of epoch 1 did not come"));
+  EXPECT_EQ(use.fallbacks, 1u);
+}
+
+TEST_F(NcclFetchTest, OfTooManyPeersTheOneIdleForLongestGoes) {
+  hub_options_.peers_max = 2;
+  BeginOver({});
+  Copy(0, 8);
+  Connect({DataPath::kNccl});
+  std::vector<DeviceSink> sinks;
+  for (int i = 0; i < 3; ++i) sinks.push_back(Receiving());
+  for (const size_t sink : {0u, 1u, 0u, 2u}) EXPECT_EQ(Fetch(sinks[sink]).pages, 8u) << sink;
+  while (hub_->Stats().peers > 2) std::this_thread::yield();
+  EXPECT_EQ(hub_->Stats().broken, 1u);  // that of sink 1
+  EXPECT_EQ(Fetch(sinks[0]).pages, 8u);
+  EXPECT_EQ(hub_->Stats().broken, 1u);
+  EXPECT_EQ(Fetch(sinks[1]).pages, 0u) << "it learns that its peer has gone";
+  EXPECT_EQ(Fetch(sinks[1]).pages, 8u);
 }
 
 TEST_F(NcclFetchTest, TheSameSinkOpensALaterEpoch) {

@@ -1,5 +1,7 @@
 #include "tests/client/page_path_contract.h"
 
+#include <poll.h>
+
 #include <algorithm>
 #include <atomic>
 #include <numeric>
@@ -10,7 +12,6 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 
-#include "client/cpp/pending_fetch.h"
 #include "kernels/base/checksum.h"
 #include "server/config/load.h"
 #include "tests/support/status_matchers.h"
@@ -24,6 +25,7 @@ namespace {
 using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Pair;
 
 constexpr absl::Duration kDeadline = absl::Seconds(60);  // of what should happen at once
 
@@ -36,6 +38,9 @@ NamespaceSpec WideSpec() {
   spec.codec.recent_tokens = 0;
   return spec;
 }
+
+// Of what NCCL brings at once: some of the pages.
+constexpr comm::SlotShape kSlots = {.slots = 2, .slot_bytes = 5 << 10};
 
 std::string Name(DataPath path) { return std::string(DataPathName(path)); }
 
@@ -81,6 +86,10 @@ PagePathContract::PagePathContract()
   space_ = Open(*client_);
 }
 
+PagePathContract::~PagePathContract() {
+  for (std::thread& thread : threads_) thread.join();
+}
+
 void PagePathContract::StartServer() {
   v1::ServerConfig config;
   config.add_listen(absl::StrCat("unix:", folder_.file("socket")));
@@ -89,9 +98,19 @@ void PagePathContract::StartServer() {
   config.mutable_host()->set_capacity("16MiB");
   config.mutable_paths()->add_fetch(Name(GetParam()));  // and nothing to fall back to
   config.mutable_paths()->add_push(Name(GetParam()));
+  if (OfDevices()) {
+    config.mutable_gpu()->set_capacity("64MiB");
+    config.mutable_gpu()->set_staging("16MiB");
+    config.mutable_gpu()->set_required(true);
+  }
   config = WithDefaults(std::move(config), /*memory_bytes=*/1 << 30);
   ASSERT_OK(CheckConfig(config));
-  auto server = Server::Create(config);
+  auto server =
+      Server::Create(config, {.memory =
+                                  [](const DeviceMemoryOptions& options) {
+                                    return std::make_unique<FakeDeviceMemory>(options.bytes);
+                                  },
+                              .fabric = [this](const comm::NcclOptions&) { return Fabric(); }});
   ASSERT_OK(server.status());
   server_ = *std::move(server);
 }
@@ -109,16 +128,92 @@ std::unique_ptr<client::Namespace> PagePathContract::Open(client::Client& client
   return *std::move(space);
 }
 
+std::unique_ptr<comm::PeerFabric> PagePathContract::Fabric() const {
+  if (GetParam() != DataPath::kNccl) return nullptr;
+  return std::make_unique<SharedFabric>(fabric_);
+}
+
+std::unique_ptr<DeviceSinkAround> PagePathContract::Around(client::PageSink& sink) const {
+  return std::make_unique<DeviceSinkAround>(sink, Fabric(), kSlots);
+}
+
+absl::StatusOr<client::PushReport> PagePathContract::PushFrom(client::Namespace& space,
+                                                              client::PageSource& source) {
+  if (!OfDevices()) return space.PushFrom(source, {.keys = keys_});
+  DeviceSourceAround device(source, Fabric(), kSlots.slot_bytes);
+  return space.PushFrom(device, {.keys = keys_});
+}
+
+absl::StatusOr<client::PushReport> PagePathContract::Push(client::Namespace& space,
+                                                          const EngineView& cache) {
+  if (!OfDevices()) return space.Push(cache, PushOfAll());
+  client::CpuPageSource source(space.codec(), cache, slots_, kSlots.slot_bytes);
+  return PushFrom(space, source);
+}
+
 client::PushReport PagePathContract::Push() {
-  auto report = space_->Push(source_.view(), PushOfAll());
+  auto report = Push(*space_, source_.view());
   EXPECT_OK(report.status());
-  return report.ok() ? *std::move(report) : client::PushReport();
+  if (!report.ok()) return {};
+  AwaitCopies(static_cast<uint64_t>(std::count_if(
+      report->statuses.begin(), report->statuses.end(),
+      [](ItemStatus s) { return s == ItemStatus::kOk || s == ItemStatus::kExists; })));
+  return *std::move(report);
+}
+
+// CUDA IPC brings pages that the GPU tier has copies of: soon after a push.
+void PagePathContract::AwaitCopies(uint64_t pages) {
+  if (GetParam() != DataPath::kIpc) return;
+  const uint64_t bytes = pages * space_->codec().layout(Encoding::kWide).page_bytes();
+  const absl::Time deadline = absl::Now() + kDeadline;
+  for (uint64_t used = 0; used < bytes; std::this_thread::yield()) {
+    ASSERT_LT(absl::Now(), deadline) << used << " bytes are copied";
+    const auto stats = client_->Stats();
+    ASSERT_OK(stats.status());
+    for (const client::TierUse& tier : stats->tiers)
+      if (tier.tier == "gpu") used = tier.used_bytes;
+  }
+}
+
+absl::StatusOr<client::FetchReport> PagePathContract::FetchTo(client::PageSink& sink,
+                                                              client::FetchRequest request) {
+  request.keys = keys_;
+  if (!OfDevices()) return space_->FetchTo(sink, request);
+  return space_->FetchTo(*Around(sink), request);
+}
+
+absl::StatusOr<client::FetchReport> PagePathContract::Fetch(client::Namespace& space,
+                                                            const EngineView& cache) {
+  if (!OfDevices()) return space.Fetch(cache, FetchOfAll());
+  client::CpuPageSink host(space.codec(), cache, slots_);
+  return space.FetchTo(*Around(host), {.keys = keys_});
 }
 
 client::FetchReport PagePathContract::Fetch() {
-  auto report = space_->Fetch(destination_.view(), FetchOfAll());
+  auto report = Fetch(*space_, destination_.view());
   EXPECT_OK(report.status());
   return report.ok() ? *std::move(report) : client::FetchReport();
+}
+
+std::unique_ptr<client::PendingFetch> PagePathContract::StartFetch(
+    const EngineView& cache, client::StartFetchOptions options) {
+  if (!OfDevices()) return space_->StartFetch(cache, FetchOfAll(), std::move(options));
+  ends_.push_back(std::make_unique<Ends>(*this, cache));
+  return space_->StartFetchTo(*ends_.back()->device, {.keys = keys_}, std::move(options));
+}
+
+void PagePathContract::PushAsync(std::function<void(absl::StatusOr<client::PushReport>)> done) {
+  if (!OfDevices()) {
+    EXPECT_TRUE(space_->PushAsync(source_.view(), PushOfAll(), std::move(done)));
+    return;
+  }
+  threads_.emplace_back([this, done = std::move(done)] { done(Push(*space_, source_.view())); });
+}
+
+void PagePathContract::FetchAsync(const EngineView& cache,
+                                  std::function<void(absl::StatusOr<client::FetchReport>)> done) {
+  if (!OfDevices()) return space_->FetchAsync(cache, FetchOfAll(), std::move(done));
+  threads_.emplace_back([this, cache, done = std::move(done)] { done(Fetch(*space_, cache)); });
 }
 
 namespace {
@@ -140,7 +235,7 @@ TEST_P(PagePathContract, WhatIsPushedIsFetched) {
 TEST_P(PagePathContract, PagesComeInOrderAndOnce) {
   Push();
   RecordingSink sink(kPages);
-  const auto report = space_->FetchTo(sink, {.keys = keys_});
+  const auto report = FetchTo(sink, {});
   ASSERT_OK(report.status());
   EXPECT_EQ(report->pages, kPages);
   std::vector<RecordingSink::Part> expected;
@@ -152,16 +247,22 @@ TEST_P(PagePathContract, PagesComeInOrderAndOnce) {
 TEST_P(PagePathContract, PartsOfPages) {
   Push();
   RecordingSink whole(kPages);
-  RecordingSink part(kPages);
-  ASSERT_OK(space_->FetchTo(whole, {.keys = keys_}).status());
-  const auto report = space_->FetchTo(part, {.keys = keys_, .layers = {1, 1}, .heads = {1, 1}});
+  RecordingSink layer(kPages);
+  ASSERT_OK(FetchTo(whole, {}).status());
+  const auto report = FetchTo(layer, {.layers = {1, 1}});
   ASSERT_OK(report.status());
   ASSERT_EQ(report->pages, kPages);
+  EXPECT_EQ(report->path, GetParam());
+  ASSERT_EQ(layer.bytes.size(), kPages);
+  for (const auto& [at, bytes] : layer.bytes) EXPECT_EQ(bytes, whole.bytes.at(at));
+  if (OfDevices()) return;  // single heads go between host memories
+  RecordingSink part(kPages);
+  ASSERT_OK(FetchTo(part, {.layers = {1, 1}, .heads = {1, 1}}).status());
   ASSERT_EQ(part.bytes.size(), kPages);
   for (const auto& [at, bytes] : part.bytes) {
-    const std::vector<std::byte>& layer = whole.bytes.at(at);  // of both heads
-    ASSERT_EQ(bytes.size() * 2, layer.size());
-    EXPECT_TRUE(std::equal(bytes.rbegin(), bytes.rend(), layer.rbegin()));
+    const std::vector<std::byte>& both = layer.bytes.at(at);
+    ASSERT_EQ(bytes.size() * 2, both.size());
+    EXPECT_TRUE(std::equal(bytes.rbegin(), bytes.rend(), both.rbegin()));
   }
 }
 
@@ -210,12 +311,13 @@ class DamagedSource final : public client::PageSource {
 
 TEST_P(PagePathContract, ADamagedPageIsRefusedAndThoseBeforeItAreThere) {
   DamagedSource source(space_->codec().layout(Encoding::kWide), kPages, /*damaged=*/2);
-  const auto pushed = space_->PushFrom(source, {.keys = keys_});
+  const auto pushed = PushFrom(*space_, source);
   ASSERT_OK(pushed.status());
   EXPECT_OK(pushed->store);
   EXPECT_THAT(std::vector(pushed->statuses.begin(), pushed->statuses.begin() + 3),
               ElementsAre(ItemStatus::kOk, ItemStatus::kOk, ItemStatus::kCorrupt));
   EXPECT_THAT(pushed->messages[2], HasSubstr("layer 0, head 1: expected crc32c"));
+  AwaitCopies(2);
   EXPECT_EQ(Fetch().pages, 2);
 }
 
@@ -225,7 +327,7 @@ TEST_P(PagePathContract, AnErrorOfTheSinkEndsTheFetch) {
   sink.on_take = [](uint32_t page) {
     return page == 3 ? absl::InternalError("no room") : absl::OkStatus();
   };
-  EXPECT_EQ(space_->FetchTo(sink, {.keys = keys_}).status(), absl::InternalError("no room"));
+  EXPECT_EQ(FetchTo(sink, {}).status(), absl::InternalError("no room"));
   EXPECT_EQ(sink.taken.size(), 4);
   EXPECT_EQ(sink.abandoned, 1);
   EXPECT_EQ(Fetch().pages, kPages);
@@ -236,15 +338,58 @@ TEST_P(PagePathContract, DeadlinesEndCalls) {
   const auto hasty =
       NewClient({.fetch_timeout = absl::Microseconds(1), .push_timeout = absl::Microseconds(1)});
   const auto space = Open(*hasty);
-  const auto fetched = space->Fetch(destination_.view(), FetchOfAll());
+  const auto fetched = Fetch(*space, destination_.view());
   ASSERT_OK(fetched.status());
   EXPECT_TRUE(absl::IsDeadlineExceeded(fetched->store)) << fetched->store;
   EXPECT_EQ(fetched->pages, 0);
-  const auto pushed = space->Push(source_.view(), PushOfAll());
+  const auto pushed = Push(*space, source_.view());
   ASSERT_OK(pushed.status());
   EXPECT_TRUE(absl::IsDeadlineExceeded(pushed->store)) << pushed->store;
   EXPECT_EQ(hasty->path(Direction::kFetch).fallbacks, 0);  // time says nothing about the path
   EXPECT_EQ(Fetch().pages, kPages);
+}
+
+// By a call, by the object that is waited on, and by a descriptor that becomes readable.
+TEST_P(PagePathContract, LayersComeOneAfterTheOtherAndAreTold) {
+  Push();
+  std::vector<std::pair<uint32_t, uint32_t>> told;  // first layer, pages; by the fetch's own thread
+  std::atomic<int> ends = 0;
+  const auto pending =
+      StartFetch(destination_.view(),
+                 {.layers_at_once = 1,
+                  .on_layers = [&](BlockRange layers,
+                                   uint32_t pages) { told.emplace_back(layers.first, pages); },
+                  .done = [&](const absl::StatusOr<client::FetchReport>&) { ++ends; }});
+  for (uint32_t layer = 0; layer < 2; ++layer)
+    EXPECT_THAT(pending->AwaitLayer(layer, kDeadline), IsOkAndHolds(kPages)) << layer;
+  pollfd readable = {.fd = pending->event_fd(), .events = POLLIN, .revents = 0};
+  EXPECT_EQ(poll(&readable, 1, static_cast<int>(absl::ToInt64Milliseconds(kDeadline))), 1);
+  const auto report = pending->Await(kDeadline);
+  ASSERT_OK(report.status());
+  EXPECT_OK(report->store);
+  EXPECT_EQ(report->path, GetParam());
+  EXPECT_EQ(report->pages, kPages);
+  EXPECT_THAT(told, ElementsAre(Pair(0, kPages), Pair(1, kPages)));
+  EXPECT_EQ(ends, 1);
+  EXPECT_TRUE(destination_.SameRows(source_, 0, static_cast<int64_t>(slots_.size())));
+}
+
+TEST_P(PagePathContract, APathThatIsForbiddenIsNotTaken) {
+  Push();
+  std::vector<DataPath> others;
+  for (const DataPath path : kDataPaths)
+    if (path != GetParam()) others.push_back(path);
+  const auto forbidding = NewClient({.fetch_paths = others, .push_paths = others});
+  const auto space = Open(*forbidding);
+  const auto fetched = Fetch(*space, destination_.view());
+  ASSERT_OK(fetched.status());
+  EXPECT_FALSE(fetched->store.ok());
+  EXPECT_EQ(fetched->pages, 0);
+  keys_[0] = KeyOf(1000);
+  const auto pushed = Push(*space, source_.view());
+  ASSERT_OK(pushed.status());
+  EXPECT_FALSE(pushed->store.ok());
+  EXPECT_THAT(pushed->statuses, Each(ItemStatus::kSkipped));
 }
 
 TEST_P(PagePathContract, ACancelledFetchBringsNothingMore) {
@@ -253,19 +398,18 @@ TEST_P(PagePathContract, ACancelledFetchBringsNothingMore) {
   absl::Notification cancelled;
   std::atomic<uint32_t> later = 0;  // pages of layers that came afterwards
   std::atomic<int> ends = 0;
-  const auto pending =
-      space_->StartFetch(destination_.view(), FetchOfAll(),
-                         {.layers_at_once = 1,
-                          .on_layers =
-                              [&](BlockRange, uint32_t pages) {
-                                if (begun.HasBeenNotified()) {
-                                  later += pages;
-                                  return;
-                                }
-                                begun.Notify();
-                                cancelled.WaitForNotification();
-                              },
-                          .done = [&](const absl::StatusOr<client::FetchReport>&) { ++ends; }});
+  const auto pending = StartFetch(
+      destination_.view(), {.layers_at_once = 1,
+                            .on_layers =
+                                [&](BlockRange, uint32_t pages) {
+                                  if (begun.HasBeenNotified()) {
+                                    later += pages;
+                                    return;
+                                  }
+                                  begun.Notify();
+                                  cancelled.WaitForNotification();
+                                },
+                            .done = [&](const absl::StatusOr<client::FetchReport>&) { ++ends; }});
   ASSERT_TRUE(begun.WaitForNotificationWithTimeout(kDeadline));
   pending->Cancel();
   cancelled.Notify();
@@ -295,9 +439,9 @@ TEST_P(PagePathContract, ManyAtOnceEndOnceEach) {
       left.DecrementCount();
     };
     if (i % 3 == 0) {
-      EXPECT_TRUE(space_->PushAsync(source_.view(), PushOfAll(), end));
+      PushAsync(end);
     } else {
-      space_->FetchAsync(caches[i].view(), FetchOfAll(), end);
+      FetchAsync(caches[i].view(), end);
     }
   }
   left.Wait();
@@ -327,8 +471,7 @@ TEST_P(PagePathContract, AServerThatIsGoneIsAMissAndOneThatComesBackIsFound) {
   EXPECT_EQ(report.path, GetParam());
 }
 
-INSTANTIATE_TEST_SUITE_P(Paths, PagePathContract,
-                         ::testing::Values(DataPath::kGrpc, DataPath::kShm),
+INSTANTIATE_TEST_SUITE_P(Paths, PagePathContract, ::testing::ValuesIn(kDataPaths),
                          [](const auto& path) { return Name(path.param); });
 
 }  // namespace

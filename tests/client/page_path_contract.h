@@ -1,6 +1,7 @@
-// What every path between host memories keeps, held against a whole server and a client in this
-// process: page_path_contract.cc instantiates it. How each path stands the death of either side, at
-// every step, is for processes: tests/torture/faults.py.
+// What every path keeps, held against a whole server and a client in this process, those between
+// GPUs over fakes of their memory and of NCCL: page_path_contract.cc instantiates it. How each path
+// stands the death of either side, at every step, is for processes: tests/torture/faults.py, and
+// tests/gpu/peer_deaths_test.cc where there is a GPU.
 #ifndef OSCARKV_TESTS_CLIENT_PAGE_PATH_CONTRACT_H_
 #define OSCARKV_TESTS_CLIENT_PAGE_PATH_CONTRACT_H_
 
@@ -8,14 +9,19 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
 
 #include "client/cpp/client.h"
+#include "client/cpp/cpu_pages.h"
+#include "client/cpp/pending_fetch.h"
 #include "server/server.h"
+#include "tests/client/device_ends.h"
 #include "tests/client/fake_store.h"
+#include "tests/comm/fake_fabric.h"
 #include "tests/support/scoped_folder.h"
 
 namespace oscarkv::testing {
@@ -54,15 +60,42 @@ class PagePathContract : public ::testing::TestWithParam<DataPath> {
   static constexpr uint32_t kPages = 16;
 
   PagePathContract();
+  ~PagePathContract() override;
 
   void StartServer();
   std::unique_ptr<client::Client> NewClient(client::ClientOptions options = {}) const;
   std::unique_ptr<client::Namespace> Open(client::Client& client) const;
   client::PushRequest PushOfAll() const { return {.keys = keys_, .slots = slots_}; }
   client::FetchRequest FetchOfAll() const { return {.keys = keys_, .slots = slots_}; }
-  // All pages, from `source_` and into `destination_`.
+  bool OfDevices() const { return IsOfDevices(GetParam()); }
+
+  // All pages, from `source_` and into `destination_`. A push returns when what it has stored may
+  // be fetched by the path.
   client::PushReport Push();
   client::FetchReport Fetch();
+  // The calls of a namespace, with a GPU's ends for the paths that have such.
+  absl::StatusOr<client::PushReport> Push(client::Namespace& space, const EngineView& cache);
+  absl::StatusOr<client::PushReport> PushFrom(client::Namespace& space, client::PageSource& source);
+  absl::StatusOr<client::FetchReport> Fetch(client::Namespace& space, const EngineView& cache);
+  absl::StatusOr<client::FetchReport> FetchTo(client::PageSink& sink, client::FetchRequest request);
+  std::unique_ptr<client::PendingFetch> StartFetch(const EngineView& cache,
+                                                   client::StartFetchOptions options);
+  void PushAsync(std::function<void(absl::StatusOr<client::PushReport>)> done);
+  void FetchAsync(const EngineView& cache,
+                  std::function<void(absl::StatusOr<client::FetchReport>)> done);
+  void AwaitCopies(uint64_t pages);
+
+  std::unique_ptr<comm::PeerFabric> Fabric() const;  // null: of a path without
+  std::unique_ptr<DeviceSinkAround> Around(client::PageSink& sink) const;
+
+  // What a fetch on its way writes to.
+  struct Ends {
+    Ends(const PagePathContract& test, const EngineView& cache)
+        : view(cache), host(test.space_->codec(), view, test.slots_), device(test.Around(host)) {}
+    const EngineView view;
+    client::CpuPageSink host;
+    const std::unique_ptr<DeviceSinkAround> device;
+  };
 
   ScopedFolder folder_;
   NamespaceSpec spec_;
@@ -71,9 +104,13 @@ class PagePathContract : public ::testing::TestWithParam<DataPath> {
   EngineCache source_;
   EngineCache destination_;
   EngineCache untouched_;
+  const std::shared_ptr<FakeFabric> fabric_ = std::make_shared<FakeFabric>(
+      FakeFabricOptions{.seed = 1, .delay_polls_max = 3, .eager_percent = 30});
   std::unique_ptr<Server> server_;
   std::unique_ptr<client::Client> client_;
   std::unique_ptr<client::Namespace> space_;
+  std::vector<std::unique_ptr<Ends>> ends_;
+  std::vector<std::thread> threads_;  // of calls that a path has no asynchronous form of
 };
 
 }  // namespace oscarkv::testing

@@ -112,7 +112,7 @@ class FakeFabric::Comm final : public PeerComm {
  protected:
   absl::StatusOr<bool> DoReady() override {
     absl::MutexLock lock(&pair_->mutex);
-    if (!other().opened) return false;
+    if (!other().opened || pair_->options.never_meets) return false;
     if (pair_->meeting_polls > 0) {
       --pair_->meeting_polls;
       return false;

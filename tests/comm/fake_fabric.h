@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -20,6 +21,7 @@ namespace oscarkv::testing {
 struct FakeFabricOptions {
   uint64_t seed = 0;
   uint32_t delay_polls_max = 0;    // before ranks have met, and before bytes of an operation move
+  bool never_meets = false;        // what the ranks find each other by is stuck
   uint32_t closing_polls_max = 0;  // after an abort, while bytes may still come
   uint32_t eager_percent = 0;      // of sends end before the other rank has started to receive
   bool tells_of_aborts = false;    // to the other rank
@@ -52,6 +54,23 @@ class FakeFabric final : public comm::PeerFabric {
   FakeFabricOptions options_ ABSL_GUARDED_BY(mutex_);
   uint64_t pairs_made_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::flat_hash_map<uint64_t, std::shared_ptr<Pair>> pairs_ ABSL_GUARDED_BY(mutex_);
+};
+
+// One fabric for both ends, which each own theirs.
+class SharedFabric final : public comm::PeerFabric {
+ public:
+  explicit SharedFabric(std::shared_ptr<PeerFabric> fabric, uint32_t version = 1)
+      : fabric_(std::move(fabric)), version_(version) {}
+  uint32_t version() const override { return version_; }
+  absl::StatusOr<comm::PairId> NewPair() override { return fabric_->NewPair(); }
+  absl::StatusOr<std::unique_ptr<comm::PeerComm>> Open(const comm::PairId& pair, int rank,
+                                                       uint64_t epoch) override {
+    return fabric_->Open(pair, rank, epoch);
+  }
+
+ private:
+  const std::shared_ptr<PeerFabric> fabric_;
+  const uint32_t version_;
 };
 
 }  // namespace oscarkv::testing

@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 
 #include "kernels/base/checksum.h"
@@ -110,7 +112,17 @@ class FakeDeviceMemory final : public DeviceMemory {
     return std::make_unique<Transfer>(plan.wait, [=] { std::ranges::copy(slot, to.begin()); });
   }
   std::byte* address() const override { return const_cast<std::byte*>(bytes_.data()); }
-  absl::StatusOr<std::string> Handle() const override { return "fake handle"; }
+  absl::StatusOr<std::string> Handle() const override {
+    return absl::StrCat("fake:", absl::Hex(reinterpret_cast<uintptr_t>(address())));
+  }
+  // What another process would map; null: not a handle.
+  static std::byte* Open(const std::string& handle) {
+    uintptr_t address = 0;
+    const std::string digits = handle.substr(std::min<size_t>(handle.size(), 5));
+    return handle.starts_with("fake:") && absl::SimpleHexAtoi(digits, &address)
+               ? reinterpret_cast<std::byte*>(address)
+               : nullptr;
+  }
   absl::StatusOr<std::unique_ptr<DeviceMemory>> Beside(uint64_t bytes) override {
     return std::make_unique<FakeDeviceMemory>(bytes, faults_);
   }
