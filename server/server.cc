@@ -353,6 +353,7 @@ class Server::Impl {
       snapshot.peers.held_bytes = holds.bytes;
       snapshot.peers.holds_lost = holds.expired;
     }
+    if (staging_ != nullptr) snapshot.peers.staged_bytes = staging_->used_bytes();
     if (door_ != nullptr) {
       const DoorStats door = door_->Stats();
       snapshot.shared_memory = {.connections = door.links,

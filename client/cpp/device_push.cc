@@ -14,6 +14,7 @@
 #include "client/cpp/device_source.h"
 #include "client/cpp/peer_calls.h"
 #include "client/cpp/peer_link.h"
+#include "kernels/base/fault_point.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/codec/page_layout.h"
 
@@ -78,9 +79,12 @@ class DevicePush : public PushCall {
       report->messages[offered.first] = "the server has no room for a page on its way now";
       return 0;
     }
+    FaultPoint("device.client.push.begun");
     OSCARKV_RETURN_IF_ERROR(Bring(space, offered, begun));
+    FaultPoint("device.client.push.brought");
     v1::EndPushReply ended;
     OSCARKV_RETURN_IF_ERROR(End(space, offered, begun.push_id(), &ended));
+    FaultPoint("device.client.push.ended");
     for (int i = 0; i < begun.places_size(); ++i)
       if (begun.places(i).wanted())
         report->bytes_wire += offered.pages[static_cast<size_t>(i)].bytes.size();

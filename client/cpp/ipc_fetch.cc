@@ -13,6 +13,7 @@
 #include "client/cpp/connection.h"
 #include "client/cpp/page_calls.h"
 #include "client/cpp/peer_calls.h"
+#include "kernels/base/fault_point.h"
 #include "kernels/base/status_macros.h"
 
 namespace oscarkv::client {
@@ -35,6 +36,7 @@ class Hold final : public PagesHold {
     v1::EndHoldReply reply;
     OSCARKV_RETURN_IF_ERROR(connection_->Call(std::max(deadline_ - absl::Now(), kEndTimeoutMin),
                                               method::kEndHold, request, &reply));
+    FaultPoint("ipc.client.fetch.ended");
     if (reply.held()) return absl::OkStatus();
     return absl::AbortedError("the server did not keep the page until it was read");
   }
@@ -61,6 +63,7 @@ class IpcFetch {
       return absl::OkStatus();
     }
     OSCARKV_RETURN_IF_ERROR(status);
+    FaultPoint("ipc.client.fetch.held");
     std::unique_ptr<PagesHold> hold;
     if (reply.hold_id() != 0)
       hold = std::make_unique<Hold>(space_.connection(), reply.hold_id(), wanted_.deadline);
@@ -71,6 +74,7 @@ class IpcFetch {
       Take(page);
       if (!taken_.sink.ok() || taken_.stop != ItemStatus::kOk) break;
     }
+    FaultPoint("ipc.client.fetch.taken");
     return absl::OkStatus();
   }
 

@@ -16,6 +16,7 @@
 #include "client/cpp/page_calls.h"
 #include "client/cpp/peer_calls.h"
 #include "client/cpp/peer_link.h"
+#include "kernels/base/fault_point.h"
 #include "kernels/base/status_macros.h"
 
 namespace oscarkv::client {
@@ -50,12 +51,14 @@ class NcclFetch {
       return status;
     }
     if (TakeAbsence(reply, &taken_)) return absl::OkStatus();
+    FaultPoint("nccl.client.fetch.asked");
     std::vector<uint64_t> sizes;
     for (const v1::SentPage& page : reply.pages()) sizes.push_back(page.bytes());
     OSCARKV_RETURN_IF_ERROR(peer_.Receive({peer_.epoch(), reply.sequence(), reply.pages_crc32c()},
                                           wanted_.request.keys.subspan(wanted_.first, sizes.size()),
                                           sizes, *slot, wanted_.deadline,
                                           [this] { return wanted_.group.cancelled(); }));
+    FaultPoint("nccl.client.fetch.received");
     Take(reply, *slot);
     return absl::OkStatus();
   }

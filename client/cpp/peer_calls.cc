@@ -6,6 +6,7 @@
 
 #include "client/cpp/connection.h"
 #include "client/cpp/peer_link.h"
+#include "kernels/base/fault_point.h"
 #include "kernels/base/host_id.h"
 #include "kernels/base/status_macros.h"
 
@@ -34,6 +35,7 @@ absl::Status OpenPeer(Namespace::Impl& space, PeerLink& link, CallGroup& group, 
     return absl::OkStatus();
   }
   OSCARKV_RETURN_IF_ERROR(answered);
+  FaultPoint("nccl.client.opened");
   comm::PairId pair;
   if (reply.pair().size() != pair.size() || reply.slots() == 0 ||
       reply.slot_bytes() > link.shape().slot_bytes) {
@@ -88,7 +90,10 @@ absl::StatusOr<bool> OpenPeerLink(Namespace::Impl& space, PeerLink& link, CallGr
     if (!broken->ok()) return false;
   }
   const absl::StatusOr<bool> met = link.AwaitOpen(until, cancelled);
-  if (met.ok()) return *met;
+  if (met.ok()) {
+    if (*met) FaultPoint("nccl.client.met");
+    return *met;
+  }
   *broken = met.status();
   return false;
 }

@@ -122,7 +122,7 @@ void PendingFetch::Cancel() { state_->Cancel(); }
 
 std::vector<BlockRange> FollowedSink::LayerGroups(BlockRange layers) const {
   std::vector<BlockRange> groups;
-  for (const BlockRange group : sink_.LayerGroups(layers)) {
+  for (const BlockRange group : sink().LayerGroups(layers)) {
     const uint32_t most = state_.layers_at_once() == 0 ? group.count : state_.layers_at_once();
     for (uint32_t at = 0; at < group.count; at += most)
       groups.push_back({group.first + at, std::min(most, group.count - at)});

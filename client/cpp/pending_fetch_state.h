@@ -15,7 +15,7 @@
 
 #include "client/cpp/call_group.h"
 #include "client/cpp/pending_fetch.h"
-#include "client/cpp/stored_pages.h"
+#include "client/cpp/sink_around.h"
 #include "kernels/base/status_macros.h"
 
 namespace oscarkv::client {
@@ -63,39 +63,20 @@ class PendingFetch::State {
   std::optional<absl::StatusOr<FetchReport>> report_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Another sink, of which the state is told what it has taken.
-class FollowedSink final : public PageSink {
+// Tells the state what the sink has taken.
+class FollowedSink final : public SinkAround {
  public:
-  FollowedSink(PageSink& sink, PendingFetch::State& state) : sink_(sink), state_(state) {}
+  FollowedSink(PageSink& sink, PendingFetch::State& state) : SinkAround(sink), state_(state) {}
 
-  uint64_t pages() const override { return sink_.pages(); }
   // The sink's, cut into those that are wanted together.
   std::vector<BlockRange> LayerGroups(BlockRange layers) const override;
-  absl::Status Begin(BlockRange layers, BlockRange heads) override {
-    return sink_.Begin(layers, heads);
-  }
-  absl::StatusOr<MutableByteView> Room(uint32_t page, Encoding encoding, BlockRange layers,
-                                       uint64_t bytes) override {
-    return sink_.Room(page, encoding, layers, bytes);
-  }
-  absl::Status Take(std::span<const uint32_t> block_crc32c) override {
-    return sink_.Take(block_crc32c);
-  }
-  absl::Status TakeFrom(uint32_t page, Encoding encoding, BlockRange layers, ByteView bytes,
-                        std::span<const uint32_t> block_crc32c) override {
-    return sink_.TakeFrom(page, encoding, layers, bytes, block_crc32c);
-  }
-  DevicePages* device_pages() override { return sink_.device_pages(); }
   absl::Status EndLayers(BlockRange layers, uint32_t pages) override {
-    OSCARKV_RETURN_IF_ERROR(sink_.EndLayers(layers, pages));
+    OSCARKV_RETURN_IF_ERROR(sink().EndLayers(layers, pages));
     state_.EndLayers(layers, pages);
     return absl::OkStatus();
   }
-  absl::StatusOr<std::vector<absl::Status>> Finish() override { return sink_.Finish(); }
-  void Abandon(const absl::Status& reason) override { sink_.Abandon(reason); }
 
  private:
-  PageSink& sink_;
   PendingFetch::State& state_;
 };
 

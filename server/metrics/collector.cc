@@ -154,6 +154,9 @@ void AddPeers(const PeerUse& peers, std::vector<MetricFamily>* families) {
   families->push_back(OneCounter("oscarkv_gpu_holds_lost_total",
                                  "Holds on copies that ended before their readers had done",
                                  peers.holds_lost));
+  families->push_back(OneGauge("oscarkv_gpu_staged_bytes",
+                               "GPU memory of pages on their way to and from workers' GPUs",
+                               static_cast<double>(peers.staged_bytes)));
   families->push_back(OneGauge("oscarkv_nccl_peers", "Workers' GPUs that copies can be sent to",
                                static_cast<double>(peers.peers)));
   families->push_back(OneCounter("oscarkv_nccl_peers_ended_total",

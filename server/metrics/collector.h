@@ -43,10 +43,11 @@ struct TransferUse {
 
 // What is done with the GPU tier's copies without host memory.
 struct PeerUse {
-  uint64_t held_bytes = 0;   // that clients of the host read in place
-  uint64_t holds_lost = 0;   // since the start
-  uint64_t peers = 0;        // workers' GPUs that copies can be sent to
-  uint64_t peers_ended = 0;  // since the start
+  uint64_t held_bytes = 0;    // that clients of the host read in place
+  uint64_t holds_lost = 0;    // since the start
+  uint64_t staged_bytes = 0;  // of pages on their way
+  uint64_t peers = 0;         // workers' GPUs that copies can be sent to
+  uint64_t peers_ended = 0;   // since the start
 };
 
 // What clients of the same host do with the server's memory.

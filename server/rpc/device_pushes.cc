@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
+#include "kernels/base/fault_point.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
 #include "server/rpc/put_items.h"
@@ -93,6 +94,7 @@ absl::Status DevicePushes::Begin(const v1::BeginPushRequest& request, v1::BeginP
   }
   OSCARKV_RETURN_IF_ERROR(Place(*push, bytes_max, reply));
   if (push->places.empty()) return absl::OkStatus();
+  FaultPoint("device.server.push.placed");
   uint64_t id = 0;
   {
     const absl::MutexLock lock(&mutex_);
@@ -170,6 +172,7 @@ void DevicePushes::OnMoved(Push& push, const absl::Status& moved) {
 
 void DevicePushes::End(uint64_t id, v1::EndPushReply* reply,
                        absl::AnyInvocable<void(const absl::Status&) &&> done) {
+  FaultPoint("device.server.push.brought");
   {
     const absl::MutexLock lock(&mutex_);
     const auto found = pushes_.find(id);
@@ -211,6 +214,7 @@ absl::Status DevicePushes::Store(Push& push, v1::EndPushReply* reply) const {
     auto copy = staging_.CopyOut(*place, begun.slot.bytes());
     const absl::Status copied = copy.ok() ? (*copy)->Wait() : copy.status();
     if (!copied.ok()) return {ItemStatus::kBusy, std::string(copied.message())};
+    FaultPoint("device.server.push.copied");
     return begun.slot.Commit();
   };
   std::vector<std::string_view> stored;
@@ -222,6 +226,7 @@ absl::Status DevicePushes::Store(Push& push, v1::EndPushReply* reply) const {
     if (result.status == ItemStatus::kOk)
       stored.push_back(push.header.items(static_cast<int>(i)).key());
   }
+  FaultPoint("device.server.push.stored");
   // They came from a GPU, and are likely to be wanted by another.
   context_.store().WantCopies(*push.put.space, stored);
   context_.transfers().Record(push.path, Direction::kPush, push.bytes, absl::Now() - push.start);

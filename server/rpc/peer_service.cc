@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 
+#include "kernels/base/fault_point.h"
 #include "kernels/base/status_macros.h"
 #include "proto/convert/convert.h"
 #include "server/rpc/call_scope.h"
@@ -234,6 +235,7 @@ absl::Status PeerService::Hold(const v1::HoldPagesRequest& request, v1::HoldPage
   OSCARKV_ASSIGN_OR_RETURN(const HoldId hold, context_.device_holds()->Add(
                                                   request.session_id(), std::move(copies), bytes));
   reply->set_hold_id(hold);
+  FaultPoint("ipc.server.fetch.held");
   return absl::OkStatus();
 }
 
@@ -242,6 +244,7 @@ grpc::ServerUnaryReactor* PeerService::EndHold(grpc::CallbackServerContext* call
                                                v1::EndHoldReply* reply) {
   return RunUnary(context_, call, Method::kEndHold, [&]() -> absl::Status {
     OSCARKV_RETURN_IF_ERROR(CheckShared());
+    FaultPoint("ipc.server.fetch.taken");
     const auto ended = context_.device_holds()->End(request->hold_id());
     reply->set_held(ended.has_value());
     if (ended.has_value())
@@ -269,6 +272,7 @@ grpc::ServerUnaryReactor* PeerService::OpenPeer(grpc::CallbackServerContext* cal
                    .replaces = request->replaces(),
                    .version = request->nccl_version(),
                    .slots = {.slots = request->slots(), .slot_bytes = request->slot_bytes()}}));
+    FaultPoint("nccl.server.opened");
     context_.logger().Log(LogLevel::kInfo, "a client's GPU is connected to this server's",
                           {{"peer", call->peer()},
                            {"slots", absl::StrCat(opened.slots.slots)},
@@ -341,6 +345,7 @@ absl::Status PeerService::Send(PeerHub& hub, const v1::SendPagesRequest& request
                                                                   Direction::kFetch, bytes,
                                                                   absl::Now() - start);
                                     }));
+  FaultPoint("nccl.server.fetch.issued");
   reply->set_sequence(ticket.sequence);
   reply->set_pages_crc32c(ticket.pages_crc32c);
   return absl::OkStatus();

@@ -156,6 +156,20 @@ class Bench:
                     for name, (_, count) in LOOKUPS.items() if count > 0}
 
 
+def between_gpus(build_dir, folder):
+    """(what peer_bench prints, its rows), of pages between a server's GPU and a worker's; or why not, and none."""
+    program = build_dir.parent / "cuda" / "bin" / "peer_bench"
+    if not pathlib.Path("/dev/nvidia0").exists():
+        return "pages between GPUs: not measured: this machine has none", []
+    if not program.exists():
+        return f"pages between GPUs: not measured: {program} is not there (./run gpu-bench builds it)", []
+    rows = pathlib.Path(folder) / "between_gpus.json"
+    done = subprocess.run([program, "--json", rows], stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        return f"pages between GPUs: not measured: peer_bench ended with {done.returncode}", []
+    return f"pages between a server's GPU and a worker's, encoded; beside one copy of as many bytes\n{done.stdout}", json.loads(rows.read_text())
+
+
 def paths(bench):
     """What is measured, by its name."""
     return {
@@ -318,8 +332,12 @@ def main(argv, build_dir, machine):
         print(share_table(besides))
     if lookups:
         print(f"\n{lookup_table(lookups)}")
+    text, gpus = between_gpus(build_dir, bench.folder.name) if not arguments.only or arguments.only in "GPUs" else ("", [])
+    if text:
+        print(f"\n{text}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine, "load": loads, "rounds": rounds, "lookups": lookups, "beside": besides}, indent=1))
+        figures = {"machine": machine, "load": loads, "rounds": rounds, "lookups": lookups, "beside": besides, "between_gpus": gpus}
+        arguments.json.write_text(json.dumps(figures, indent=1))
     if arguments.plot and cells:
         series = {name: [best(cells[name], size, "get")[0]["bytes_per_second"] / 1e9 for size in SIZES] for name in wanted if name in cells}
         arguments.plot.write_text(transfer_plot.bars([f"{size // KIB} KiB" for size in SIZES], series, "GET, GB/s of page bytes"))

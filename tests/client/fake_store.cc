@@ -277,14 +277,14 @@ grpc::Status FakeStore::List(grpc::ServerContext*, const v1::ListRequest* reques
   return grpc::Status::OK;
 }
 
-EngineCache::EngineCache(const Geometry& geometry) : geometry_(geometry) {
+WorkerCache::WorkerCache(const Geometry& geometry) : geometry_(geometry) {
   const size_t layer = size_t{kSlots} * geometry.kv_heads * geometry.k_head_dim;
   values_.assign(2 * geometry.layers * layer, 0x40e0);  // 7
   for (size_t i = 0; i < 2 * geometry.layers; ++i)
     layers_.push_back(reinterpret_cast<std::byte*>(values_.data() + i * layer));
 }
 
-EngineView EngineCache::view() {
+EngineView WorkerCache::view() {
   const auto side = [&](size_t first) {
     const int64_t head = geometry_.k_head_dim * 2;
     const int64_t token = head * geometry_.kv_heads;
@@ -297,7 +297,7 @@ EngineView EngineCache::view() {
   return {.k = side(0), .v = side(geometry_.layers), .block_tokens = 1, .slots = kSlots};
 }
 
-bool EngineCache::SameRows(const EngineCache& other, int64_t first, int64_t end) const {
+bool WorkerCache::SameRows(const WorkerCache& other, int64_t first, int64_t end) const {
   const auto token = static_cast<int64_t>(geometry_.kv_heads) * geometry_.k_head_dim;
   for (int64_t layer = 0; layer < 2 * geometry_.layers; ++layer) {
     const auto begin = (layer * kSlots + first) * token;
@@ -309,7 +309,7 @@ bool EngineCache::SameRows(const EngineCache& other, int64_t first, int64_t end)
   return true;
 }
 
-void EngineCache::FillRandom(uint64_t seed) {
+void WorkerCache::FillRandom(uint64_t seed) {
   std::mt19937_64 random(seed);
   // Finite: bf16 numbers between 1 and 2, of both signs.
   for (uint16_t& value : values_)

@@ -124,12 +124,12 @@ class FakeStore final : public v1::KvCache::Service {
 std::string SmallTransformFile();
 
 // A worker's cache of 64 token slots, bf16, all elements 7.
-class EngineCache {
+class WorkerCache {
  public:
-  explicit EngineCache(const Geometry& geometry);
+  explicit WorkerCache(const Geometry& geometry);
   EngineView view();
   // Whether the rows of tokens [first, end) are those of `other`; slots are tokens.
-  bool SameRows(const EngineCache& other, int64_t first, int64_t end) const;
+  bool SameRows(const WorkerCache& other, int64_t first, int64_t end) const;
   void FillRandom(uint64_t seed);
 
  private:
@@ -151,9 +151,9 @@ struct Fixture {
 
   FakeStore store;
   NamespaceSpec spec;
-  EngineCache source;
-  EngineCache destination;
-  EngineCache untouched;
+  WorkerCache source;
+  WorkerCache destination;
+  WorkerCache untouched;
   std::vector<std::string> keys;
   std::vector<int64_t> slots;
   std::unique_ptr<client::Client> client;

@@ -77,12 +77,13 @@ PagePathContract::PagePathContract()
       slots_(size_t{kPages} * spec_.geometry.page_tokens),
       source_(spec_.geometry),
       destination_(spec_.geometry),
-      untouched_(spec_.geometry) {
+      untouched_(spec_.geometry),
+      world_(GetParam().make(path())) {
   for (uint32_t i = 0; i < kPages; ++i) keys_.push_back(KeyOf(i));
   std::iota(slots_.begin(), slots_.end(), 0);
   source_.FillRandom(1);
   StartServer();
-  client_ = NewClient();
+  client_ = NewClient(world_->options());
   space_ = Open(*client_);
 }
 
@@ -96,8 +97,8 @@ void PagePathContract::StartServer() {
   config.set_metrics_listen("off");
   config.set_log_level("error");
   config.mutable_host()->set_capacity("16MiB");
-  config.mutable_paths()->add_fetch(Name(GetParam()));  // and nothing to fall back to
-  config.mutable_paths()->add_push(Name(GetParam()));
+  config.mutable_paths()->add_fetch(Name(path()));  // and nothing to fall back to
+  config.mutable_paths()->add_push(Name(path()));
   if (OfDevices()) {
     config.mutable_gpu()->set_capacity("64MiB");
     config.mutable_gpu()->set_staging("16MiB");
@@ -105,14 +106,7 @@ void PagePathContract::StartServer() {
   }
   config = WithDefaults(std::move(config), /*memory_bytes=*/1 << 30);
   ASSERT_OK(CheckConfig(config));
-  auto server =
-      Server::Create(config, {.memory =
-                                  [](const DeviceMemoryOptions& options) {
-                                    return std::make_unique<FakeDeviceMemory>(options.bytes);
-                                  },
-                              .fabric = [this](const comm::NcclOptions&) { return Fabric(); }});
-  ASSERT_OK(server.status());
-  server_ = *std::move(server);
+  world_->Start(config);
 }
 
 std::unique_ptr<client::Client> PagePathContract::NewClient(client::ClientOptions options) const {
@@ -128,19 +122,14 @@ std::unique_ptr<client::Namespace> PagePathContract::Open(client::Client& client
   return *std::move(space);
 }
 
-std::unique_ptr<comm::PeerFabric> PagePathContract::Fabric() const {
-  if (GetParam() != DataPath::kNccl) return nullptr;
-  return std::make_unique<SharedFabric>(fabric_);
-}
-
 std::unique_ptr<DeviceSinkAround> PagePathContract::Around(client::PageSink& sink) const {
-  return std::make_unique<DeviceSinkAround>(sink, Fabric(), kSlots);
+  return std::make_unique<DeviceSinkAround>(sink, world_->NewDevice(), world_->NewFabric(), kSlots);
 }
 
 absl::StatusOr<client::PushReport> PagePathContract::PushFrom(client::Namespace& space,
                                                               client::PageSource& source) {
   if (!OfDevices()) return space.PushFrom(source, {.keys = keys_});
-  DeviceSourceAround device(source, Fabric(), kSlots.slot_bytes);
+  DeviceSourceAround device(source, world_->NewDevice(), world_->NewFabric(), kSlots.slot_bytes);
   return space.PushFrom(device, {.keys = keys_});
 }
 
@@ -163,7 +152,7 @@ client::PushReport PagePathContract::Push() {
 
 // CUDA IPC brings pages that the GPU tier has copies of: soon after a push.
 void PagePathContract::AwaitCopies(uint64_t pages) {
-  if (GetParam() != DataPath::kIpc) return;
+  if (path() != DataPath::kIpc) return;
   const uint64_t bytes = pages * space_->codec().layout(Encoding::kWide).page_bytes();
   const absl::Time deadline = absl::Now() + kDeadline;
   for (uint64_t used = 0; used < bytes; std::this_thread::yield()) {
@@ -222,11 +211,11 @@ TEST_P(PagePathContract, WhatIsPushedIsFetched) {
   const client::PushReport pushed = Push();
   EXPECT_OK(pushed.store);
   EXPECT_THAT(pushed.statuses, Each(ItemStatus::kOk));
-  EXPECT_EQ(pushed.path, GetParam());
+  EXPECT_EQ(pushed.path, path());
   const client::FetchReport fetched = Fetch();
   EXPECT_OK(fetched.store);
   EXPECT_EQ(fetched.pages, kPages);
-  EXPECT_EQ(fetched.path, GetParam());
+  EXPECT_EQ(fetched.path, path());
   EXPECT_EQ(fetched.bytes_wire, pushed.bytes_wire);
   EXPECT_TRUE(destination_.SameRows(source_, 0, static_cast<int64_t>(slots_.size())));
   EXPECT_THAT(Push().statuses, Each(ItemStatus::kExists));
@@ -252,7 +241,7 @@ TEST_P(PagePathContract, PartsOfPages) {
   const auto report = FetchTo(layer, {.layers = {1, 1}});
   ASSERT_OK(report.status());
   ASSERT_EQ(report->pages, kPages);
-  EXPECT_EQ(report->path, GetParam());
+  EXPECT_EQ(report->path, path());
   ASSERT_EQ(layer.bytes.size(), kPages);
   for (const auto& [at, bytes] : layer.bytes) EXPECT_EQ(bytes, whole.bytes.at(at));
   if (OfDevices()) return;  // single heads go between host memories
@@ -367,7 +356,7 @@ TEST_P(PagePathContract, LayersComeOneAfterTheOtherAndAreTold) {
   const auto report = pending->Await(kDeadline);
   ASSERT_OK(report.status());
   EXPECT_OK(report->store);
-  EXPECT_EQ(report->path, GetParam());
+  EXPECT_EQ(report->path, path());
   EXPECT_EQ(report->pages, kPages);
   EXPECT_THAT(told, ElementsAre(Pair(0, kPages), Pair(1, kPages)));
   EXPECT_EQ(ends, 1);
@@ -378,7 +367,7 @@ TEST_P(PagePathContract, APathThatIsForbiddenIsNotTaken) {
   Push();
   std::vector<DataPath> others;
   for (const DataPath path : kDataPaths)
-    if (path != GetParam()) others.push_back(path);
+    if (path != PagePathContract::path()) others.push_back(path);
   const auto forbidding = NewClient({.fetch_paths = others, .push_paths = others});
   const auto space = Open(*forbidding);
   const auto fetched = Fetch(*space, destination_.view());
@@ -423,13 +412,13 @@ TEST_P(PagePathContract, ACancelledFetchBringsNothingMore) {
 
 TEST_P(PagePathContract, ManyAtOnceEndOnceEach) {
   Push();
-  constexpr size_t kCalls = 48;
-  std::vector<int> ends(kCalls);  // each written by its own call, and read after all
-  std::vector<uint32_t> pages(kCalls);
-  std::vector<EngineCache> caches;
-  for (size_t i = 0; i < kCalls; ++i) caches.emplace_back(spec_.geometry);
-  absl::BlockingCounter left(kCalls);
-  for (size_t i = 0; i < kCalls; ++i) {
+  const size_t calls = world_->calls_at_once();
+  std::vector<int> ends(calls);  // each written by its own call, and read after all
+  std::vector<uint32_t> pages(calls);
+  std::vector<WorkerCache> caches;
+  for (size_t i = 0; i < calls; ++i) caches.emplace_back(spec_.geometry);
+  absl::BlockingCounter left(static_cast<int>(calls));
+  for (size_t i = 0; i < calls; ++i) {
     const auto end = [&, i](const auto& report) {
       ++ends[i];
       if (report.ok() && report->store.ok())
@@ -447,15 +436,15 @@ TEST_P(PagePathContract, ManyAtOnceEndOnceEach) {
   left.Wait();
   EXPECT_THAT(ends, Each(1));
   EXPECT_THAT(pages, Each(kPages));
-  for (size_t i = 0; i < kCalls; ++i)
+  for (size_t i = 0; i < calls; ++i)
     EXPECT_TRUE(caches[i].SameRows(i % 3 == 0 ? untouched_ : source_, 0, 64));
 }
 
 TEST_P(PagePathContract, AServerThatIsGoneIsAMissAndOneThatComesBackIsFound) {
   Push();
   ASSERT_EQ(Fetch().pages, kPages);
-  server_.reset();
-  destination_ = EngineCache(spec_.geometry);
+  world_->Stop();
+  destination_ = WorkerCache(spec_.geometry);
   client::FetchReport report = Fetch();
   EXPECT_FALSE(report.store.ok());
   EXPECT_EQ(report.pages, 0);
@@ -468,11 +457,11 @@ TEST_P(PagePathContract, AServerThatIsGoneIsAMissAndOneThatComesBackIsFound) {
   EXPECT_THAT(Push().statuses, Each(ItemStatus::kOk));
   report = Fetch();
   EXPECT_EQ(report.pages, kPages);
-  EXPECT_EQ(report.path, GetParam());
+  EXPECT_EQ(report.path, path());
 }
 
-INSTANTIATE_TEST_SUITE_P(Paths, PagePathContract, ::testing::ValuesIn(kDataPaths),
-                         [](const auto& path) { return Name(path.param); });
-
 }  // namespace
+
+std::string NameOf(const ::testing::TestParamInfo<PathCase>& path) { return Name(path.param.path); }
+
 }  // namespace oscarkv::testing

@@ -1,7 +1,7 @@
-// What every path keeps, held against a whole server and a client in this process, those between
-// GPUs over fakes of their memory and of NCCL: page_path_contract.cc instantiates it. How each path
-// stands the death of either side, at every step, is for processes: tests/torture/faults.py, and
-// tests/gpu/peer_deaths_test.cc where there is a GPU.
+// What every path keeps, held against a whole server and a client. page_path_worlds.cc runs it in
+// one process, the paths between GPUs over fakes of their memory and of NCCL; tests/gpu/
+// peer_path_test.cc over both themselves. How each path stands the death of either side, at every
+// step, is for processes: tests/torture/faults.py, and tests/gpu/peer_deaths_test.cc.
 #ifndef OSCARKV_TESTS_CLIENT_PAGE_PATH_CONTRACT_H_
 #define OSCARKV_TESTS_CLIENT_PAGE_PATH_CONTRACT_H_
 
@@ -18,11 +18,11 @@
 #include "client/cpp/client.h"
 #include "client/cpp/cpu_pages.h"
 #include "client/cpp/pending_fetch.h"
-#include "server/server.h"
 #include "tests/client/device_ends.h"
 #include "tests/client/fake_store.h"
-#include "tests/comm/fake_fabric.h"
 #include "tests/support/scoped_folder.h"
+
+#include "oscarkv/v1/server_config.pb.h"
 
 namespace oscarkv::testing {
 
@@ -54,8 +54,29 @@ class RecordingSink final : public client::PageSink {
   Part at_;
 };
 
+// Where a server runs, and the ends of a path.
+class PathWorld {
+ public:
+  virtual ~PathWorld() = default;
+  virtual DataPath path() const = 0;
+  // Serves, with that configuration; until Stop.
+  virtual void Start(const v1::ServerConfig& config) = 0;
+  virtual void Stop() = 0;
+  virtual client::ClientOptions options() const { return {}; }
+  virtual size_t calls_at_once() const { return 48; }
+
+  // Of paths between devices: the worker's, and what moves pages to and from it (null: nothing).
+  virtual std::unique_ptr<WorkersDevice> NewDevice() { return nullptr; }
+  virtual std::unique_ptr<comm::PeerFabric> NewFabric() { return nullptr; }
+};
+
+struct PathCase {
+  DataPath path;
+  std::unique_ptr<PathWorld> (*make)(DataPath);
+};
+
 // 16 pages of 4 tokens, 2 layers, 2 heads, in the model's dtype.
-class PagePathContract : public ::testing::TestWithParam<DataPath> {
+class PagePathContract : public ::testing::TestWithParam<PathCase> {
  protected:
   static constexpr uint32_t kPages = 16;
 
@@ -63,11 +84,12 @@ class PagePathContract : public ::testing::TestWithParam<DataPath> {
   ~PagePathContract() override;
 
   void StartServer();
-  std::unique_ptr<client::Client> NewClient(client::ClientOptions options = {}) const;
+  std::unique_ptr<client::Client> NewClient(client::ClientOptions options) const;
   std::unique_ptr<client::Namespace> Open(client::Client& client) const;
   client::PushRequest PushOfAll() const { return {.keys = keys_, .slots = slots_}; }
   client::FetchRequest FetchOfAll() const { return {.keys = keys_, .slots = slots_}; }
-  bool OfDevices() const { return IsOfDevices(GetParam()); }
+  static DataPath path() { return GetParam().path; }
+  static bool OfDevices() { return IsOfDevices(path()); }
 
   // All pages, from `source_` and into `destination_`. A push returns when what it has stored may
   // be fetched by the path.
@@ -85,7 +107,6 @@ class PagePathContract : public ::testing::TestWithParam<DataPath> {
                   std::function<void(absl::StatusOr<client::FetchReport>)> done);
   void AwaitCopies(uint64_t pages);
 
-  std::unique_ptr<comm::PeerFabric> Fabric() const;  // null: of a path without
   std::unique_ptr<DeviceSinkAround> Around(client::PageSink& sink) const;
 
   // What a fetch on its way writes to.
@@ -101,17 +122,17 @@ class PagePathContract : public ::testing::TestWithParam<DataPath> {
   NamespaceSpec spec_;
   std::vector<std::string> keys_;
   std::vector<int64_t> slots_;
-  EngineCache source_;
-  EngineCache destination_;
-  EngineCache untouched_;
-  const std::shared_ptr<FakeFabric> fabric_ = std::make_shared<FakeFabric>(
-      FakeFabricOptions{.seed = 1, .delay_polls_max = 3, .eager_percent = 30});
-  std::unique_ptr<Server> server_;
+  WorkerCache source_;
+  WorkerCache destination_;
+  WorkerCache untouched_;
+  const std::unique_ptr<PathWorld> world_;
   std::unique_ptr<client::Client> client_;
   std::unique_ptr<client::Namespace> space_;
   std::vector<std::unique_ptr<Ends>> ends_;
   std::vector<std::thread> threads_;  // of calls that a path has no asynchronous form of
 };
+
+std::string NameOf(const ::testing::TestParamInfo<PathCase>& path);
 
 }  // namespace oscarkv::testing
 

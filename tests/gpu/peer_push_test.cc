@@ -15,10 +15,6 @@ namespace {
 
 // Pushes by `path` and by gRPC, into two namespaces: what is stored is the same.
 void ExpectPushesTheSameBytes(PeerSide& side, DataPath path) {
-  if (side.rank() == 1) return ServeUntilTold(side, "1GiB");
-  side.Tell(Endpoint());
-  ASSERT_EQ(side.Hear(), "serving");
-  UseLastDevice();
   Worker worker(Endpoint(),
                 {.fetch_paths = {DataPath::kGrpc}, .push_paths = {path, DataPath::kGrpc}});
   if (path == DataPath::kNccl) worker.SendOverNccl();
@@ -49,11 +45,13 @@ void ExpectPushesTheSameBytes(PeerSide& side, DataPath path) {
 }
 
 TEST(IpcPushTest, PushesTheSameBytesAsByGrpc) {
-  MakeRunner()->Run([](PeerSide& side) { ExpectPushesTheSameBytes(side, DataPath::kIpc); });
+  BesideServer(*MakeRunner(),
+               [](PeerSide& side) { ExpectPushesTheSameBytes(side, DataPath::kIpc); });
 }
 
 TEST(NcclPushTest, PushesTheSameBytesAsByGrpc) {
-  MakeRunner()->Run([](PeerSide& side) { ExpectPushesTheSameBytes(side, DataPath::kNccl); });
+  BesideServer(*MakeRunner(),
+               [](PeerSide& side) { ExpectPushesTheSameBytes(side, DataPath::kNccl); });
 }
 
 // A worker that dies while its pages are on their way: the server gives back what it held, and the
@@ -64,6 +62,7 @@ TEST(NcclPushTest, AWorkerThatDiesInMidPushCostsNobodyElseAnything) {
   const auto runner = MakeRunner();
   runner->Run([&](PeerSide& side) {
     if (side.rank() == 1) {
+      UseLastDevice();
       Worker worker(side.Hear(), {.push_paths = {DataPath::kNccl}});
       worker.SendOverNccl();
       worker.Push();
@@ -88,6 +87,7 @@ TEST(NcclPushTest, AWorkerThatDiesInMidPushCostsNobodyElseAnything) {
       EXPECT_EQ(side.Hear(), "whole");
       return;
     }
+    UseLastDevice();
     Worker worker(side.Hear(), {.fetch_paths = {DataPath::kNccl}, .push_paths = {DataPath::kNccl}});
     worker.SendOverNccl();
     worker.ReceiveOverNccl();

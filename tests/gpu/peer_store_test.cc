@@ -1,5 +1,7 @@
 // oscarkvd and a worker in two processes on one GPU: the worker reads the copies in the server's
 // GPU memory where they are, and what becomes of it when either dies.
+#include <poll.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <functional>
@@ -14,6 +16,7 @@
 #include "gmock/gmock.h"
 #include <grpcpp/grpcpp.h>
 
+#include "client/cpp/sink_around.h"
 #include "tests/gpu/peer_worker.h"
 
 #include "oscarkv/v1/kv_cache.grpc.pb.h"
@@ -26,43 +29,21 @@ using ::testing::HasSubstr;
 
 // A sink that lets the test act when everything has been taken, and nobody was asked yet whether it
 // stayed.
-class PausedSink final : public client::PageSink {
+class PausedSink final : public client::SinkAround {
  public:
   PausedSink(client::PageSink& sink, std::function<void()> pause)
-      : sink_(sink), pause_(std::move(pause)) {}
-  uint64_t pages() const override { return sink_.pages(); }
-  std::vector<BlockRange> LayerGroups(BlockRange layers) const override {
-    return sink_.LayerGroups(layers);
-  }
-  absl::Status Begin(BlockRange layers, BlockRange heads) override {
-    return sink_.Begin(layers, heads);
-  }
-  absl::StatusOr<MutableByteView> Room(uint32_t page, Encoding encoding, BlockRange layers,
-                                       uint64_t bytes) override {
-    return sink_.Room(page, encoding, layers, bytes);
-  }
-  absl::Status Take(std::span<const uint32_t> crcs) override { return sink_.Take(crcs); }
-  client::DevicePages* device_pages() override { return sink_.device_pages(); }
-  absl::Status EndLayers(BlockRange layers, uint32_t pages) override {
-    return sink_.EndLayers(layers, pages);
-  }
+      : SinkAround(sink), pause_(std::move(pause)) {}
   absl::StatusOr<std::vector<absl::Status>> Finish() override {
     pause_();
-    return sink_.Finish();
+    return sink().Finish();
   }
-  void Abandon(const absl::Status& reason) override { sink_.Abandon(reason); }
 
  private:
-  client::PageSink& sink_;
   const std::function<void()> pause_;
 };
 
 TEST(IpcTest, FetchesInPlaceTheSameBytesAsByGrpc) {
-  MakeRunner()->Run([](PeerSide& side) {
-    if (side.rank() == 1) return ServeUntilTold(side, "1GiB");
-    side.Tell(Endpoint());
-    ASSERT_EQ(side.Hear(), "serving");
-    UseLastDevice();
+  BesideServer(*MakeRunner(), [](PeerSide& side) {
     Worker worker(Endpoint());
     Worker by_grpc(Endpoint(), {.fetch_paths = {DataPath::kGrpc}});
     worker.Push();
@@ -96,10 +77,7 @@ TEST(IpcTest, FetchesInPlaceTheSameBytesAsByGrpc) {
 TEST(IpcTest, AServerThatDiesInMidFetchAndTheNextOne) {
   const auto runner = MakeRunner();
   std::unique_ptr<Worker> worker;
-  runner->Run([&](PeerSide& side) {
-    if (side.rank() == 1) return ServeUntilTold(side, "1GiB");
-    side.Tell(Endpoint());
-    ASSERT_EQ(side.Hear(), "serving");
+  BesideServer(*runner, [&](PeerSide& side) {
     worker = std::make_unique<Worker>(Endpoint());
     worker->Push();
     worker->AwaitCopies();
@@ -119,10 +97,7 @@ TEST(IpcTest, AServerThatDiesInMidFetchAndTheNextOne) {
     std::printf("the server died in mid-fetch: %u pages count, answered after %.0f ms\n",
                 report.pages, absl::ToDoubleMilliseconds(took));
   });
-  runner->Run([&](PeerSide& side) {
-    if (side.rank() == 1) return ServeUntilTold(side, "1GiB");
-    side.Tell(Endpoint());
-    ASSERT_EQ(side.Hear(), "serving");
+  BesideServer(*runner, [&](PeerSide& side) {
     const absl::Time deadline = absl::Now() + absl::Seconds(20);
     // The pages went with the server; the connection comes back by itself.
     while (!worker->client().Stats().ok()) ASSERT_LT(absl::Now(), deadline);
@@ -136,11 +111,7 @@ TEST(IpcTest, AServerThatDiesInMidFetchAndTheNextOne) {
 }
 
 TEST(NcclTest, FetchesTheSameBytesAsByGrpc) {
-  MakeRunner()->Run([](PeerSide& side) {
-    if (side.rank() == 1) return ServeUntilTold(side, "1GiB");
-    side.Tell(Endpoint());
-    ASSERT_EQ(side.Hear(), "serving");
-    UseLastDevice();
+  BesideServer(*MakeRunner(), [](PeerSide& side) {
     Worker worker(Endpoint(), {.fetch_paths = {DataPath::kNccl, DataPath::kGrpc}});
     worker.ReceiveOverNccl();
     Worker by_grpc(Endpoint(), {.fetch_paths = {DataPath::kGrpc}});
@@ -169,11 +140,7 @@ TEST(NcclTest, FetchesTheSameBytesAsByGrpc) {
 TEST(NcclTest, AServerThatDiesInMidFetchIsAMissAndTheNextOneIsNot) {
   const auto runner = MakeRunner();
   std::unique_ptr<Worker> worker;
-  runner->Run([&](PeerSide& side) {
-    if (side.rank() == 1) return ServeUntilTold(side, "1GiB");
-    side.Tell(Endpoint());
-    ASSERT_EQ(side.Hear(), "serving");
-    UseLastDevice();
+  BesideServer(*runner, [&](PeerSide& side) {
     worker = std::make_unique<Worker>(
         Endpoint(), ClientOptions{.fetch_paths = {DataPath::kNccl, DataPath::kGrpc}});
     worker->ReceiveOverNccl();
@@ -196,10 +163,7 @@ TEST(NcclTest, AServerThatDiesInMidFetchIsAMissAndTheNextOneIsNot) {
                 report.store.ToString().c_str(), absl::ToDoubleMilliseconds(took));
     EXPECT_LE(took, absl::Seconds(7));  // its deadline, and what ending takes
   });
-  runner->Run([&](PeerSide& side) {
-    if (side.rank() == 1) return ServeUntilTold(side, "1GiB");
-    side.Tell(Endpoint());
-    ASSERT_EQ(side.Hear(), "serving");
+  BesideServer(*runner, [&](PeerSide& side) {
     const absl::Time deadline = absl::Now() + absl::Seconds(20);
     while (!worker->client().Stats().ok()) ASSERT_LT(absl::Now(), deadline);
     worker->Push();
@@ -209,6 +173,64 @@ TEST(NcclTest, AServerThatDiesInMidFetchIsAMissAndTheNextOneIsNot) {
     EXPECT_EQ(report.path, DataPath::kNccl) << worker->client().path(Direction::kFetch).reason;
     side.Tell("stop");
   });
+}
+
+// Layer by layer: told by a call, waited for, and by a descriptor; what a stream that waited for a
+// layer finds is the layer.
+void ExpectLayersOneAfterTheOther(PeerSide& side, DataPath path) {
+  Worker worker(Endpoint(), {.fetch_paths = {path}, .push_paths = {DataPath::kGrpc}});
+  if (path == DataPath::kNccl) worker.ReceiveOverNccl();
+  worker.Push();
+  worker.AwaitCopies();
+  ASSERT_EQ(worker.Fetch().pages, kPages);
+  const auto expected = worker.Cache();
+  std::vector<uint32_t> layers;  // by the fetch's own thread, until it has ended
+  int ends = 0;
+  const absl::Time start = absl::Now();
+  absl::Duration first;
+  const auto pending =
+      worker.StartFetch({.layers_at_once = 4,
+                         .on_layers =
+                             [&](BlockRange group, uint32_t pages) {
+                               if (layers.empty()) first = absl::Now() - start;
+                               EXPECT_EQ(pages, kPages);
+                               for (uint32_t i = 0; i < group.count; ++i)
+                                 layers.push_back(group.first + i);
+                             },
+                         .done = [&](const absl::StatusOr<FetchReport>&) { ++ends; }});
+  pollfd readable = {.fd = pending->event_fd(), .events = POLLIN, .revents = 0};
+  EXPECT_EQ(poll(&readable, 1, 10'000), 1);
+  for (uint32_t layer = 0; layer < kModel.layers; ++layer) {
+    EXPECT_THAT(pending->AwaitLayer(layer, absl::Seconds(10)), IsOkAndHolds(kPages)) << layer;
+    worker.WaitLayer(layer);
+  }
+  const auto report = pending->Await(absl::Seconds(10));
+  ASSERT_OK(report);
+  EXPECT_EQ(report->pages, kPages) << report->store;
+  EXPECT_EQ(report->path, path);
+  EXPECT_EQ(ends, 1);
+  ASSERT_EQ(layers.size(), kModel.layers);
+  EXPECT_TRUE(std::is_sorted(layers.begin(), layers.end()));
+  EXPECT_TRUE(worker.Cache() == expected);
+  std::printf("by %s, four layers at once: the first after %.2f ms\n",
+              std::string(DataPathName(path)).c_str(), absl::ToDoubleMilliseconds(first));
+  // One that is cancelled on its way says so, and the next is whole.
+  auto cancelled = worker.StartFetch({.layers_at_once = 1});
+  cancelled->Cancel();
+  cancelled.reset();
+  EXPECT_EQ(worker.Fetch().pages, kPages);
+  EXPECT_TRUE(worker.Cache() == expected);
+  side.Tell("stop");
+}
+
+TEST(IpcTest, LayersComeOneAfterTheOther) {
+  BesideServer(*MakeRunner(),
+               [](PeerSide& side) { ExpectLayersOneAfterTheOther(side, DataPath::kIpc); });
+}
+
+TEST(NcclTest, LayersComeOneAfterTheOther) {
+  BesideServer(*MakeRunner(),
+               [](PeerSide& side) { ExpectLayersOneAfterTheOther(side, DataPath::kNccl); });
 }
 
 // Asks the server for a hold on pages, as another client.

@@ -19,6 +19,7 @@
 #include "gmock/gmock.h"
 
 #include "client/cpp/client.h"
+#include "client/cpp/pending_fetch.h"
 #include "client/gpu/gpu_pages.h"
 #include "kernels/base/sha256.h"
 #include "kernels/codec/transform_file.h"
@@ -52,7 +53,9 @@ inline constexpr int64_t kTokens = kPages * 64;
 inline constexpr int64_t kTokenBytes = 8 * 128 * 2;
 
 // What a process does, and when.
+inline bool silent = false;
 inline void Say(const char* what) {
+  if (silent) return;
   static const absl::Time start = absl::Now();
   std::printf("  %d, %6.0f ms: %s\n", getpid(), absl::ToDoubleMilliseconds(absl::Now() - start),
               what);
@@ -77,10 +80,11 @@ inline const char* NcclLibrary() {
   return library == nullptr ? "libnccl.so.2" : library;
 }
 
-inline std::unique_ptr<Server> Serve(const std::string& endpoint, const std::string& gpu_capacity) {
+inline std::unique_ptr<Server> Serve(const std::string& endpoint, const std::string& gpu_capacity,
+                                     const std::string& metrics_listen = "off") {
   v1::ServerConfig config;
   config.add_listen(endpoint);
-  config.set_metrics_listen("off");
+  config.set_metrics_listen(metrics_listen);
   config.mutable_host()->set_capacity("1GiB");
   config.mutable_gpu()->set_capacity(gpu_capacity);
   config.mutable_gpu()->set_required(true);
@@ -100,29 +104,49 @@ inline void ServeUntilTold(PeerSide& side, const std::string& gpu_capacity) {
   Say("stopped");
 }
 
+// The worker on the second GPU, if there is one.
+inline void UseLastDevice() {
+  int devices = 0;
+  OrDie(device::ToStatus(cudaGetDeviceCount(&devices), "counting devices"));
+  OrDie(device::ToStatus(cudaSetDevice(devices - 1), "taking the last device"));
+}
+
+// Runs `body` in this process while another serves at Endpoint(), until it is told to stop or die.
+inline void BesideServer(PeerRunner& runner, const std::function<void(PeerSide&)>& body) {
+  runner.Run([&](PeerSide& side) {
+    if (side.rank() == 1) return ServeUntilTold(side, "1GiB");
+    side.Tell(Endpoint());
+    ASSERT_EQ(side.Hear(), "serving");
+    UseLastDevice();
+    body(side);
+  });
+}
+
 // A worker with a cache of kPages pages on the GPU.
 class Worker {
  public:
   explicit Worker(const std::string& endpoint, ClientOptions options = {},
-                  const std::string& model = "qwen3-8b") {
+                  const std::string& model = "qwen3-8b", absl::Duration timeout = absl::Seconds(5),
+                  const Geometry& geometry = kModel, uint32_t pages = kPages)
+      : geometry_(geometry), pages_(pages) {
     spec_.model = model;
-    spec_.geometry = kModel;
+    spec_.geometry = geometry_;
     spec_.codec.sink_tokens = 0;
     spec_.codec.recent_tokens = 0;
-    const auto transforms = IdentitySet(kModel, 0.9f, 0.9f);
+    const auto transforms = IdentitySet(geometry_, 0.9f, 0.9f);
     const std::string file = SerializeTransformFile(*transforms, "{}");
     set_ = OrDie(ParseTransformFile(AsBytes(file)));
     spec_.codec.transform_hash = Sha256Of(AsBytes(file));
-    codec_ = OrDie(cuda::CudaPageCodec::Create(kModel, spec_.codec, &*set_));
+    codec_ = OrDie(cuda::CudaPageCodec::Create(geometry_, spec_.codec, &*set_));
     MakeCache();
-    sink_ = OrDie(GpuPageSink::Create(codec_, {.pages_max = kPages}));
-    source_ = OrDie(client::GpuPageSource::Create(codec_, {.pages_max = kPages}));
-    std::vector<uint32_t> prompt(kTokens);
+    sink_ = OrDie(GpuPageSink::Create(codec_, {.pages_max = pages_}));
+    source_ = OrDie(client::GpuPageSource::Create(codec_, {.pages_max = pages_}));
+    std::vector<uint32_t> prompt(static_cast<size_t>(tokens()));
     for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<uint32_t>(i);
-    keys_ = ChainKeys(prompt, 64);
-    for (int64_t token = 0; token < kTokens; ++token) slots_.push_back(token);
+    keys_ = ChainKeys(prompt, geometry_.page_tokens);
+    for (int64_t token = 0; token < tokens(); ++token) slots_.push_back(token);
     options.endpoint = endpoint;
-    options.fetch_timeout = absl::Seconds(5);
+    options.fetch_timeout = options.push_timeout = timeout;
     client_ = OrDie(client::Client::Create(options));
     space_ = OrDie(client_->OpenNamespace(spec_, file));
     Say("a worker is ready");
@@ -137,6 +161,13 @@ class Worker {
     OrDie(sink_->ReceiveOverNccl(Nccl(), {.slots = 4, .slot_bytes = 64 << 20}));
   }
   void SendOverNccl() { OrDie(source_->SendOverNccl(Nccl())); }
+  // The same over another fabric, around NCCL's.
+  using WrapFabric =
+      std::function<std::unique_ptr<comm::PeerFabric>(std::unique_ptr<comm::PeerFabric>)>;
+  void ReceiveOver(const WrapFabric& wrap) {
+    OrDie(sink_->ReceiveOver(wrap(OrDie(comm::MakeNcclFabric(Nccl()))),
+                             {.slots = 4, .slot_bytes = 64 << 20}));
+  }
 
   client::Client& client() { return *client_; }
   const std::vector<std::string>& keys() const { return keys_; }
@@ -150,11 +181,17 @@ class Worker {
   // Whatever becomes of it.
   client::PushReport TryPush(absl::Duration* took = nullptr) {
     FillCache();
-    const absl::Time start = absl::Now();
-    OrDie(source_->Start({.cache = *cache_, .slots = slots_}, stream_.get()));
-    auto report = OrDie(space_->PushFrom(*source_, {.keys = keys_}));
-    if (took != nullptr) *took = absl::Now() - start;
+    auto report = PushPages(pages_, took);
     Say("pushed");
+    return report;
+  }
+  // The first pages, from what the cache holds.
+  client::PushReport PushPages(uint32_t pages, absl::Duration* took) {
+    const auto slots = std::span(slots_).first(pages * geometry_.page_tokens);
+    const absl::Time start = absl::Now();
+    OrDie(source_->Start({.cache = *cache_, .slots = slots}, stream_.get()));
+    auto report = OrDie(space_->PushFrom(*source_, {.keys = std::span(keys_).first(pages)}));
+    if (took != nullptr) *took = absl::Now() - start;
     return report;
   }
   void Clear() { OrDie(space_->Clear().status()); }
@@ -163,7 +200,7 @@ class Worker {
     for (int i = 0; i < 2; ++i) OrDie(space_->Touch(keys_).status());
     const absl::Time deadline = absl::Now() + absl::Seconds(20);
     uint64_t used = 0;
-    while (used < kPages * codec_->layout(Encoding::kPacked).page_bytes()) {
+    while (used < pages_ * codec_->layout(Encoding::kPacked).page_bytes()) {
       ASSERT_LT(absl::Now(), deadline) << used << " bytes are copied";
       for (const client::TierUse& tier : OrDie(client_->Stats()).tiers)
         if (tier.tier == "gpu") used = tier.used_bytes;
@@ -174,21 +211,44 @@ class Worker {
 
   // Empties the cache and fetches pages; `wrap` may put something between.
   using Wrap = std::function<client::PageSink&(GpuPageSink&)>;
-  FetchReport Fetch(absl::Duration* took = nullptr, uint32_t pages = kPages,
+  FetchReport Fetch(absl::Duration* took = nullptr, std::optional<uint32_t> pages = {},
                     const Wrap& wrap = {}) {
     OrDie(device::ToStatus(cudaMemset(pool_.data(), 0, pool_.size()), "emptying the cache"));
     OrDie(device::ToStatus(cudaDeviceSynchronize(), "emptying the cache"));
-    const auto slots = std::span(slots_).first(pages * kModel.page_tokens);
+    const FetchReport report = FetchPages(pages.value_or(pages_), took, wrap);
+    Say("fetched");
+    return report;
+  }
+  FetchReport FetchPages(uint32_t pages, absl::Duration* took, const Wrap& wrap = {}) {
     const absl::Time start = absl::Now();
-    OrDie(sink_->Start(
-        {.cache = *cache_, .part = {{0, kModel.layers}, {0, kModel.kv_heads}}, .slots = slots},
-        stream_.get()));
+    StartSink(pages);
     client::PageSink& sink = wrap == nullptr ? *sink_ : wrap(*sink_);
     const auto report = space_->FetchTo(sink, {.keys = std::span(keys_).first(pages)});
     if (took != nullptr) *took = absl::Now() - start;
-    Say("fetched");
     EXPECT_OK(report);
     return report.ok() ? *report : FetchReport();
+  }
+  // The same, layer by layer; both must stay until it has ended.
+  std::unique_ptr<client::PendingFetch> StartFetch(client::StartFetchOptions options) {
+    StartSink(pages_);
+    return space_->StartFetchTo(*sink_, {.keys = keys_}, std::move(options));
+  }
+  // Has a stream wait for a layer of it, and waits for that stream.
+  void WaitLayer(uint32_t layer) {
+    const auto engine = OrDie(device::Stream::Create());
+    OrDie(sink_->WaitLayer(layer, engine.get()));
+    OrDie(engine.Synchronize());
+  }
+  // Whether the first pages of the cache are those of another.
+  bool SamePages(const std::vector<std::byte>& other, uint32_t pages) const {
+    const std::vector<std::byte> mine = Cache();
+    const auto bytes = static_cast<ptrdiff_t>(pages * geometry_.page_tokens * kTokenBytes);
+    for (uint64_t side = 0; side < 2 * geometry_.layers; ++side) {
+      const auto at = static_cast<ptrdiff_t>(side * side_bytes());
+      if (!std::equal(mine.begin() + at, mine.begin() + at + bytes, other.begin() + at))
+        return false;
+    }
+    return true;
   }
   std::vector<std::byte> Cache() const {
     std::vector<std::byte> bytes(pool_.size());
@@ -204,22 +264,33 @@ class Worker {
     OrDie(device::ToStatus(cudaGetDevice(&options.device), "asking for the device"));
     return options;
   }
+  int64_t tokens() const { return int64_t{pages_} * geometry_.page_tokens; }
+  uint64_t side_bytes() const { return static_cast<uint64_t>(tokens() * kTokenBytes); }
+  void StartSink(uint32_t pages) {
+    OrDie(sink_->Start({.cache = *cache_,
+                        .part = {{0, geometry_.layers}, {0, geometry_.kv_heads}},
+                        .slots = std::span(slots_).first(pages * geometry_.page_tokens)},
+                       stream_.get()));
+  }
   void MakeCache() {
-    constexpr uint64_t kSide = kTokens * kTokenBytes;
-    pool_ = OrDie(device::DeviceBuffer::Allocate(2 * kModel.layers * kSide));
+    pool_ = OrDie(device::DeviceBuffer::Allocate(2 * geometry_.layers * side_bytes()));
     std::vector<std::byte*> bases;
-    for (uint64_t i = 0; i < 2 * kModel.layers; ++i) bases.push_back(pool_.data() + i * kSide);
+    for (uint64_t i = 0; i < 2 * geometry_.layers; ++i)
+      bases.push_back(pool_.data() + i * side_bytes());
     EngineView view;
-    view.slots = kTokens;
-    view.k.layer_base = std::span(bases).first(kModel.layers);
-    view.v.layer_base = std::span(bases).last(kModel.layers);
+    view.slots = tokens();
+    view.k.layer_base = std::span(bases).first(geometry_.layers);
+    view.v.layer_base = std::span(bases).last(geometry_.layers);
     for (EngineSide* side : {&view.k, &view.v}) {
       side->block_stride = side->token_stride = kTokenBytes;
       side->head_stride = 256;
     }
     cache_ = std::make_unique<client::GpuCache>(
-        OrDie(client::GpuCache::Create(view, kModel, {.k = kSide, .v = kSide})));
+        OrDie(client::GpuCache::Create(view, geometry_, {.k = side_bytes(), .v = side_bytes()})));
   }
+
+ public:
+  // Rows of no pattern.
   void FillCache() {
     std::vector<uint16_t> rows((4 << 20) / 2);
     for (size_t i = 0; i < rows.size(); ++i)
@@ -234,6 +305,9 @@ class Worker {
     OrDie(device::ToStatus(cudaDeviceSynchronize(), "filling the cache"));
   }
 
+ private:
+  const Geometry geometry_;
+  const uint32_t pages_;
   NamespaceSpec spec_;
   std::optional<TransformSet> set_;
   std::shared_ptr<const cuda::CudaPageCodec> codec_;
@@ -247,13 +321,6 @@ class Worker {
   std::unique_ptr<client::Client> client_;
   std::unique_ptr<client::Namespace> space_;
 };
-
-// The worker on the second GPU, if there is one.
-inline void UseLastDevice() {
-  int devices = 0;
-  OrDie(device::ToStatus(cudaGetDeviceCount(&devices), "counting devices"));
-  OrDie(device::ToStatus(cudaSetDevice(devices - 1), "taking the last device"));
-}
 
 inline double GbPerSecond(uint64_t bytes, absl::Duration took) {
   return static_cast<double>(bytes) / absl::ToDoubleSeconds(took) * 1e-9;

@@ -76,7 +76,8 @@ class CollectorTest : public StoreTest {
     snapshot.store = store().Stats();
     snapshot.namespaces = {{"0123456789ab", "small", "default"}};
     snapshot.inflight_bytes = 77;
-    snapshot.peers = {.held_bytes = 11, .holds_lost = 12, .peers = 13, .peers_ended = 14};
+    snapshot.peers = {
+        .held_bytes = 11, .holds_lost = 12, .staged_bytes = 15, .peers = 13, .peers_ended = 14};
     snapshot.calls = {{"Get", "OK", 5}, {"Get", "CANCELLED", 1}, {"Put", "OK", 2}};
     LatencyHistogram histogram;
     histogram.Record(absl::Microseconds(30));
@@ -169,6 +170,7 @@ TEST_F(CollectorTest, TellsWhatTheGpuTierDoes) {
       {"oscarkv_gpu_tier_failed_pages_total", 0},
       {"oscarkv_gpu_tier_pinned_host_bytes", 0},
       {"oscarkv_gpu_held_bytes", 11},
+      {"oscarkv_gpu_staged_bytes", 15},
       {"oscarkv_gpu_holds_lost_total", 12},
       {"oscarkv_nccl_peers", 13},
       {"oscarkv_nccl_peers_ended_total", 14},
