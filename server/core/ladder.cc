@@ -224,7 +224,10 @@ void Ladder::Unpark(PageRecord& record) {
 
 // --- Wants ---
 
-void Ladder::Want(const Tenant& tenant, uint64_t bytes) { HolderOf(tenant).wanted += bytes; }
+void Ladder::Want(const Tenant& tenant, uint64_t bytes) {
+  uint64_t& wanted = HolderOf(tenant).wanted;
+  wanted = std::max(wanted, bytes);  // whoever was told so asks again
+}
 
 bool Ladder::Wants(const Tenant& tenant) const {
   return tenant.id() < holders_.size() && holders_[tenant.id()].wanted > 0;

@@ -9,6 +9,7 @@
 //   * Every page's parent is in the index, so a prefix has no holes: eviction takes leaves only,
 //   and
 //     a page that is deleted or found corrupt takes the pages that extend it along.
+//   * Bits go before pages do: no page goes for a put while WIDE pages are being re-encoded.
 //   * Bytes held never pass the tier's capacity; when nothing can go, a put is told kNO_SPACE.
 //
 // How it works inside (index, tree, lock order) is in server/README.md.
@@ -147,8 +148,8 @@ class PageStore {
   //   kNoSpace   everything is held by readers, or has children that are; or all that could go is
   //              worth more than this page (the policy refuses it); or the bound on evictions was
   //              met before a fitting slot was free (try again).
-  //   kBusy      the same, but WIDE pages are being re-encoded, which makes room: try again a
-  //              little later.
+  //   kBusy      there is no room yet: WIDE pages are being re-encoded, which makes some. Try again
+  //              a little later.
   BeginPutResult BeginPut(const Namespace& space, const PutItem& item);
 
   // Whether BeginPut would be told kSkipped although the parent is stored, in the archive: a
@@ -448,6 +449,10 @@ class PageStore {
   void CallForReEncoding(uint64_t bytes, const Tenant* tenant) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Whether pages, or (`tenant`) its pages, can be re-encoded if memory is short. Wakes who does.
   bool MayShrink(const Tenant* tenant) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // Whether a put of `asker` that finds no room, or (`own_only`) none that it may hold, is to come
+  // again, because re-encoding makes some: as long as it gets on. Nobody waits for it because of
+  // others who hold more than their shares.
+  bool BitsGoFirst(const Tenant& asker, bool own_only) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Room for the PACKED form of a page that was taken. It counts as its tenant's only when the page
   // has it.
   absl::StatusOr<TierSlot> ReservePacked(const PinnedPage& wide) ABSL_LOCKS_EXCLUDED(tree_mutex_);
@@ -479,7 +484,8 @@ class PageStore {
     Tenant& asker;
     bool own_only = false;               // only pages of the asker
     const PageTraits* judged = nullptr;  // null: not to be judged by the policy
-    bool re_encodes = false;             // for the PACKED form of a page
+    const Namespace* put = nullptr;  // of a page that is put: one that can be told to come again
+    bool re_encodes = false;         // for the PACKED form of a page
   };
   enum class Evicted : uint8_t { kEnough, kSome, kNone, kRefused };
   // Evicts pages until `enough` says so, in one hold of the tree lock, within `work_left` steps,
@@ -490,6 +496,10 @@ class PageStore {
   // Takes a slot from the tenant's quota, for which its own pages go if they have to.
   Room TakeQuota(const Eviction& eviction, uint64_t bytes, uint32_t* work_left)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  static uint64_t SlotBytes(const Namespace& space, Encoding form);
+  // Whether WIDE pages can be re-encoded with what is free, without a page going for it; or there
+  // are none to re-encode.
+  bool LeavesRoomToReEncode(const Namespace& space) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Takes it from the tier.
   Room ReserveInTier(const Eviction& eviction, uint64_t bytes, uint32_t* work_left)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
@@ -567,7 +577,9 @@ class PageStore {
   // By the clock, in nanoseconds; relaxed: it orders nothing.
   std::atomic<int64_t> quotas_set_at_{0};
   uint64_t wanted_bytes_ ABSL_GUARDED_BY(tree_mutex_) = 0;  // that were not free when asked for
-  LadderStats ladder_stats_ ABSL_GUARDED_BY(tree_mutex_);   // those that count since the start
+  // Since when a put waits for room and no page has been re-encoded; none: not at all.
+  std::optional<absl::Duration> stalled_since_ ABSL_GUARDED_BY(tree_mutex_);
+  LadderStats ladder_stats_ ABSL_GUARDED_BY(tree_mutex_);  // those that count since the start
   Bell reencode_bell_;
 
   LeaseTable leases_;

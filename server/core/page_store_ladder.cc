@@ -5,6 +5,12 @@
 #include "server/core/page_store.h"
 
 namespace oscarkv {
+namespace {
+
+// For so long puts wait for room that re-encoding makes, while it makes none.
+constexpr absl::Duration kStalled = absl::Seconds(1);
+
+}  // namespace
 
 // --- Rules ---
 
@@ -83,6 +89,7 @@ PageStore::WidePage PageStore::TakeWide() {
     if (record == nullptr) {
       // Nothing more can be won.
       wanted_bytes_ = 0;
+      stalled_since_.reset();
       ladder_.ForgetWants();
       return {};
     }
@@ -111,7 +118,7 @@ void PageStore::CallForReEncoding(uint64_t bytes, const Tenant* tenant) {
   if (tenant != nullptr)
     ladder_.Want(*tenant, bytes);
   else
-    wanted_bytes_ += bytes;
+    wanted_bytes_ = std::max(wanted_bytes_, bytes);  // whoever was told so asks again
   RingIfNeededLocked(false);
 }
 
@@ -119,6 +126,17 @@ bool PageStore::MayShrink(const Tenant* tenant) {
   absl::MutexLock lock(&tree_mutex_);
   // Of one tenant only what is its own: nothing that others do is to be seen.
   if (!(tenant == nullptr ? ladder_.HasWork() : ladder_.HasNextOf(*tenant))) return false;
+  RingIfNeededLocked(false);
+  return true;
+}
+
+bool PageStore::BitsGoFirst(const Tenant& asker, bool own_only) {
+  absl::MutexLock lock(&tree_mutex_);
+  if (own_only ? !ladder_.HasNextOf(asker) : !ladder_.HasWork() || asker.Excess() == 0.0)
+    return false;
+  const absl::Duration now = clock_.Now();
+  if (!stalled_since_.has_value()) stalled_since_ = now;
+  if (now - *stalled_since_ >= kStalled) return false;
   RingIfNeededLocked(false);
   return true;
 }
@@ -179,6 +197,7 @@ bool PageStore::SwapForm(const PinnedPage& wide, const TierSlot& packed) {
   ++(due ? ladder_stats_.due_pages : ladder_stats_.pressed_pages);
   ladder_stats_.freed_bytes += freed;
   wanted_bytes_ -= std::min(wanted_bytes_, freed);
+  stalled_since_.reset();
   ladder_.OnWon(record.space->tenant(), freed);
   return true;
 }

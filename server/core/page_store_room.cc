@@ -19,6 +19,19 @@ constexpr char kNotAdmitted[] = "not admitted: what would have to go is worth mo
 
 }  // namespace
 
+uint64_t PageStore::SlotBytes(const Namespace& space, Encoding form) {
+  return space.page_bytes(form) + uint64_t{space.spec().geometry.blocks()} * sizeof(uint32_t);
+}
+
+bool PageStore::LeavesRoomToReEncode(const Namespace& space) {
+  if (!space.holds(Encoding::kPacked) ||
+      tier_->CanShrinkRegion(SlotBytes(space, Encoding::kWide),
+                             SlotBytes(space, Encoding::kPacked)))
+    return true;
+  absl::MutexLock lock(&tree_mutex_);
+  return !ladder_.HasWork();
+}
+
 void PageStore::ReleaseSlot(const Namespace& space, const TierSlot& slot) {
   tier_->Release(slot);
   space.tenant().GiveBackHost(slot.bytes);
@@ -28,7 +41,11 @@ PageStore::Room PageStore::TakeQuota(const Eviction& eviction, uint64_t bytes,
                                      uint32_t* work_left) {
   Tenant& tenant = eviction.asker;
   bool taken = tenant.TakeHost(bytes);
-  if (!taken) CallForReEncoding(bytes, &tenant);
+  if (!taken) {
+    CallForReEncoding(bytes, &tenant);
+    if (eviction.put != nullptr && !tenant.IsAtHostPages() && BitsGoFirst(tenant, true))
+      return {.result = {ItemStatus::kBusy, kBeingMade}, .slot = {}};
+  }
   while (!taken && *work_left > 0) {
     const Evicted evicted =
         EvictSome(eviction, work_left, [&] { return taken = tenant.TakeHost(bytes); });
@@ -45,20 +62,44 @@ PageStore::Room PageStore::TakeQuota(const Eviction& eviction, uint64_t bytes,
 
 PageStore::Room PageStore::ReserveSlot(const Namespace& space, const PageTraits& page,
                                        Admission admission) {
-  const PageTraits* judged = admission == Admission::kByPolicy ? &page : nullptr;
+  const bool is_put = admission == Admission::kByPolicy;
+  Eviction eviction{.asker = space.tenant(),
+                    .own_only = true,
+                    .judged = is_put ? &page : nullptr,
+                    .put = is_put ? &space : nullptr};
   uint32_t work_left = options_.evictions_per_put_max;
-  Room room = TakeQuota({space.tenant(), true, judged}, page.bytes, &work_left);
+  Room room = TakeQuota(eviction, page.bytes, &work_left);
   if (!room.result.ok()) return room;
-  room = ReserveInTier({space.tenant(), false, judged}, page.bytes, &work_left);
+  eviction.own_only = false;
+  room = ReserveInTier(eviction, page.bytes, &work_left);
   if (!room.result.ok()) space.tenant().GiveBackHost(page.bytes);
   return room;
 }
 
 PageStore::Room PageStore::ReserveInTier(const Eviction& eviction, uint64_t bytes,
                                          uint32_t* work_left) {
-  absl::StatusOr<TierSlot> slot = tier_->Reserve(bytes);
-  if (absl::IsResourceExhausted(slot.status()) && !eviction.re_encodes)
+  absl::StatusOr<TierSlot> slot;
+  // What a region is to be freed for.
+  uint64_t slot_bytes = bytes;
+  const auto reserve = [&] {
+    slot = tier_->Reserve(bytes);
+    if (!slot.ok() || eviction.put == nullptr || LeavesRoomToReEncode(*eviction.put)) return;
+    tier_->Release(*slot);
+    slot = absl::ResourceExhaustedError("what is free is needed to re-encode WIDE pages");
+    slot_bytes = SlotBytes(*eviction.put, Encoding::kPacked);
+  };
+  reserve();
+  if (absl::IsResourceExhausted(slot.status()) && !eviction.re_encodes) {
     CallForReEncoding(bytes, nullptr);
+    if (eviction.put != nullptr && BitsGoFirst(eviction.asker, false)) {
+      // Pages that became smaller may have left a region nearly empty.
+      if (FreeRegion(slot_bytes)) reserve();
+      if (absl::IsResourceExhausted(slot.status()))
+        return {.result = {ItemStatus::kBusy, kBeingMade}, .slot = {}};
+    } else {
+      slot = tier_->Reserve(bytes);
+    }
+  }
   while (absl::IsResourceExhausted(slot.status()) && *work_left > 0) {
     if (FreeRegion(bytes)) {
       --*work_left;

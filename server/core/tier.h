@@ -87,6 +87,10 @@ class Tier {
   // Opens the region again; memory that was freed meanwhile has returned to the arena.
   virtual void EndEvacuation() = 0;
 
+  // Whether all that a region bound to slots of `from_bytes` holds could move into slots of
+  // `to_bytes` now: then the region can be had back, whatever else is full.
+  virtual bool CanShrinkRegion(uint64_t from_bytes, uint64_t to_bytes) const = 0;
+
   virtual TierStats Stats() const = 0;
 };
 

@@ -104,13 +104,15 @@ void SlabAllocator::SetOwner(const TierSlot& slot, TierSlotOwner owner) {
 uint32_t SlabAllocator::ClassFor(uint64_t slot_bytes) {
   const auto [found, added] =
       class_of_.try_emplace(slot_bytes, static_cast<uint32_t>(classes_.size()));
-  if (added) {
-    const uint32_t units = SlabUnits(slot_bytes);
-    classes_.push_back({.slot_bytes = slot_bytes,
-                        .slab_units = units,
-                        .slab_slots = static_cast<uint32_t>(units * unit_bytes_ / slot_bytes)});
-  }
+  if (added) classes_.push_back(MakeClass(slot_bytes));
   return found->second;
+}
+
+SlabAllocator::SizeClass SlabAllocator::MakeClass(uint64_t slot_bytes) const {
+  const uint32_t units = SlabUnits(slot_bytes);
+  return {.slot_bytes = slot_bytes,
+          .slab_units = units,
+          .slab_slots = static_cast<uint32_t>(units * unit_bytes_ / slot_bytes)};
 }
 
 uint32_t SlabAllocator::SlabUnits(uint64_t slot_bytes) const {
@@ -287,6 +289,21 @@ void SlabAllocator::EndEvacuation() {
     if (IsPartial(slabs_[index])) PushPartial(index);
   }
   closed_slabs_.clear();
+}
+
+bool SlabAllocator::CanShrinkSlab(uint64_t from_bytes, uint64_t to_bytes) const {
+  const auto class_of = [&](uint64_t bytes) {
+    const auto found = class_of_.find(RoundUp(bytes, kTierSlotAlignment));
+    return found == class_of_.end() ? MakeClass(RoundUp(bytes, kTierSlotAlignment))
+                                    : classes_[found->second];
+  };
+  if (from_bytes == 0 || to_bytes == 0 || std::max(from_bytes, to_bytes) > capacity_bytes())
+    return false;
+  const uint32_t needed = class_of(from_bytes).slab_slots;
+  const SizeClass to = class_of(to_bytes);
+  if (to.free_slots >= needed) return true;
+  const uint64_t slabs = (needed - to.free_slots + to.slab_slots - 1) / to.slab_slots;
+  return FindRun(static_cast<uint32_t>(slabs * to.slab_units)) != kNone;
 }
 
 TierStats SlabAllocator::Stats() const {

@@ -41,6 +41,9 @@ class SlabAllocator {
   std::vector<TierSlotOwner> BeginEvacuation(uint64_t bytes,
                                              absl::FunctionRef<bool(TierSlotOwner)> movable);
   void EndEvacuation();
+  // Whether as many slots of `to_bytes` could be reserved as a slab of slots of `from_bytes` has.
+  // O(units) when no slab that there is has them.
+  bool CanShrinkSlab(uint64_t from_bytes, uint64_t to_bytes) const;
 
   uint64_t unit_bytes() const { return unit_bytes_; }
   uint64_t capacity_bytes() const { return unit_bytes_ * units_.size(); }
@@ -79,6 +82,7 @@ class SlabAllocator {
 
   SlabAllocator(uint64_t unit_bytes, uint32_t units);
 
+  SizeClass MakeClass(uint64_t slot_bytes) const;
   uint32_t ClassFor(uint64_t slot_bytes);
   uint32_t SlabUnits(uint64_t slot_bytes) const;
   uint32_t BeginSlab(uint32_t size_class);  // kNone when no run of units is free

@@ -42,6 +42,10 @@ class SlabTier : public Kind {
     absl::MutexLock lock(&mutex_);
     slabs_.EndEvacuation();
   }
+  bool CanShrinkRegion(uint64_t from_bytes, uint64_t to_bytes) const override {
+    absl::MutexLock lock(&mutex_);
+    return slabs_.CanShrinkSlab(from_bytes, to_bytes);
+  }
   TierStats Stats() const override {
     absl::MutexLock lock(&mutex_);
     TierStats stats = slabs_.Stats();

@@ -51,6 +51,7 @@ class OnePageTier final : public MappedTier {
     return {};
   }
   void EndEvacuation() override {}
+  bool CanShrinkRegion(uint64_t, uint64_t) const override { return true; }
   TierStats Stats() const override { return {}; }
 
  private:

@@ -54,6 +54,11 @@ class FakeTier final : public MappedTier {
     return {};
   }
   void EndEvacuation() override {}
+  // Every slot is a region.
+  bool CanShrinkRegion(uint64_t /*from_bytes*/, uint64_t to_bytes) const override {
+    absl::MutexLock lock(&mutex_);
+    return used_bytes_ + to_bytes <= capacity_bytes_;
+  }
 
   TierStats Stats() const override {
     absl::MutexLock lock(&mutex_);

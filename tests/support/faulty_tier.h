@@ -78,6 +78,9 @@ class FaultyTier final : public MappedTier {
     return base_->BeginEvacuation(bytes, movable);
   }
   void EndEvacuation() override { base_->EndEvacuation(); }
+  bool CanShrinkRegion(uint64_t from_bytes, uint64_t to_bytes) const override {
+    return base_->CanShrinkRegion(from_bytes, to_bytes);
+  }
   TierStats Stats() const override { return base_->Stats(); }
 
  private:

@@ -119,6 +119,29 @@ void SlotsAreAlignedApartAndWritable(TierUnderTest& tier) {
   for (const TierSlot& slot : slots) tier->Release(slot);
 }
 
+void WhatCanShrinkHasRoomForIt(TierUnderTest& tier) {
+  EXPECT_TRUE(tier->CanShrinkRegion(5000, 700));
+  EXPECT_FALSE(tier->CanShrinkRegion(5000, tier->capacity_bytes() + 1));
+  std::vector<TierSlot> slots;
+  for (;;) {
+    const bool can = tier->CanShrinkRegion(5000, 700);
+    const auto small = tier->Reserve(700);
+    EXPECT_TRUE(small.ok() || !can);
+    if (small.ok()) tier->Release(*small);
+    const auto slot = tier->Reserve(5000);
+    if (!slot.ok()) break;
+    slots.push_back(*slot);
+  }
+  // All that is left goes to the smaller ones: then there is no more room for any.
+  std::vector<TierSlot> smaller;
+  for (auto slot = tier->Reserve(700); slot.ok(); slot = tier->Reserve(700))
+    smaller.push_back(*slot);
+  EXPECT_FALSE(tier->CanShrinkRegion(5000, 700));
+  for (const TierSlot& slot : slots) tier->Release(slot);
+  EXPECT_TRUE(tier->CanShrinkRegion(5000, 700));
+  for (const TierSlot& slot : smaller) tier->Release(slot);
+}
+
 void FullIsExhaustedAndReleaseMakesRoom(TierUnderTest& tier) {
   std::vector<TierSlot> slots;
   for (;;) {
@@ -298,6 +321,7 @@ int Register(const std::string& name, const Make& make, std::span<const NamedBod
 constexpr NamedBody kOfAll[] = {
     {"ImpossibleSizesAreInvalid", ImpossibleSizesAreInvalid},
     {"SlotsAreAlignedApartAndWritable", SlotsAreAlignedApartAndWritable},
+    {"WhatCanShrinkHasRoomForIt", WhatCanShrinkHasRoomForIt},
     {"FullIsExhaustedAndReleaseMakesRoom", FullIsExhaustedAndReleaseMakesRoom},
     {"AllOfItServesAnotherSizeAfterRelease", AllOfItServesAnotherSizeAfterRelease},
     {"StatsAddUp", StatsAddUp},
