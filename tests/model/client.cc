@@ -7,12 +7,6 @@
 #include "gtest/gtest.h"
 
 namespace oscarkv::testing {
-namespace {
-
-constexpr uint64_t kSeeds = 4;  // of the bytes of a page: writers disagree now and then
-
-}  // namespace
-
 std::span<const Client::Operation> Client::Operations() {
   static constexpr Operation kOperations[] = {
       {"begin a put", 30, &Client::BeginPut},
@@ -56,7 +50,7 @@ void Client::CloseSession() {
 
 void Client::BeginPut() {
   const Book::Node node = book_.ToPut(random_);
-  const Version version{random_.Below(kSeeds),
+  const Version version{random_.Below(kPageSeeds),
                         random_.OneIn(2) ? Encoding::kWide : Encoding::kPacked};
   TestItem wanted = book_.at(node).item;
   wanted.encoding = version.encoding;
@@ -92,10 +86,12 @@ bool Client::MustExtend(Book::Node node) {
   return store().Lookup(world_.space(), {.keys = above}).prefix_pages == above.size();
 }
 
-// What may keep a page on disk from coming back: no memory for it, a device that fails, a bad page.
+// What may keep a page on disk from coming back: no memory for it, or for it and all that it
+// extends, a device that fails, a bad page.
 uint64_t Client::Obstacles() {
   const StoreStats stats = store().Stats();
   return stats.counters.parent_loads[static_cast<size_t>(ParentLoad::kNoRoom)] +
+         stats.counters.parent_loads[static_cast<size_t>(ParentLoad::kTooLong)] +
          stats.archive.failed_reads + stats.archive.corrupt_pages;
 }
 
@@ -104,13 +100,11 @@ void Client::CheckPutAnswer(Book::Node node, const Version& version, ItemStatus 
                             bool may_be_corrupt) {
   const std::set<Version>& now = book_.at(node).now;
   if (status == ItemStatus::kExists) {
-    ASSERT_TRUE(std::ranges::any_of(now, [&](const Version& stored) {
-      return stored.encoding != version.encoding || stored.seed == version.seed || world_.rotten();
-    }));
+    ASSERT_TRUE(std::ranges::any_of(
+        now, [&](const Version& stored) { return MayExist(stored, version, world_.rotten()); }));
   } else if (status == ItemStatus::kConflict) {
-    ASSERT_TRUE(std::ranges::any_of(now, [&](const Version& stored) {
-      return stored.encoding == version.encoding && stored.seed != version.seed;
-    }));
+    ASSERT_TRUE(std::ranges::any_of(
+        now, [&](const Version& stored) { return MayConflict(stored, version); }));
   } else if (status == ItemStatus::kSkipped) {
     ASSERT_TRUE(book_.at(node).parent.has_value());
   } else {

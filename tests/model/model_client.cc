@@ -48,11 +48,23 @@ void ModelClient::LetGo() {
 std::optional<Version> ModelClient::VersionOf(ByteView bytes, Encoding encoding,
                                               const std::set<Version>& allowed) const {
   for (const Version& version : allowed) {
-    if (version.encoding != encoding) continue;
-    if (std::ranges::equal(bytes, MakePage(world_.space(), encoding, version.seed).bytes))
+    if (version.encoding == encoding &&
+        std::ranges::equal(bytes, MakePage(world_.space(), encoding, version.seed).bytes))
       return version;
+    const TestPage* packed = encoding == Encoding::kPacked ? ReEncodedFormOf(version) : nullptr;
+    if (packed != nullptr && std::ranges::equal(bytes, packed->bytes)) return version;
   }
   return std::nullopt;
+}
+
+bool ModelClient::MayExist(const Version& stored, const Version& put, bool rotten) const {
+  return stored.encoding != put.encoding || stored.seed == put.seed || rotten ||
+         ReEncodedFormOf(stored) != nullptr;
+}
+
+bool ModelClient::MayConflict(const Version& stored, const Version& put) const {
+  if (stored.encoding == put.encoding) return stored.seed != put.seed;
+  return put.encoding == Encoding::kPacked && ReEncodedFormOf(stored) != nullptr;
 }
 
 void ModelClient::HoldCopy(PinnedCopy copy, std::set<Version> versions) {
@@ -72,10 +84,13 @@ void ModelClient::CheckCopy(const HeldCopy& held) {
   if (!pending.ok() || !(*pending)->Wait().ok()) return;  // an injected fault
   ++copies_checked_;
   EXPECT_TRUE(std::ranges::any_of(held.versions, [&](const Version& version) {
-    const std::vector<std::byte> expected =
-        MakePage(world_.space(), version.encoding, version.seed).bytes;
-    return expected.size() <= bytes.size() &&
-           std::ranges::equal(expected, std::span(bytes).first(expected.size()));
+    const auto holds = [&](const TestPage& page) {
+      return page.bytes.size() <= bytes.size() &&
+             std::ranges::equal(page.bytes, std::span(bytes).first(page.bytes.size()));
+    };
+    const TestPage* packed = ReEncodedFormOf(version);
+    return holds(MakePage(world_.space(), version.encoding, version.seed)) ||
+           (packed != nullptr && holds(*packed));
   })) << "wrong bytes in a copy";
 }
 

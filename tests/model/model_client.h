@@ -53,6 +53,13 @@ class ModelClient {
   void LetGoOfHeld();
   // Of a page being read, whose bytes are still what they were.
   void LetGo();
+  // What a page that was put so may have become; null: nothing else.
+  const TestPage* ReEncodedFormOf(const Version& version) const {
+    return version.encoding == Encoding::kWide ? world_.ReEncodedForm(version.seed) : nullptr;
+  }
+  // Whether a put may be told so while a page that was put as `stored` is there.
+  bool MayExist(const Version& stored, const Version& put, bool rotten) const;
+  bool MayConflict(const Version& stored, const Version& put) const;
   // The page's version, if its bytes are those of one of `allowed`.
   std::optional<Version> VersionOf(ByteView bytes, Encoding encoding,
                                    const std::set<Version>& allowed) const;

@@ -85,7 +85,10 @@ class ThreadedRun {
   // Something that no client does.
   void Happen() {
     const size_t draw = world_.random().Below(120);
-    if (draw < 80) return world_.MoveCopies();
+    if (draw < 50) return world_.MoveCopies();
+    if (draw < 78) return world_.ReEncode();
+    if (draw < 79) return world_.ChangeStoreWide();
+    if (draw < 80) return world_.ChangeQuota();
     if (draw < 90) return PassTime();
     if (draw < 94) return world_.FailReservation();
     if (draw < 98) return world_.Scrub();
@@ -99,6 +102,7 @@ class ThreadedRun {
     world_.clock().Advance(absl::Seconds(world_.random().Below(10)));
     world_.store().ExpirePages();
     world_.store().ExpireLeases();
+    world_.store().EnforceQuotas();
     const StoreStats stats = world_.store().Stats();
     for (const TierStats& tier : stats.tiers) EXPECT_LE(tier.used_bytes, tier.capacity_bytes);
     EXPECT_LE(stats.leased_bytes, stats.leasable_bytes);
@@ -158,7 +162,8 @@ TEST(ThreadedStoreTest, EveryAnswerHasAnOrderThatExplainsIt) {
        {"oscarkv_puts_total OK", "oscarkv_puts_total EXISTS", "oscarkv_puts_total CONFLICT",
         "oscarkv_puts_total SKIPPED", "oscarkv_leases_granted_total", "oscarkv_corrupt_pages_total",
         "oscarkv_gpu_tier_copied_pages_total", "oscarkv_disk_written_pages_total",
-        "oscarkv_disk_loaded_pages_total", "restarts", "pages checked", "copies checked"})
+        "oscarkv_disk_loaded_pages_total", "oscarkv_reencoded_pages_total outgrown", "restarts",
+        "pages checked", "copies checked"})
     EXPECT_GT(seen[name], 0u) << name;
 }
 

@@ -8,6 +8,7 @@
 
 #include "server/core/counters.h"
 #include "server/core/learnt_policy.h"
+#include "server/core/re_encoder.h"
 #include "server/tier/disk/disk_archive.h"
 #include "server/tier/disk/posix_io.h"
 #include "server/tier/host_tier.h"
@@ -39,6 +40,7 @@ Profile Profile::Of(uint64_t seed) {
   constexpr ArchiveAdmission kAdmissions[] = {ArchiveAdmission::kFetched, ArchiveAdmission::kWorth,
                                               ArchiveAdmission::kAll, ArchiveAdmission::kAll};
   profile.admission = kAdmissions[seed / 24 % 4];
+  profile.ladder = seed / 7 % 2 == 0;
   return profile;
 }
 
@@ -46,7 +48,7 @@ std::string Profile::Describe() const {
   const char* disks[] = {"no", "a sound", "a failing", "a lying"};
   return absl::StrCat(slabs ? "slabs" : "single slots", copies ? ", copies" : "", ", ",
                       disks[static_cast<size_t>(disk)], " disk", full_disk ? " that is full" : "",
-                      learnt ? ", learnt" : ", lru");
+                      learnt ? ", learnt" : ", lru", ladder ? ", ladder" : "");
 }
 
 World::World(uint64_t seed, const Profile& profile) : random_(seed), profile_(profile) {
@@ -76,11 +78,22 @@ void World::Start() {
   ASSERT_OK(space);
   space_ = *space;
   store_->SetPageTtl(*space_, absl::Seconds(40));
+  if (profile_.ladder) {
+    if (codec_ == nullptr) MakeReEncodedForms();
+    store_->SetCodec(*space_, codec_.get());
+    ChangeStoreWide();
+  }
   if (profile_.copies) {
     mover_ = std::make_unique<CopyMover>(
         *store_, CopyMoverOptions{.pages_max = 1 + static_cast<uint32_t>(random_.Below(5))});
   }
   rotten_ = false;
+}
+
+void World::MakeReEncodedForms() {
+  codec_ = MakeCodec(*space_);
+  for (uint64_t seed = 0; seed < kPageSeeds; ++seed)
+    re_encoded_[seed] = PackedFormOf(*codec_, MakePage(*space_, Encoding::kWide, seed));
 }
 
 void World::Stop() {
@@ -177,6 +190,24 @@ void World::MoveCopies() {
   for (size_t steps = 1 + random_.Below(4); steps > 0; --steps) mover_->Step();
 }
 
+void World::ReEncode() {
+  ReEncoder encoder(*store_);
+  for (size_t steps = 1 + random_.Below(6); steps > 0 && encoder.Step(); --steps) {
+  }
+}
+
+void World::ChangeStoreWide() {
+  constexpr StoreWide kModes[] = {StoreWide::kNever, StoreWide::kTail, StoreWide::kUntilPressure};
+  store_->SetStoreWide(*space_, kModes[random_.Below(3)]);
+}
+
+void World::ChangeQuota() {
+  TenantQuotas quotas;
+  if (random_.OneIn(2)) quotas.others.host_bytes = random_.Below(kHostBytes);
+  if (random_.OneIn(4)) quotas.others.host_pages = random_.Below(2 * kHostPages);
+  store_->SetQuotas(std::move(quotas));
+}
+
 void World::WriteSome() {
   if (!has_disk()) return;
   ArchiveWriter writer(*store_);
@@ -227,6 +258,7 @@ void World::SaveInCatalog() {
 void World::PassTime() {
   clock_.Advance(absl::Seconds(random_.Below(20)));
   store_->ExpirePages();
+  store_->EnforceQuotas();
   size_t ended = 0;
   for (Book* book : books_) ended += book->EndLeases(clock_.Now());
   EXPECT_EQ(store_->ExpireLeases(), ended);
@@ -329,7 +361,8 @@ void World::CheckSpace(size_t open_puts, size_t leases, size_t held_copies) {
   const StoreStats stats = store_->Stats();
   const auto host = std::ranges::find(stats.tiers, TierKind::kHost, &TierStats::kind);
   ASSERT_LE(host->used_bytes, host->capacity_bytes);
-  ASSERT_EQ(host->reserved_slots, stats.pages + stats.detached_pages + stats.open_puts);
+  ASSERT_EQ(host->reserved_slots,
+            stats.pages + stats.detached_pages + stats.open_puts + stats.ladder.retired_slots);
   ASSERT_EQ(stats.open_puts, open_puts);
   ASSERT_EQ(stats.leases, leases);
   ASSERT_LE(stats.leased_bytes, stats.leasable_bytes);

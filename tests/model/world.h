@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/codec/page_codec.h"
 #include "server/core/archive_writer.h"
 #include "server/core/copy_mover.h"
 #include "server/core/page_store.h"
@@ -25,6 +26,9 @@
 
 namespace oscarkv::testing {
 
+// Of the bytes of a page: writers disagree now and then.
+inline constexpr uint64_t kPageSeeds = 4;
+
 // What the store lies in and how bad it gets; follows from the seed.
 struct Profile {
   enum class Disk : uint8_t { kNone, kSound, kFails, kLies };
@@ -34,6 +38,7 @@ struct Profile {
   bool full_disk = false;  // room is reclaimed all the time
   bool learnt = false;     // the policy, or LRU
   ArchiveAdmission admission = ArchiveAdmission::kAll;
+  bool ladder = false;  // the transform set is there: WIDE pages are re-encoded
 
   static Profile Of(uint64_t seed);
   std::string Describe() const;
@@ -52,6 +57,10 @@ class World {
   CopyMover* mover() { return mover_.get(); }
   GpuTier* gpu() { return gpu_; }
   bool has_disk() const { return disk_ != nullptr; }
+  // What a WIDE page of that seed becomes when it is re-encoded; null: no page is.
+  const TestPage* ReEncodedForm(uint64_t seed) const {
+    return profile_.ladder ? &re_encoded_.at(seed) : nullptr;
+  }
   void Attach(Book* book) { books_.push_back(book); }
 
   // Bits that have flipped in memory, ever, and whether all that they may have hit was dropped.
@@ -69,7 +78,10 @@ class World {
   void WriteAll();    // and nothing waits any more
   void PassTime();
   void FailReservation();
-  void FlipBit();  // in host memory: of a page, of a checksum, of a put under way
+  void ReEncode();         // a few WIDE pages, PACKED
+  void ChangeStoreWide();  // for how long they stay WIDE
+  void ChangeQuota();      // what the tenant may hold, perhaps less than it does
+  void FlipBit();          // in host memory: of a page, of a checksum, of a put under way
   void Scrub();
   void Clear();
   void FailDevice();  // the GPU's next transfers
@@ -91,6 +103,7 @@ class World {
 
  private:
   void Start();
+  void MakeReEncodedForms();
   void Stop();
   std::unique_ptr<PageCopies> MakeCopies();
   std::unique_ptr<PageArchive> OpenDisk();
@@ -109,8 +122,10 @@ class World {
   FaultyTier* tier_ = nullptr;
   std::shared_ptr<DeviceFaults> device_faults_;
   GpuTier* gpu_ = nullptr;
-  std::unique_ptr<CopyMover> mover_;  // null without copies
-  DiskStore* disk_ = nullptr;         // the store's; null without
+  std::unique_ptr<CopyMover> mover_;         // null without copies
+  std::unique_ptr<PageCodec> codec_;         // of every life
+  std::map<uint64_t, TestPage> re_encoded_;  // [seed]
+  DiskStore* disk_ = nullptr;                // the store's; null without
   FaultyIo* io_ = nullptr;
   std::function<void()> on_disk_;
   std::map<std::string, std::set<std::string>> catalog_;  // what a name may hold
