@@ -176,7 +176,7 @@ class NcclPush final : public DevicePush {
  protected:
   absl::StatusOr<bool> Prepare(Namespace::Impl& space, DeviceSource& source, absl::Time deadline,
                                absl::Status* broken) override {
-    return OpenPeerLink(space, *source.sender(), space.group(), deadline, broken);
+    return OpenPeerLink(space, *source.sender(), Direction::kPush, space.group(), deadline, broken);
   }
   void Name(DeviceSource& source, v1::BeginPushRequest* request) override {
     request->set_peer_id(source.sender()->peer_id());

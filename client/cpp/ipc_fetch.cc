@@ -1,7 +1,5 @@
 // One call says where pages lie and has them stay there; the sink reads them whenever it likes
 // until it says that it has. No bytes pass here.
-#include "client/cpp/ipc_fetch.h"
-
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -11,6 +9,7 @@
 #include "absl/time/clock.h"
 
 #include "client/cpp/connection.h"
+#include "client/cpp/device_fetch.h"
 #include "client/cpp/page_calls.h"
 #include "client/cpp/peer_calls.h"
 #include "kernels/base/fault_point.h"

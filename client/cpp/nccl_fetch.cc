@@ -2,8 +2,6 @@
 // the ticket, is on its way. Each sink has a peer of its own, so that nothing is shared but the
 // server. A peer that breaks costs its fetch; the next one opens another, of a later epoch. While
 // the two meet, pages come by other paths.
-#include "client/cpp/nccl_fetch.h"
-
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -12,6 +10,7 @@
 #include "absl/time/clock.h"
 
 #include "client/cpp/connection.h"
+#include "client/cpp/device_fetch.h"
 #include "client/cpp/device_pages.h"
 #include "client/cpp/page_calls.h"
 #include "client/cpp/peer_calls.h"
@@ -29,8 +28,9 @@ class NcclFetch {
       : space_(space), wanted_(wanted), sink_(sink), peer_(*sink.receiver()), taken_(*taken) {}
 
   absl::Status Run() {
-    OSCARKV_ASSIGN_OR_RETURN(const bool met, OpenPeerLink(space_, peer_, wanted_.group,
-                                                          wanted_.deadline, &taken_.broken));
+    OSCARKV_ASSIGN_OR_RETURN(const bool met,
+                             OpenPeerLink(space_, peer_, Direction::kFetch, wanted_.group,
+                                          wanted_.deadline, &taken_.broken));
     if (!taken_.broken.ok()) return absl::OkStatus();
     if (!met) {
       taken_.elsewhere = wanted_.end - wanted_.first;

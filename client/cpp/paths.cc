@@ -8,11 +8,10 @@
 #include "absl/time/clock.h"
 
 #include "client/cpp/connection.h"
+#include "client/cpp/device_fetch.h"
 #include "client/cpp/device_pages.h"
 #include "client/cpp/device_push.h"
 #include "client/cpp/device_source.h"
-#include "client/cpp/ipc_fetch.h"
-#include "client/cpp/nccl_fetch.h"
 #include "client/cpp/shm_path.h"
 #include "kernels/base/host_id.h"
 
@@ -51,6 +50,12 @@ std::string HasFailed(DataPath path, const absl::Status& why) {
   const std::string_view name = DataPathName(path);
   return absl::StrCat(absl::string_view(name.data(), name.size()),
                       " has failed in this session: ", why.message());
+}
+
+// Why nothing better is used, of a direction's two kinds of paths.
+std::string Reason(const auto& current, const auto& devices) {
+  const bool both = !devices.failed.empty() && !current.reason.empty();
+  return absl::StrCat(devices.failed, both ? "; " : "", current.reason);
 }
 
 // The call's time that opening a session may take.
@@ -126,7 +131,7 @@ absl::StatusOr<std::shared_ptr<FetchPath>> Paths::ForFetch(bool decoded, absl::T
   if (decoded) return NoPath(Direction::kFetch, "pages are decoded by the server only over grpc");
   Agree(Wanted::kOfHosts, deadline);
   const absl::MutexLock lock(&mutex_);
-  if (fetch_.path == nullptr) return NoPath(Direction::kFetch, fetch_.reason);
+  if (fetch_.path == nullptr) return NoPath(Direction::kFetch, Reason(fetch_, device_fetch_));
   return fetch_.path;
 }
 
@@ -159,7 +164,7 @@ absl::StatusOr<std::shared_ptr<PushPath>> Paths::ForPush(DeviceSource* source,
     auto path = BestOf(device_push_, source->sender() != nullptr, shm);
     if (path != nullptr) return path;
   }
-  if (push_.path == nullptr) return NoPath(Direction::kPush, push_.reason);
+  if (push_.path == nullptr) return NoPath(Direction::kPush, Reason(push_, device_push_));
   return push_.path;
 }
 
@@ -191,12 +196,17 @@ void Paths::GiveUp(Direction direction, const void* path, const absl::Status& wh
   }
 }
 
+bool Paths::HasHostPath(Direction direction) const {
+  const absl::MutexLock lock(&mutex_);
+  return direction == Direction::kFetch ? fetch_.path != nullptr : push_.path != nullptr;
+}
+
 PathUse Paths::Use(Direction direction) const {
   const absl::MutexLock lock(&mutex_);
   const auto use_of = [](const auto& current, const auto& devices) {
     PathUse use{.path = std::nullopt,
                 .device_path = std::nullopt,
-                .reason = current.reason,
+                .reason = Reason(current, devices),
                 .fallbacks = current.fallbacks + devices.fallbacks};
     if (current.path != nullptr) use.path = current.path->kind();
     for (const DataPath path : devices.agreed) {
@@ -204,8 +214,6 @@ PathUse Paths::Use(Direction direction) const {
       use.device_path = path;
       break;
     }
-    if (!devices.failed.empty())
-      use.reason = absl::StrCat(devices.failed, use.reason.empty() ? "" : "; ", use.reason);
     return use;
   };
   if (direction == Direction::kPush) return use_of(push_, device_push_);

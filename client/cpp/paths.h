@@ -50,6 +50,9 @@ class Paths {
     GiveUp(direction, &path, why);
   }
 
+  // Whether there is a path for pages in host memory.
+  bool HasHostPath(Direction direction) const ABSL_LOCKS_EXCLUDED(mutex_);
+
   // What is used now, and why nothing better.
   PathUse Use(Direction direction) const ABSL_LOCKS_EXCLUDED(mutex_);
 

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "client/cpp/connection.h"
+#include "client/cpp/paths.h"
 #include "client/cpp/peer_link.h"
 #include "kernels/base/fault_point.h"
 #include "kernels/base/host_id.h"
@@ -77,14 +78,16 @@ absl::StatusOr<v1::ShareDeviceReply> SharedDevice::Get(Namespace::Impl& space, C
   return reply;
 }
 
-absl::StatusOr<bool> OpenPeerLink(Namespace::Impl& space, PeerLink& link, CallGroup& group,
-                                  absl::Time deadline, absl::Status* broken) {
+absl::StatusOr<bool> OpenPeerLink(Namespace::Impl& space, PeerLink& link, Direction direction,
+                                  CallGroup& group, absl::Time deadline, absl::Status* broken) {
   if (link.epoch() != 0) return true;
   const auto cancelled = [&group] { return group.cancelled(); };
-  absl::Time until = absl::InfinitePast();  // a call has waited for this meeting before
+  const bool alone = !space.connection()->paths().HasHostPath(direction);
+  // One call has waited for a meeting that goes on.
+  absl::Time until = alone ? deadline : absl::InfinitePast();
   if (!link.meeting()) {
     const absl::Time now = absl::Now();
-    until = now + (deadline - now) / 2;
+    if (!alone) until = now + (deadline - now) / 2;
     if (!link.AwaitClosed(until, cancelled)) return false;
     OSCARKV_RETURN_IF_ERROR(OpenPeer(space, link, group, deadline, broken));
     if (!broken->ok()) return false;

@@ -13,6 +13,7 @@
 
 #include "client/cpp/namespace_impl.h"
 #include "client/cpp/wire.h"
+#include "proto/wire/data_path.h"
 
 namespace oscarkv::client {
 
@@ -33,12 +34,12 @@ class SharedDevice {
   v1::ShareDeviceReply shared_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Has the link be in an epoch: if it is in none, has the server open a peer, and waits half of the
-// time that is left for the two to meet; they go on meeting if that is not enough. False: they have
-// not met yet, and this call has to do without. `broken`: they do not meet, or have no NCCL that
-// both can use. An error: no answer.
-absl::StatusOr<bool> OpenPeerLink(Namespace::Impl& space, PeerLink& link, CallGroup& group,
-                                  absl::Time deadline, absl::Status* broken);
+// Has the link be in an epoch: if it is in none, has the server open a peer, and waits for the two
+// to meet: half of the time that is left where another path could take its place, else all of it.
+// They go on meeting if that is not enough. False: they have not met yet, and this call has to do
+// without. `broken`: they do not meet, or have no NCCL that both can use. An error: no answer.
+absl::StatusOr<bool> OpenPeerLink(Namespace::Impl& space, PeerLink& link, Direction direction,
+                                  CallGroup& group, absl::Time deadline, absl::Status* broken);
 
 }  // namespace oscarkv::client
 

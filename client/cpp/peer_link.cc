@@ -29,13 +29,8 @@ PeerLink::PeerLink(std::unique_ptr<comm::PeerFabric> fabric, std::byte* memory,
       shape_(shape),
       channel_(std::make_unique<comm::PeerChannel>()) {}
 
-bool PeerLink::meeting() const {
-  const absl::MutexLock lock(&mutex_);
-  return !met_;
-}
-
 uint64_t PeerLink::epoch() const {
-  return !meeting() && channel_->state() == State::kOpen ? channel_->epoch() : 0;
+  return !meets_ && channel_->state() == State::kOpen ? channel_->epoch() : 0;
 }
 
 bool PeerLink::Drive(absl::FunctionRef<bool()> reached, absl::Time deadline) {
@@ -68,6 +63,7 @@ absl::Status PeerLink::Open(uint64_t peer_id, const comm::PairId& pair, uint64_t
     const absl::MutexLock lock(&mutex_);
     met_ = stop_meeting_ = false;
   }
+  meets_ = true;
   meeting_ = std::thread([this] { Meet(); });
   return absl::OkStatus();
 }
@@ -101,12 +97,14 @@ absl::StatusOr<bool> PeerLink::AwaitOpen(absl::Time until, Cancelled cancelled) 
       mutex_.AwaitWithTimeout(absl::Condition(&ended), kMeetingLook);
     if (!met_) return false;
   }
+  meets_ = false;
   if (channel_->state() == State::kOpen) return true;
   return channel_->broken();
 }
 
 void PeerLink::Break(const absl::Status& why) {
   EndMeeting();
+  meets_ = false;
   channel_->Break(why);
 }
 

@@ -40,15 +40,16 @@ class PeerLink {
   uint64_t peer_id() const { return peer_id_; }
   // In which the ranks have met; 0: in none, and Open has to come first.
   uint64_t epoch() const;
-  // An epoch was begun, and whether its ranks meet is not known yet.
-  bool meeting() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // An epoch was begun, and AwaitOpen has not said yet what became of it.
+  bool meeting() const { return meets_; }
 
   // Waits until nothing is left of the epoch before, or `until`: whether that came.
   bool AwaitClosed(absl::Time until, Cancelled cancelled);
   // Begins an epoch, of which nothing must be left: this rank meets the server's on a thread of its
   // own, by `meet_by`. Errors are the fabric's.
   absl::Status Open(uint64_t peer_id, const comm::PairId& pair, uint64_t epoch, absl::Time meet_by);
-  // Waits until the ranks have met, or `until`; false: not yet. An error: they did not, and why.
+  // Waits until the ranks have met, or `until`; false: not yet. An error, once: they did not, and
+  // why.
   absl::StatusOr<bool> AwaitOpen(absl::Time until, Cancelled cancelled) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Takes a ticket over, and waits for its pages: they lie one after another from offset `offset`
@@ -73,6 +74,7 @@ class PeerLink {
   std::byte* const memory_;
   const comm::SlotShape shape_;
   uint64_t peer_id_ = 0;
+  bool meets_ = false;
   // One for each peer: servers count their own epochs. The meeting thread's alone until it has met.
   std::unique_ptr<comm::PeerChannel> channel_;
   mutable absl::Mutex mutex_;

@@ -15,6 +15,8 @@ namespace {
 // How often each page is asked for, a share of its layers each time, so that an engine can begin
 // before the last of them are there. The first layer comes on its own.
 constexpr uint32_t kShares = 4;
+// Less than this comes all at once: no layer of it is worth a call of its own.
+constexpr uint64_t kSharesWorthBytes = 4 << 20;
 
 bool Same(BlockRange a, BlockRange b) { return a.first == b.first && a.count == b.count; }
 
@@ -47,6 +49,11 @@ absl::Status GpuPageSink::Start(const FetchTarget& target, cudaStream_t stream) 
 }
 
 std::vector<BlockRange> GpuPageSink::LayerGroups(BlockRange layers) const {
+  const PageLayouts layouts = fetcher_->layouts();
+  const uint64_t all = pages_ * layouts.packed.range_bytes(layers, part_.heads);
+  const bool fits =
+      layouts.wide.range_bytes(layers, part_.heads) <= fetcher_->options().stage_bytes;
+  if (all < kSharesWorthBytes && fits) return {layers};
   return GroupsThatFit(fetcher_->layouts(), part_, layers, (layers.count + kShares - 1) / kShares,
                        fetcher_->options().stage_bytes);
 }

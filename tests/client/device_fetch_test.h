@@ -19,12 +19,11 @@
 #include "server/rpc/peer_service.h"
 #include "server/tier/gpu_tier.h"
 #include "tests/comm/fake_fabric.h"
-#include "tests/rpc/rpc_test.h"
+#include "tests/rpc/device_rpc_test.h"
 #include "tests/support/fake_device_memory.h"
 
 namespace oscarkv::testing {
 
-inline constexpr uint64_t kUnit = 1088;       // a WIDE page of SmallSpec with its checksums
 inline constexpr uint64_t kLayerBytes = 512;  // of a WIDE page
 
 // Fetches one layer after another. Reads what lies in the GPU's memory when the fetch ends, as late
@@ -112,22 +111,13 @@ class DeviceSink final : public client::PageSink, private client::DevicePages {
 };
 
 // A server of eight WIDE pages, of which some have copies, and a client.
-class DeviceFetchTest : public RpcTest {
+class DeviceFetchTest : public DeviceRpcTest {
  protected:
   void Begin(PeerOptions options = {.memory_handle = std::string("a handle"),
                                     .memory_bytes = 16 * kUnit,
                                     .host = HostId()},
              std::vector<DataPath> allowed = {DataPath::kIpc, DataPath::kGrpc}) {
-    auto device = std::make_unique<FakeDeviceMemory>(16 * kUnit);
-    std::byte* const memory = device->address();
-    auto tier = GpuTier::Create(std::move(device), kUnit);
-    ASSERT_OK(tier);
-    gpu_ = tier->get();
-    auto books = PageCopies::Create({}, *std::move(tier));
-    ASSERT_OK(books);
-    OpenOver(std::make_unique<FakeTier>(64 * kWideSlotBytes), {}, *std::move(books));
-    holds_ = std::make_unique<DeviceHolds>(
-        DeviceHoldsOptions{.bytes_max = 16 * kUnit, .hold_max = absl::Minutes(1)}, clock_);
+    OpenWithCopies(16, /*held=*/16);
     RpcOptions rpc;
     rpc.paths = {std::move(allowed), push_paths_};
     context_ = std::make_unique<RpcContext>(rpc, store(), logger_);
@@ -136,7 +126,7 @@ class DeviceFetchTest : public RpcTest {
       hub_ = std::make_unique<PeerHub>(hub_options_, std::make_unique<SharedFabric>(fabric_));
       context_->set_peer_hub(hub_.get());
     }
-    options.memory = memory;
+    options.memory = device_memory_;
     options.staging = staging_.get();
     peer_service_ = std::make_unique<PeerService>(*context_, std::move(options));
     Listen(peer_service_.get());
@@ -234,8 +224,6 @@ class DeviceFetchTest : public RpcTest {
   absl::Duration fetch_timeout_ = absl::Seconds(20);
   absl::Duration peer_meet_timeout_ = absl::Seconds(20);
 
-  GpuTier* gpu_ = nullptr;
-  std::unique_ptr<DeviceHolds> holds_;
   std::unique_ptr<PeerHub> hub_;
   std::unique_ptr<PeerService> peer_service_;
   std::string endpoint_;

@@ -1,6 +1,6 @@
 // Pages that a sink reads in a GPU's memory, which here is a fake in host memory: what goes by that
 // path and what by another, and that nothing counts which did not stay where it was read.
-#include "client/cpp/ipc_fetch.h"
+#include "client/cpp/device_fetch.h"
 
 #include <memory>
 #include <string>
@@ -127,8 +127,7 @@ TEST_F(IpcFetchTest, PagesThatDidNotStayDoNotCount) {
 TEST_F(IpcFetchTest, WhatIsHeldTooMuchGoesByAnotherPath) {
   Begin();
   Copy(0, 8);
-  holds_ = std::make_unique<DeviceHolds>(
-      DeviceHoldsOptions{.bytes_max = kUnit, .hold_max = absl::Minutes(1)}, clock_);
+  HoldAtMost(1);
   context_->set_device_holds(holds_.get());
   Connect();
   DeviceSink sink = MakeSink();

@@ -1,6 +1,6 @@
 // Pages that a server's GPU sends to a worker's, over a fake of NCCL: what goes by that path, and
 // what becomes of a fetch when the peer breaks.
-#include "client/cpp/nccl_fetch.h"
+#include "client/cpp/device_fetch.h"
 
 #include <memory>
 #include <string>
@@ -160,6 +160,19 @@ TEST_F(NcclFetchTest, RanksThatDoNotMeetAreGivenUpOnceInASession) {
   EXPECT_THAT(use.reason,
               HasSubstr("nccl has failed in this session: the peer of epoch 1 did not come"));
   EXPECT_EQ(use.fallbacks, 1u);
+}
+
+TEST_F(NcclFetchTest, AMeetingThatEndsInVainBetweenCallsIsToldToTheNext) {
+  fetch_timeout_ = absl::Milliseconds(100);
+  peer_meet_timeout_ = absl::Milliseconds(80);
+  BeginOver({.never_meets = true});
+  Copy(0, 8);
+  Connect();
+  DeviceSink sink = Receiving();
+  Fetch(sink);
+  EXPECT_EQ(client_->path(Direction::kFetch).fallbacks, 0u);
+  while (client_->path(Direction::kFetch).fallbacks == 0) Fetch(sink);
+  EXPECT_EQ(hub_->Stats().peers, 1u) << "the same meeting";
 }
 
 TEST_F(NcclFetchTest, OfTooManyPeersTheOneIdleForLongestGoes) {

@@ -153,14 +153,13 @@ client::PushReport PagePathContract::Push() {
 // CUDA IPC brings pages that the GPU tier has copies of: soon after a push.
 void PagePathContract::AwaitCopies(uint64_t pages) {
   if (path() != DataPath::kIpc) return;
-  const uint64_t bytes = pages * space_->codec().layout(Encoding::kWide).page_bytes();
   const absl::Time deadline = absl::Now() + kDeadline;
-  for (uint64_t used = 0; used < bytes; std::this_thread::yield()) {
-    ASSERT_LT(absl::Now(), deadline) << used << " bytes are copied";
-    const auto stats = client_->Stats();
-    ASSERT_OK(stats.status());
-    for (const client::TierUse& tier : stats->tiers)
-      if (tier.tier == "gpu") used = tier.used_bytes;
+  for (uint64_t found = 0; found < pages; std::this_thread::yield()) {
+    ASSERT_LT(absl::Now(), deadline) << found << " pages are copied";
+    RecordingSink sink(kPages);
+    const auto report = FetchTo(sink, {});
+    ASSERT_OK(report.status());
+    found = report->pages;
   }
 }
 
@@ -421,6 +420,10 @@ TEST_P(PagePathContract, ManyAtOnceEndOnceEach) {
   for (size_t i = 0; i < calls; ++i) {
     const auto end = [&, i](const auto& report) {
       ++ends[i];
+      EXPECT_OK(report.status());
+      if (report.ok()) {
+        EXPECT_OK(report->store);
+      }
       if (report.ok() && report->store.ok())
         pages[i] = static_cast<uint32_t>(kPages - std::count(report->statuses.begin(),
                                                              report->statuses.end(),

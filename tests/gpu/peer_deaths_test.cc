@@ -30,6 +30,14 @@ constexpr absl::Duration kTimeout = absl::Seconds(3);  // of a fetch or push
 constexpr absl::Duration kBeyond = absl::Seconds(1);   // that a busy machine adds
 constexpr absl::Duration kSoon = absl::Seconds(20);
 
+// Of a model that is soon there.
+constexpr Geometry kFewLayers{.layers = 4,
+                              .kv_heads = 8,
+                              .k_head_dim = 128,
+                              .v_head_dim = 128,
+                              .page_tokens = 64,
+                              .dtype = DType::kBf16};
+
 std::string& DeadlyPlace() {
   static std::string place;
   return place;
@@ -88,7 +96,8 @@ uint64_t Held(const std::string& metrics_address) {
 ClientOptions Only(DataPath path) { return {.fetch_paths = {path}, .push_paths = {path}}; }
 
 std::unique_ptr<Worker> MakeWorker(const std::string& endpoint, DataPath path) {
-  auto worker = std::make_unique<Worker>(endpoint, Only(path), "qwen3-8b", kTimeout);
+  auto worker =
+      std::make_unique<Worker>(endpoint, Only(path), "qwen3-8b", kTimeout, kFewLayers, kPages);
   if (path == DataPath::kNccl) {
     worker->ReceiveOverNccl();
     worker->SendOverNccl();
@@ -141,6 +150,7 @@ TEST_P(PeerDeathsTest, AWorkerKilledAtAnyStepCostsNobodyElseAnything) {
         worker->TryPush();
         worker->AwaitCopies();
         worker->Fetch();
+        DieAt("");
         return side.Tell("lives");
       }
       side.Tell(endpoint);
@@ -163,7 +173,8 @@ TEST_P(PeerDeathsTest, AWorkerKilledAtAnyStepCostsNobodyElseAnything) {
     worker->AwaitCopies();
     const FetchReport report = worker->Fetch();
     EXPECT_EQ(report.path, GetParam());
-    Worker by_grpc(endpoint, {.fetch_paths = {DataPath::kGrpc}});
+    Worker by_grpc(endpoint, {.fetch_paths = {DataPath::kGrpc}}, "qwen3-8b", kTimeout, kFewLayers,
+                   kPages);
     by_grpc.Fetch();
     const bool whole = report.pages == kPages && worker->SamePages(by_grpc.Cache(), kPages);
     side.Tell(whole ? "whole" : "not whole");

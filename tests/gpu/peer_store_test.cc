@@ -74,6 +74,20 @@ TEST(IpcTest, FetchesInPlaceTheSameBytesAsByGrpc) {
   });
 }
 
+// Another server. The pages went with the last one; the connection comes back by itself.
+void ExpectTheNextServes(PeerRunner& runner, Worker* worker, DataPath path) {
+  BesideServer(runner, [=](PeerSide& side) {
+    const absl::Time deadline = absl::Now() + absl::Seconds(20);
+    while (!worker->client().Stats().ok()) ASSERT_LT(absl::Now(), deadline);
+    worker->Push();
+    worker->AwaitCopies();
+    const FetchReport report = worker->Fetch();
+    EXPECT_EQ(report.pages, kPages) << report.store;
+    EXPECT_EQ(report.path, path) << worker->client().path(Direction::kFetch).reason;
+    side.Tell("stop");
+  });
+}
+
 TEST(IpcTest, AServerThatDiesInMidFetchAndTheNextOne) {
   const auto runner = MakeRunner();
   std::unique_ptr<Worker> worker;
@@ -97,17 +111,7 @@ TEST(IpcTest, AServerThatDiesInMidFetchAndTheNextOne) {
     std::printf("the server died in mid-fetch: %u pages count, answered after %.0f ms\n",
                 report.pages, absl::ToDoubleMilliseconds(took));
   });
-  BesideServer(*runner, [&](PeerSide& side) {
-    const absl::Time deadline = absl::Now() + absl::Seconds(20);
-    // The pages went with the server; the connection comes back by itself.
-    while (!worker->client().Stats().ok()) ASSERT_LT(absl::Now(), deadline);
-    worker->Push();
-    worker->AwaitCopies();
-    const FetchReport report = worker->Fetch();
-    EXPECT_EQ(report.pages, kPages) << report.store;
-    EXPECT_EQ(report.path, DataPath::kIpc) << worker->client().path(Direction::kFetch).reason;
-    side.Tell("stop");
-  });
+  ExpectTheNextServes(*runner, worker.get(), DataPath::kIpc);
 }
 
 TEST(NcclTest, FetchesTheSameBytesAsByGrpc) {
@@ -163,16 +167,7 @@ TEST(NcclTest, AServerThatDiesInMidFetchIsAMissAndTheNextOneIsNot) {
                 report.store.ToString().c_str(), absl::ToDoubleMilliseconds(took));
     EXPECT_LE(took, absl::Seconds(7));  // its deadline, and what ending takes
   });
-  BesideServer(*runner, [&](PeerSide& side) {
-    const absl::Time deadline = absl::Now() + absl::Seconds(20);
-    while (!worker->client().Stats().ok()) ASSERT_LT(absl::Now(), deadline);
-    worker->Push();
-    worker->AwaitCopies();
-    const FetchReport report = worker->Fetch();
-    EXPECT_EQ(report.pages, kPages) << report.store;
-    EXPECT_EQ(report.path, DataPath::kNccl) << worker->client().path(Direction::kFetch).reason;
-    side.Tell("stop");
-  });
+  ExpectTheNextServes(*runner, worker.get(), DataPath::kNccl);
 }
 
 // Layer by layer: told by a call, waited for, and by a descriptor; what a stream that waited for a
@@ -302,6 +297,27 @@ TEST(IpcTest, AWorkerThatDiesInMidFetchGivesItsMemoryBack) {
     std::printf("a worker died in mid-fetch: what it held was free after %.0f ms\n",
                 absl::ToDoubleMilliseconds(absl::Now() - died));
   });
+}
+
+// In other namespaces than the worker's CUDA shares no memory, or it does: pages come either way.
+TEST(IpcTest, AServerInAContainerOfItsOwnIsReachedByWhatPathThereIs) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root may make namespaces";
+  BesideServer(*MakeRunner({"unshare", "--ipc", "--pid", "--fork", "--kill-child"}),
+               [](PeerSide& side) {
+                 Worker worker(Endpoint());
+                 worker.Push();
+                 worker.AwaitCopies();
+                 const FetchReport report = worker.Fetch();
+                 EXPECT_EQ(report.pages, kPages) << report.store;
+                 const client::PathUse use = worker.client().path(Direction::kFetch);
+                 EXPECT_TRUE(report.path == DataPath::kIpc || use.fallbacks == 1);
+                 std::printf("a server in a container: by %s %s\n",
+                             std::string(DataPathName(report.path)).c_str(), use.reason.c_str());
+                 Worker by_grpc(Endpoint(), {.fetch_paths = {DataPath::kGrpc}});
+                 EXPECT_EQ(by_grpc.Fetch().pages, kPages);
+                 EXPECT_TRUE(worker.Cache() == by_grpc.Cache());
+                 side.Tell("stop");
+               });
 }
 
 TEST(IpcTest, MemoryThatCannotBeOpenedIsAReasonToTakeAnotherPath) {

@@ -62,8 +62,8 @@ inline void Say(const char* what) {
   std::fflush(stdout);
 }
 
-inline std::unique_ptr<PeerRunner> MakeRunner() {
-  return std::make_unique<ProcessRunner>([](int) { return nullptr; });
+inline std::unique_ptr<PeerRunner> MakeRunner(std::vector<std::string> within = {}) {
+  return std::make_unique<ProcessRunner>([](int) { return nullptr; }, std::move(within));
 }
 inline std::string Endpoint() { return "unix:/tmp/oscarkv_peer_test_" + std::to_string(getpid()); }
 
@@ -145,6 +145,7 @@ class Worker {
     for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<uint32_t>(i);
     keys_ = ChainKeys(prompt, geometry_.page_tokens);
     for (int64_t token = 0; token < tokens(); ++token) slots_.push_back(token);
+    reads_in_place_ = options.fetch_paths.size() == 1 && options.fetch_paths[0] == DataPath::kIpc;
     options.endpoint = endpoint;
     options.fetch_timeout = options.push_timeout = timeout;
     client_ = OrDie(client::Client::Create(options));
@@ -194,8 +195,16 @@ class Worker {
     if (took != nullptr) *took = absl::Now() - start;
     return report;
   }
-  void Clear() { OrDie(space_->Clear().status()); }
-  // Has all pages copied to the server's GPU.
+  // A page stays, with those that it extends, while it is copied.
+  void Clear() {
+    const absl::Time deadline = absl::Now() + absl::Seconds(20);
+    do {
+      ASSERT_LT(absl::Now(), deadline);
+      OrDie(space_->Clear().status());
+    } while (!OrDie(space_->List(1)).empty());
+  }
+  // Has all pages copied to the server's GPU. Of a worker that may read them there, they are when
+  // it does.
   void AwaitCopies() {
     for (int i = 0; i < 2; ++i) OrDie(space_->Touch(keys_).status());
     const absl::Time deadline = absl::Now() + absl::Seconds(20);
@@ -207,6 +216,12 @@ class Worker {
       std::this_thread::yield();
     }
     Say("copied");
+    for (bool whole = !reads_in_place_; !whole;) {
+      ASSERT_LT(absl::Now(), deadline) << "not all pages are copied";
+      const FetchReport report = FetchPages(pages_, nullptr);
+      whole = report.pages == pages_ && report.path == DataPath::kIpc;
+      if (!report.store.ok()) return;  // it has died
+    }
   }
 
   // Empties the cache and fetches pages; `wrap` may put something between.
@@ -308,6 +323,7 @@ class Worker {
  private:
   const Geometry geometry_;
   const uint32_t pages_;
+  bool reads_in_place_ = false;  // and in no other way
   NamespaceSpec spec_;
   std::optional<TransformSet> set_;
   std::shared_ptr<const cuda::CudaPageCodec> codec_;

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 #include <vector>
 
@@ -71,15 +72,17 @@ class ProcessSide final : public PeerSide {
   std::vector<device::DeviceBuffer> buffers_;
 };
 
-pid_t SpawnSelf(int run, int socket) {
+pid_t SpawnSelf(const std::vector<std::string>& within, int run, int socket) {
   const ::testing::TestInfo& test = *::testing::UnitTest::GetInstance()->current_test_info();
   const std::string filter =
       std::string("--gtest_filter=") + test.test_suite_name() + "." + test.name();
   const std::string variable = std::string(kRunVariable) + "=" + std::to_string(run);
-  std::string self = "/proc/self/exe";
-  std::string brief = "--gtest_brief=1";
-  std::vector<char*> arguments = {self.data(), const_cast<char*>(filter.c_str()), brief.data(),
-                                  nullptr};
+  std::vector<std::string> words = within;
+  words.push_back(std::filesystem::read_symlink("/proc/self/exe").string());
+  words.insert(words.end(), {filter, "--gtest_brief=1"});
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
   std::vector<char*> environment;
   for (char** entry = environ; *entry != nullptr; ++entry) environment.push_back(*entry);
   environment.push_back(const_cast<char*>(variable.c_str()));
@@ -89,7 +92,7 @@ pid_t SpawnSelf(int run, int socket) {
   posix_spawn_file_actions_adddup2(&actions, socket, kSocket);
   pid_t child = -1;
   EXPECT_EQ(
-      posix_spawn(&child, self.c_str(), &actions, nullptr, arguments.data(), environment.data()),
+      posix_spawnp(&child, arguments[0], &actions, nullptr, arguments.data(), environment.data()),
       0);
   posix_spawn_file_actions_destroy(&actions);
   return child;
@@ -111,7 +114,7 @@ void ProcessRunner::Run(const std::function<void(PeerSide&)>& body) {
   if (runs_ == 1) fabric_ = make_(0);
   int ends[2] = {-1, -1};
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
-  const pid_t child = SpawnSelf(run, ends[1]);
+  const pid_t child = SpawnSelf(within_, run, ends[1]);
   close(ends[1]);
   {
     ProcessSide side(0, fabric_.get(), ends[0]);

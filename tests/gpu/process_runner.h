@@ -8,6 +8,8 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "tests/comm/peer_comm_contract.h"
 
@@ -18,7 +20,9 @@ class ProcessRunner final : public PeerRunner {
  public:
   // Makes a side's fabric, once in each process, when its first run begins; null: it needs none.
   using MakeFabric = std::function<std::unique_ptr<comm::PeerFabric>(int rank)>;
-  explicit ProcessRunner(MakeFabric make) : make_(std::move(make)) {}
+  // `within`: the command that rank 1 is run by, if any.
+  explicit ProcessRunner(MakeFabric make, std::vector<std::string> within = {})
+      : make_(std::move(make)), within_(std::move(within)) {}
 
   void Run(const std::function<void(PeerSide&)>& body) override;
 
@@ -27,6 +31,7 @@ class ProcessRunner final : public PeerRunner {
 
  private:
   const MakeFabric make_;
+  const std::vector<std::string> within_;
   std::unique_ptr<comm::PeerFabric> fabric_;
   int runs_ = 0;
 };

@@ -2,6 +2,7 @@
 same. NCCL takes two processes on one GPU for two hosts when each names itself."""
 
 import os
+import select
 import time
 
 import numpy as np
@@ -69,3 +70,17 @@ def test_pages_between_gpus(gpu_server):
         expected = torch.from_numpy(host.view(np.int16)).cuda().view(torch.bfloat16).float()
         assert ((found.float() - expected).abs() <= 2**-4 * expected.abs().amax(-1, keepdim=True)).all()
         assert expected.count_nonzero() > expected.numel() // 2
+        # Layer by layer, and told by a descriptor; one that is cancelled costs the next nothing.
+        again = torch.zeros_like(rows)
+        fetch = worker.start_fetch(oscarkv.gpu.PagedKv(*again), SLOTS, KEYS, layers_at_once=1)
+        assert select.select([fetch], [], [], DEADLINE_S)[0]
+        for layer in range(LAYERS):
+            fetch.wait_layer(layer)
+        report = fetch.result()
+        assert (report.pages, report.path, fetch.done) == (PAGES, path, True)
+        assert torch.equal(again, found)
+        fetch = worker.start_fetch(oscarkv.gpu.PagedKv(*again), SLOTS, KEYS, layers_at_once=1)
+        fetch.cancel()
+        fetch.result()
+        assert worker.fetch(oscarkv.gpu.PagedKv(*again), SLOTS, KEYS).pages == PAGES
+        assert torch.equal(again, found)

@@ -10,7 +10,7 @@
 
 #include "server/core/copy_mover.h"
 #include "server/tier/gpu_tier.h"
-#include "tests/rpc/rpc_test.h"
+#include "tests/rpc/device_rpc_test.h"
 #include "tests/support/fake_device_memory.h"
 
 #include "oscarkv/v1/peer.grpc.pb.h"
@@ -20,22 +20,13 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr uint64_t kUnit = 1088;  // a WIDE page of SmallSpec with its checksums
-
-class PeerServiceTest : public RpcTest {
+class PeerServiceTest : public DeviceRpcTest {
  protected:
   // With room for `copies` copies.
   void Begin(uint64_t copies,
              PeerOptions options = {
                  .memory_handle = std::string("fake handle"), .memory_bytes = 1, .host = "here"}) {
-    auto tier = GpuTier::Create(std::make_unique<FakeDeviceMemory>(copies * kUnit), kUnit);
-    ASSERT_OK(tier);
-    gpu_ = tier->get();
-    auto books = PageCopies::Create({}, *std::move(tier));
-    ASSERT_OK(books);
-    OpenOver(std::make_unique<FakeTier>(64 * kWideSlotBytes), {}, *std::move(books));
-    holds_ = std::make_unique<DeviceHolds>(
-        DeviceHoldsOptions{.bytes_max = 4 * kUnit, .hold_max = absl::Minutes(1)}, clock_);
+    OpenWithCopies(copies, /*held=*/4);
     RpcOptions rpc;
     rpc.paths[0] = {DataPath::kIpc, DataPath::kGrpc};
     Serve(rpc);
@@ -126,8 +117,6 @@ class PeerServiceTest : public RpcTest {
     EXPECT_TRUE(std::ranges::equal(expected, bytes));
   }
 
-  GpuTier* gpu_ = nullptr;
-  std::unique_ptr<DeviceHolds> holds_;
   std::unique_ptr<PeerService> peer_service_;
   std::unique_ptr<grpc::Server> peer_server_;
   std::unique_ptr<v1::Peer::Stub> peer_;

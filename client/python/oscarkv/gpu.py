@@ -14,7 +14,6 @@ CUDA's default stream. Misuse raises ValueError, what goes wrong on the GPU Runt
 a store that is dead or slow is a miss, as it is without a GPU.
 """
 
-import concurrent.futures
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +35,16 @@ Stream = Any  # int, torch.cuda.Stream, cupy.cuda.Stream, None
 __all__ = ["Fetch", "PagedKv", "Stream", "Worker"]
 
 
-class Fetch:
-    """A fetch under way, made by Worker.start_fetch."""
+_FOREVER_MS = 2**31 - 1  # every fetch ends at its own deadline, long before
 
-    def __init__(self, sink: _gpu.FetchSink, report: "concurrent.futures.Future[oscarkv.FetchReport]") -> None:
+
+class Fetch:
+    """A fetch under way, made by Worker.start_fetch. With select or asyncio: fileno() is readable when layers have come and
+    when it has ended."""
+
+    def __init__(self, sink: _gpu.FetchSink, pending: oscarkv.PendingFetch) -> None:
         self._sink = sink
-        self._report = report
+        self._pending = pending
 
     def wait_layer(self, layer: int, stream: Stream = None) -> None:
         """Has `stream` wait until the layer of the pages that came is in the cache; returns when that much has been
@@ -51,7 +54,18 @@ class Fetch:
 
     def result(self) -> oscarkv.FetchReport:
         """Waits for the end. Its first `pages` pages are whole in the cache; the slots of the others hold anything."""
-        return self._report.result()
+        return self._pending.result(timeout_ms=_FOREVER_MS)
+
+    @property
+    def done(self) -> bool:
+        return self._pending.done
+
+    def cancel(self) -> None:
+        """Ends it soon, whatever the store does."""
+        self._pending.cancel()
+
+    def fileno(self) -> int:
+        return self._pending.fileno()
 
 
 class Worker:
@@ -72,8 +86,7 @@ class Worker:
         if nccl is not None:
             self._sink.receive_over_nccl(nccl, stages, stage_bytes)
             self._source.send_over_nccl(nccl)
-        self._running: concurrent.futures.Future[oscarkv.FetchReport] | None = None
-        self._threads = concurrent.futures.ThreadPoolExecutor(1, "oscarkv-fetch")
+        self._running: oscarkv.PendingFetch | None = None
 
     def push(self, kv: PagedKv, slots: Slots, keys: Sequence[bytes], parent: bytes = b"", first_position: int = 0,
              end_position: int | None = None, *, stream: Stream = None) -> oscarkv.PushReport:
@@ -89,10 +102,11 @@ class Worker:
 
     def start_fetch(self, kv: PagedKv, slots: Slots, keys: Sequence[bytes], hit: oscarkv.Hit | None = None,
                     layers: tuple[int, int] | None = None, heads: tuple[int, int] | None = None, *,
-                    stream: Stream = None) -> Fetch:
-        """The same, layer by layer, on a thread of its own: the engine waits for a layer when it needs it."""
-        if self._running is not None and not self._running.done():
+                    layers_at_once: int = 0, stream: Stream = None) -> Fetch:
+        """The same, layer by layer, on a thread of the client's: the engine waits for a layer when it needs it. Layers come
+        `layers_at_once` of them at most at a time; 0: in shares of the whole."""
+        if self._running is not None and not self._running.done:
             raise ValueError("expected no fetch under way, found one: wait for its result, or make another worker")
         self._sink.start(kv, slots, layers, heads, stream)
-        self._running = self._threads.submit(self._space._fetch_to, self._sink.pages, keys, hit, layers, heads)
+        self._running = self._space._start_fetch_to(self._sink.pages, keys, hit, layers, heads, layers_at_once)
         return Fetch(self._sink, self._running)

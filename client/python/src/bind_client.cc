@@ -281,16 +281,16 @@ PushReport PushFrom(const Namespace& self, client::PageSource& source,
   return ValueOrThrow(WithoutGil([&] { return self.PushFrom(source, request); }));
 }
 
-FetchReport FetchTo(const Namespace& self, client::PageSink& sink,
-                    const std::vector<std::string>& keys, const Hit* hit,
-                    const std::optional<std::pair<uint32_t, uint32_t>>& layers,
-                    const std::optional<std::pair<uint32_t, uint32_t>>& heads) {
+std::unique_ptr<client::PendingFetch> StartFetchTo(
+    const Namespace& self, client::PageSink& sink, const std::vector<std::string>& keys,
+    const Hit* hit, const std::optional<std::pair<uint32_t, uint32_t>>& layers,
+    const std::optional<std::pair<uint32_t, uint32_t>>& heads, uint32_t layers_at_once) {
   const client::FetchRequest request{.keys = keys,
                                      .lease_id = hit == nullptr ? 0 : hit->lease.id(),
                                      .forecast = ForecastOf(hit),
                                      .layers = RangeOf(layers, "layers"),
                                      .heads = RangeOf(heads, "heads")};
-  return ValueOrThrow(WithoutGil([&] { return self.FetchTo(sink, request); }));
+  return self.StartFetchTo(sink, request, {.layers_at_once = layers_at_once});
 }
 
 void BindPersistReport(py::module_& module) {
@@ -396,7 +396,8 @@ void BindNamespace(py::module_& module) {
            "Starts a fetch that comes layer by layer, `layers_at_once` of them at a time (0: all).")
       .def("_push_from", &PushFrom, arg("source"), arg("keys"), arg("parent"),
            arg("first_position"), arg("end_position"))
-      .def("_fetch_to", &FetchTo, arg("sink"), arg("keys"), arg("hit"), arg("layers"), arg("heads"))
+      .def("_start_fetch_to", &StartFetchTo, py::keep_alive<0, 2>(), arg("sink"), arg("keys"),
+           arg("hit"), arg("layers"), arg("heads"), arg("layers_at_once"))
       .def(
           "persist",
           [](const Namespace& n, const std::vector<std::string>& keys, int timeout_ms) {
