@@ -19,6 +19,7 @@
 
 #include "kernels/base/checksum.h"
 #include "server/tier/device_memory.h"
+#include "tests/support/unshared_status.h"
 
 namespace oscarkv::testing {
 
@@ -52,10 +53,10 @@ class DeviceFaults {
     const uint64_t number = transfers_++;
     Plan plan;
     if (!lost_.ok()) {
-      plan.start = lost_;
+      plan.start = Unshared(lost_);
     } else if (number == fail_at_) {
-      (at_start_ ? plan.start : plan.wait) = failure_;
-      if (absl::IsUnavailable(failure_)) lost_ = failure_;
+      (at_start_ ? plan.start : plan.wait) = Unshared(failure_);
+      if (absl::IsUnavailable(failure_)) lost_ = Unshared(failure_);
     }
     if (number == flip_at_) plan.flip_byte = flip_byte_;
     return plan;

@@ -13,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 
 #include "server/core/tier.h"
+#include "tests/support/unshared_status.h"
 
 namespace oscarkv::testing {
 
@@ -58,8 +59,7 @@ class FaultyTier final : public MappedTier {
     absl::MutexLock lock(&mutex_);
     if (failures_left_ > 0) {
       --failures_left_;
-      // One of its own: how Abseil counts who shares one is hidden from ThreadSanitizer.
-      return absl::Status(failure_.code(), failure_.message());
+      return Unshared(failure_);
     }
     absl::StatusOr<TierSlot> slot = base_->Reserve(bytes);
     if (slot.ok()) held_[slot->offset] = *slot;
