@@ -53,15 +53,15 @@ DiskPlace DiskIndex::Append(uint32_t segment, const PageHeader& header) {
   if (const auto other = places_.find(Name{entry.space, header.key}); other != places_.end()) {
     if (At(*other).sequence > entry.sequence) return place;
     older = *other;
-    Erase(older);
   }
+  if (!header.parent.empty()) {
+    entry.parent = HashOf({entry.space, header.parent});
+    Link(place);  // before the older one goes: if what they extend is a hole, it stays open
+  }
+  if (!older.is_none()) Erase(older);
   entry.live = true;
   places_.insert(place);
   if (!holes_.empty()) CloseHole(HashOf({entry.space, header.key}));
-  if (!header.parent.empty()) {
-    entry.parent = HashOf({entry.space, header.parent});
-    Link(place);
-  }
   ++pages.live_pages;
   pages.live_bytes += RecordBytes(entry.body_bytes);
   live_bytes_ += RecordBytes(entry.body_bytes);

@@ -72,8 +72,8 @@ TEST_F(DiskIndexTest, PagesThatComeAndGoLeaveNothingOutOfReach) {
     const uint64_t page = random() % kPages;
     const uint64_t draw = random() % 100;
     if (draw < 60) {
-      // A page is written when what it extends has been.
-      if (page == 0 || Holds((page - 1) / 2)) Append(page, random() % kSegments);
+      // A page is written when what it extends has been; and again when its segment goes.
+      if (page == 0 || Holds((page - 1) / 2) || Holds(page)) Append(page, random() % kSegments);
     } else if (draw < 94) {
       if (Holds(page)) Erase(page);
     } else if (draw < 98) {
