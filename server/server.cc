@@ -213,6 +213,7 @@ class Server::Impl {
     options.store_wide = ParseStoreWide(config_.ladder().store_wide()).value_or(StoreWide::kTail);
     options.reencode_free_share = config_.ladder().free_share();
     options.wide_tails_share_max = config_.ladder().max_wide_tails_share();
+    options.on_corrupt = [this](const CorruptPage& page) { LogCorrupt(page); };
     std::unique_ptr<PageCopies> copies;
     if (WantsGpu(config_)) {
       OSCARKV_ASSIGN_OR_RETURN(
@@ -235,6 +236,23 @@ class Server::Impl {
                                   clock_, std::move(copies), std::move(archive)));
     store_->SetQuotas(QuotasOf(config_));
     return absl::OkStatus();
+  }
+
+  void LogCorrupt(const CorruptPage& page) const {
+    const auto hex = [](std::string_view bytes) {
+      return absl::BytesToHexString(absl::string_view(bytes.data(), bytes.size()));
+    };
+    const auto number = [&](uint32_t BlockPlace::*part) {
+      return page.block.has_value() ? absl::StrCat((*page.block).*part) : std::string("unknown");
+    };
+    logger_.Log(LogLevel::kError, "a page is corrupt",
+                {{"namespace", hex(page.fingerprint)},
+                 {"key", hex(page.key)},
+                 {"layer", number(&BlockPlace::layer)},
+                 {"head", number(&BlockPlace::head)},
+                 {"tier", std::string(TierKindName(page.tier))},
+                 {"at", std::string(CorruptAtName(page.at))},
+                 {"error", std::string(page.error)}});
   }
 
   // Processes of this host may read the copies where they are.

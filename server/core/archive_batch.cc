@@ -24,7 +24,7 @@ bool ArchiveBatch::TakeQuota(Tenant& tenant, uint64_t slot_bytes) {
 ItemResult ArchiveBatch::Add(PinnedPage page, std::string parent) {
   if (!page || records_.contains(page.record_)) return {};
   // What has rotted is dropped by this, and not written.
-  if (const absl::Status sound = page.VerifyAll(); !sound.ok())
+  if (const absl::Status sound = page.VerifyAll(CorruptAt::kMove); !sound.ok())
     return {ItemStatus::kCorrupt, std::string(sound.message())};
   Tenant& tenant = page.record_->space->tenant();
   if (!TakeQuota(tenant, page.slot_.size())) {

@@ -3,8 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <string>
 
+#include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 #include "kernels/base/checksum.h"
 
@@ -12,13 +16,35 @@ namespace oscarkv {
 
 namespace {
 
+// Of the payload that an error carries.
+constexpr char kBadBlock[] = "oscarkv.dev/bad-block";
+
+absl::Status BadBlock(uint32_t layer, uint32_t head, absl::string_view what) {
+  absl::Status error =
+      absl::DataLossError(absl::StrCat("layer ", layer, ", head ", head, ": ", what));
+  error.SetPayload(kBadBlock, absl::Cord(absl::StrCat(layer, " ", head)));
+  return error;
+}
+
 absl::Status BadChecksum(uint32_t layer, uint32_t head, uint32_t expected, uint32_t found) {
-  return absl::DataLossError(absl::StrCat("layer ", layer, ", head ", head, ": expected crc32c ",
-                                          absl::Hex(expected, absl::kZeroPad8), ", found ",
-                                          absl::Hex(found, absl::kZeroPad8)));
+  return BadBlock(layer, head,
+                  absl::StrCat("expected crc32c ", absl::Hex(expected, absl::kZeroPad8), ", found ",
+                               absl::Hex(found, absl::kZeroPad8)));
 }
 
 }  // namespace
+
+std::optional<BlockPlace> BadBlockOf(const absl::Status& error) {
+  const auto payload = error.GetPayload(kBadBlock);
+  if (!payload.has_value()) return std::nullopt;
+  const std::string text(*payload);
+  const std::vector<absl::string_view> parts = absl::StrSplit(text, ' ');
+  BlockPlace place;
+  if (parts.size() != 2 || !absl::SimpleAtoi(parts[0], &place.layer) ||
+      !absl::SimpleAtoi(parts[1], &place.head))
+    return std::nullopt;
+  return place;
+}
 
 absl::Status CheckBlocks(const PageLayout& layout, ByteView page, std::span<const uint32_t> crcs,
                          BlockRange layers, BlockRange heads) {
@@ -31,8 +57,7 @@ absl::Status CheckBlocks(const PageLayout& layout, ByteView page, std::span<cons
       if (found != expected) return BadChecksum(layer, head, expected, found);
       if (!std::ranges::all_of(block.subspan(shape.bytes),
                                [](std::byte byte) { return byte == std::byte{0}; })) {
-        return absl::DataLossError(
-            absl::StrCat("layer ", layer, ", head ", head, ": the padding is not zero"));
+        return BadBlock(layer, head, "the padding is not zero");
       }
     }
   }

@@ -3,6 +3,7 @@
 #define OSCARKV_SERVER_CORE_BLOCK_CHECK_H_
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -13,6 +14,13 @@
 #include "server/core/tier.h"
 
 namespace oscarkv {
+
+struct BlockPlace {
+  uint32_t layer = 0;
+  uint32_t head = 0;
+};
+// Of an error of CheckBlocks, as it was returned: which block was bad.
+std::optional<BlockPlace> BadBlockOf(const absl::Status& error);
 
 // Verifies the blocks of `layers` x `heads`, which lie within the page: each against its checksum
 // of `crcs` [layers * kv_heads], layer-major, and the padding behind it against zero, so that no

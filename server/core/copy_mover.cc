@@ -71,7 +71,7 @@ void CopyMover::Finish(Move& move) {
     return copies_.Publish(*move.record, move.slot);
   }
   // Either the page has rotted where it lies, and is dropped by this, or the copy is bad.
-  if (!move.page.VerifyAll().ok())
+  if (!move.page.VerifyAll(CorruptAt::kMove).ok())
     return copies_.GiveUp(*move.record, move.slot, PageCopies::Ending::kGone);
   Fail(move, sound);
   if (++damaged_in_a_row_ >= kDamagedMax) {

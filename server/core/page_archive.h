@@ -6,10 +6,12 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -20,6 +22,7 @@
 #include "absl/time/time.h"
 
 #include "server/core/catalog.h"
+#include "server/core/corrupt_page.h"
 #include "server/core/namespace.h"
 #include "server/core/page_handles.h"
 #include "server/core/page_record.h"
@@ -63,10 +66,23 @@ struct ArchiveRead {
   ArchivedPage page = {};
 };
 
+// A page of the archive that is not what was written. Views stay until the call returns.
+struct ArchiveCorruption {
+  std::string_view fingerprint;
+  std::string_view key;
+  CorruptAt at = CorruptAt::kServe;
+  Encoding encoding = Encoding::kWide;
+  ByteView slot;       // what lay there, as far as it looks like a page; else empty
+  absl::Status error;  // what is wrong
+};
+
 // Thread-safe.
 class PageArchive {
  public:
   virtual ~PageArchive() = default;
+
+  // Who is told of each page that is found to be bad, on any thread. Called before all else.
+  virtual void OnCorrupt(std::function<void(const ArchiveCorruption&)> told) = 0;
 
   // --- In memory: no call takes but a short lock of the archive's own, under which it calls
   // nobody. ---
@@ -88,6 +104,23 @@ class PageArchive {
   // is on the device stays until then, or until it is forgotten, so that after a crash the page is
   // there as it was. Returns whether it was there.
   virtual bool Supersede(const Namespace& space, std::string_view key) = 0;
+  // Whether it has hidden the page, and what is there is of before.
+  virtual bool HoldsOlder(const Namespace& space, std::string_view key) const = 0;
+  // When the page was used last, in seconds of the store's clock.
+  virtual void SetUsedAt(const Namespace& space, std::string_view key, uint32_t seconds) = 0;
+  // Keys of pages that nobody has used for `unused_s` and that no archived page extends; of whom
+  // nobody has said when they were used, it is now. `cursor` 0 starts, and ends. Looks at a bounded
+  // number of pages.
+  struct Unused {
+    std::vector<std::string> keys;
+    uint64_t cursor = 0;
+  };
+  virtual Unused ListUnused(const Namespace& space, uint32_t now_s, uint32_t unused_s,
+                            uint64_t cursor) const = 0;
+  // Forgets the page if it is such a one. Returns whether it was, and then the key of the page that
+  // it extended, if that is there.
+  virtual std::pair<bool, std::string> ForgetUnused(const Namespace& space, std::string_view key,
+                                                    uint32_t now_s, uint32_t unused_s) = 0;
   // The page is not found from now on; the device learns of it with a later Write. Returns whether
   // it was there.
   virtual bool Forget(const Namespace& space, std::string_view key) = 0;

@@ -70,7 +70,7 @@ absl::StatusOr<ByteView> PinnedPage::VerifiedPage() {
 }
 
 absl::StatusOr<ByteView> PinnedPage::Verified(BlockRange layers, BlockRange heads) {
-  OSCARKV_RETURN_IF_ERROR(Verify(layers, heads));
+  OSCARKV_RETURN_IF_ERROR(Verify(layers, heads, CorruptAt::kServe));
   store_->counters_.fetch_bytes.fetch_add(layout_->range_bytes(layers, heads),
                                           std::memory_order_relaxed);
   return ByteView(slot_.first(meta_.bytes));
@@ -81,12 +81,12 @@ ByteView PinnedPage::Unverified() const {
   return slot_.first(meta_.bytes + block_crcs().size_bytes());
 }
 
-absl::Status PinnedPage::VerifyAll() const {
+absl::Status PinnedPage::VerifyAll(CorruptAt at) const {
   const Geometry& geometry = layout_->geometry();
-  return Verify({0, geometry.layers}, {0, geometry.kv_heads});
+  return Verify({0, geometry.layers}, {0, geometry.kv_heads}, at);
 }
 
-absl::Status PinnedPage::Verify(BlockRange layers, BlockRange heads) const {
+absl::Status PinnedPage::Verify(BlockRange layers, BlockRange heads, CorruptAt at) const {
   const Geometry& geometry = layout_->geometry();
   const auto fits = [](BlockRange range, uint32_t count) {
     return range.count > 0 && range.first < count && range.count <= count - range.first;
@@ -98,7 +98,10 @@ absl::Status PinnedPage::Verify(BlockRange layers, BlockRange heads) const {
                      " layers and ", geometry.kv_heads, " heads"));
   }
   const absl::Status sound = CheckBlocks(*layout_, slot_, block_crcs(), layers, heads);
-  if (!sound.ok()) store_->DropCorrupt(*record_);
+  if (!sound.ok() && store_->DropCorrupt(*record_)) {
+    store_->TellCorrupt(record_->space->fingerprint(), record_->key.view(), TierKind::kHost, at,
+                        sound);
+  }
   return Annotate(sound, "the stored page is corrupt");
 }
 

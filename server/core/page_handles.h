@@ -16,6 +16,7 @@
 #include "kernels/base/bytes.h"
 #include "kernels/codec/page_layout.h"
 #include "proto/wire/item_status.h"
+#include "server/core/corrupt_page.h"
 #include "server/core/eviction_policy.h"
 #include "server/core/namespace.h"
 #include "server/core/tier.h"
@@ -150,8 +151,8 @@ class PinnedPage {
   friend class PageStore;
   friend class ReEncoder;
   // Verified without counting bytes as fetched: what the store itself reads.
-  absl::Status Verify(BlockRange layers, BlockRange heads) const;
-  absl::Status VerifyAll() const;
+  absl::Status Verify(BlockRange layers, BlockRange heads, CorruptAt at) const;
+  absl::Status VerifyAll(CorruptAt at) const;
 
   PageStore* store_ = nullptr;
   PageRecord* record_ = nullptr;

@@ -77,7 +77,10 @@ PageStore::PageStore(const PageStoreOptions& options, std::unique_ptr<MappedTier
       ladder_(records_, options.store_wide, options.wide_tails_share_max, tier_->capacity_bytes()),
       leases_({static_cast<uint64_t>(options.leased_share_max *
                                      static_cast<double>(tier_->capacity_bytes())),
-               options.leases_max}) {}
+               options.leases_max}) {
+  if (archive_ != nullptr)
+    archive_->OnCorrupt([this](const ArchiveCorruption& page) { TellCorruptArchived(page); });
+}
 
 PageStore::~PageStore() { assert(counters_.pins.load() == 0 && counters_.open_puts.load() == 0); }
 

@@ -39,6 +39,7 @@
 #include "proto/wire/namespace_spec.h"
 #include "server/core/bell.h"
 #include "server/core/clock.h"
+#include "server/core/corrupt_page.h"
 #include "server/core/eviction_policy.h"
 #include "server/core/fair_eviction.h"
 #include "server/core/gone_pages.h"
@@ -79,6 +80,7 @@ struct PageStoreOptions {
   // ahead of need.
   double reencode_free_share = 0.1;
   double wide_tails_share_max = 0.1;  // of the tier's bytes, 0..1: see Ladder
+  OnCorruptPage on_corrupt = {};      // may be null
 };
 
 // Thread-safe. No call blocks on anything but short locks; none waits for a client or for time.
@@ -516,7 +518,12 @@ class PageStore {
   // Removes `root`, which the caller pins, and all that extends it. False when somebody else has.
   bool RemoveTree(PageRecord& root, RemoveReason root_reason, RemoveReason below_reason)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
-  void DropCorrupt(PageRecord& pinned);
+  bool DropCorrupt(PageRecord& pinned);  // false: somebody else has
+  void TellCorrupt(std::string_view fingerprint, std::string_view key, TierKind tier, CorruptAt at,
+                   const absl::Status& error) const;
+  void TellCorruptArchived(const ArchiveCorruption& page) const;
+  // Which block of it is bad; OK: none, or nobody knows what the page should look like.
+  absl::Status BadBlockIn(const ArchiveCorruption& page) const;
   // Tells the policy whether the page may go.
   void OfferLocked(const PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
   bool MayPin(Tenant& tenant, uint64_t slot_bytes) const ABSL_LOCKS_EXCLUDED(tree_mutex_);
@@ -527,6 +534,8 @@ class PageStore {
   bool SetResidencyLocked(PageRecord& record, Residency residency)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
   // Removes, leaves first, what `removable` says, in short holds of the tree lock.
+  // Of those that are archived only; returns how many. `ttls`: [namespace id].
+  uint64_t ExpireArchived(std::span<const absl::Duration> ttls) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   uint64_t Sweep(absl::FunctionRef<bool(const PageRecord&)> removable, RemoveReason reason)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
   uint32_t NowSeconds() const { return static_cast<uint32_t>(clock_.Now() / absl::Seconds(1)); }

@@ -228,6 +228,7 @@ PinnedPage PageStore::EnterLoaded(const Namespace& space, const Loading& loading
     EnterLocked(*record, parent, probe, {});
     return PinRecordLocked(*record);
   }
+  if (current) archive_->SetUsedAt(space, read.key, NowSeconds());
   // What it extends is not in memory: it is served to who wants it, and goes with that pin.
   record->state.store(page_state::kDetached, std::memory_order_release);
   ++detached_pages_;

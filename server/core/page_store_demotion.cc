@@ -1,7 +1,8 @@
-// What becomes of a page that has to leave memory and is not archived (ArchiveAdmission::kWorth):
-// it goes at once if its use is unlikely. Otherwise it stays for as long as it takes to write it,
-// and others go instead; once it was its turn it goes next time, whatever came of it. So nobody
-// ever waits for the device, and what it cannot keep up with, or does not take, is dropped.
+// What becomes of a page that has to leave memory and is not archived (ArchiveAdmission::kWorth),
+// or is as it was before it was put again (whatever is archived): it goes at once if its use is
+// unlikely. Otherwise it stays for as long as it takes to write it, and others go instead; once it
+// was its turn it goes next time, whatever came of it. So nobody ever waits for the device, and
+// what it cannot keep up with, or does not take, is dropped.
 #include <algorithm>
 #include <vector>
 
@@ -10,7 +11,7 @@
 namespace oscarkv {
 namespace {
 
-// One page in so many may wait.
+// One page in so many may wait, and as many more that are on disk as they were before.
 constexpr uint64_t kPagesPerWaiting = 16;
 
 }  // namespace
@@ -32,16 +33,20 @@ bool PageStore::IsWorthWriting(const PageRecord& record, absl::Duration now) con
 }
 
 bool PageStore::AwaitsArchiving(PageRecord& victim, absl::Duration now) {
-  if (!DemotesPages() || victim.demotion == Demotion::kTried ||
+  if (archive_ == nullptr || victim.demotion == Demotion::kTried ||
       IsArchived(*victim.space, victim.key.view()))
     return false;
+  // What is on disk is what the page had before it was put again, and would go with it: it was
+  // worth a write then, or somebody wanted it to be durable.
+  const bool replaces = archive_->HoldsOlder(*victim.space, victim.key.view());
+  if (!replaces && !DemotesPages()) return false;
   const auto refuse = [&](ArchiveRefusal why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_) {
     ++archive_refused_[static_cast<size_t>(why)];
     return false;
   };
-  if (!IsWorthWriting(victim, now)) return refuse(ArchiveRefusal::kNotWorth);
-  if (demoting_pages_ > 0 && demoting_pages_ >= pages_ / kPagesPerWaiting)
-    return refuse(ArchiveRefusal::kBehind);
+  if (!replaces && !IsWorthWriting(victim, now)) return refuse(ArchiveRefusal::kNotWorth);
+  const uint64_t most = std::max<uint64_t>(pages_ / kPagesPerWaiting, 1) * (replaces ? 2 : 1);
+  if (demoting_pages_ >= most) return refuse(ArchiveRefusal::kBehind);
   if (!QueueDemotion(victim)) return false;
   victim.demotion = Demotion::kWaits;
   ++demoting_pages_;

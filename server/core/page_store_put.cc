@@ -95,7 +95,7 @@ ItemResult PageStore::CompareStored(const PageProbe& probe, const Claim& claim) 
   });
   if (!suspect) return result;
   // Either the writer's bytes differ, or the stored checksums have rotted: then there is no page.
-  if (!suspect.VerifyAll().ok()) return {ItemStatus::kMiss, ""};
+  if (!suspect.VerifyAll(CorruptAt::kPut).ok()) return {ItemStatus::kMiss, ""};
   return {ItemStatus::kConflict,
           absl::StrCat(Shown(claim.key), ": is stored with other block checksums")};
 }
@@ -209,8 +209,10 @@ ItemResult PageStore::Commit(PutSlot& slot) {
   const ByteView crcs = slot.memory_.subspan(page.size());
   ClearPadding(layout, page);
   ItemResult result;
-  if (const absl::Status sound = CheckAllBlocks(layout, page, AsCrcs(crcs)); !sound.ok())
+  if (const absl::Status sound = CheckAllBlocks(layout, page, AsCrcs(crcs)); !sound.ok()) {
     result = {ItemStatus::kCorrupt, absl::StrCat(Shown(slot.key_), ": ", sound.message())};
+    TellCorrupt(slot.space_->fingerprint(), slot.key_, TierKind::kHost, CorruptAt::kPut, sound);
+  }
   const PageProbe probe = index_.Probe(*slot.space_, slot.key_);
   while (result.ok()) {
     ItemResult stored = CompareStored(

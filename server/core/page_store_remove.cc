@@ -1,6 +1,9 @@
 // Taking pages out: eviction's single step, Delete, Clear and corruption.
 #include <algorithm>
+#include <string>
+#include <utility>
 
+#include "server/core/block_check.h"
 #include "server/core/page_store.h"
 
 namespace oscarkv {
@@ -36,6 +39,8 @@ bool PageStore::RemoveLocked(PageRecord& record, RemoveReason reason) {
       ForgetArchived(*record.space, key);
     } else if (!IsArchived(*record.space, key)) {
       ForgetArchived(*record.space, key);
+    } else {
+      archive_->SetUsedAt(*record.space, key, record.used_at_s);
     }
   }
   UnlinkLocked(record);
@@ -137,9 +142,40 @@ bool PageStore::RemoveTree(PageRecord& root, RemoveReason root_reason, RemoveRea
   }
 }
 
-void PageStore::DropCorrupt(PageRecord& pinned) {
-  if (RemoveTree(pinned, RemoveReason::kCorrupt, RemoveReason::kOrphaned))
-    counters_.corrupt_pages.fetch_add(1, std::memory_order_relaxed);
+bool PageStore::DropCorrupt(PageRecord& pinned) {
+  const bool dropped = RemoveTree(pinned, RemoveReason::kCorrupt, RemoveReason::kOrphaned);
+  if (dropped) counters_.corrupt_pages.fetch_add(1, std::memory_order_relaxed);
+  return dropped;
+}
+
+void PageStore::TellCorrupt(std::string_view fingerprint, std::string_view key, TierKind tier,
+                            CorruptAt at, const absl::Status& error) const {
+  if (options_.on_corrupt == nullptr) return;
+  const std::string message(error.message());
+  options_.on_corrupt({.fingerprint = fingerprint,
+                       .key = key,
+                       .tier = tier,
+                       .at = at,
+                       .block = BadBlockOf(error),
+                       .error = message});
+}
+
+void PageStore::TellCorruptArchived(const ArchiveCorruption& page) const {
+  const absl::Status block = BadBlockIn(page);
+  TellCorrupt(page.fingerprint, page.key, TierKind::kDisk, page.at,
+              block.ok() ? page.error : block);
+}
+
+absl::Status PageStore::BadBlockIn(const ArchiveCorruption& page) const {
+  const Namespace* space = FindNamespace(page.fingerprint);
+  if (space == nullptr || page.slot.size() != SlotBytes(*space, page.encoding))
+    return absl::OkStatus();
+  const uint64_t page_bytes = space->page_bytes(page.encoding);
+  const ByteView crcs = page.slot.subspan(page_bytes);
+  // Slots and pages are multiples of 64 bytes, also where they lie in a record.
+  return CheckAllBlocks(
+      space->layout(page.encoding), page.slot.first(page_bytes),
+      {reinterpret_cast<const uint32_t*>(crcs.data()), crcs.size() / sizeof(uint32_t)});
 }
 
 std::vector<ItemStatus> PageStore::Delete(const Namespace& space,
@@ -190,12 +226,41 @@ size_t PageStore::ExpirePages() {
     expire_at_ = now + std::clamp(least / 16, kExpireEveryMin, kExpireEveryMax);
     if (least == absl::InfiniteDuration()) return 0;
   }
-  return Sweep(
+  const uint64_t expired = Sweep(
       [&](const PageRecord& record) {
         const uint32_t id = record.space->id();
         return id < ttls.size() && now - absl::Seconds(record.used_at_s) >= ttls[id];
       },
       RemoveReason::kExpired);
+  return expired + (archive_ == nullptr ? 0 : ExpireArchived(ttls));
+}
+
+uint64_t PageStore::ExpireArchived(std::span<const absl::Duration> ttls) {
+  uint64_t expired = 0;
+  for (const Namespace* space : Namespaces()) {
+    if (space->id() >= ttls.size() || ttls[space->id()] == absl::InfiniteDuration()) continue;
+    const auto unused_s = static_cast<uint32_t>(
+        absl::ToInt64Seconds(absl::Ceil(ttls[space->id()], absl::Seconds(1))));
+    PageArchive::Unused unused;
+    do {
+      unused = archive_->ListUnused(*space, NowSeconds(), unused_s, unused.cursor);
+      for (std::string& key : unused.keys) {
+        // A page with pages behind it goes when the last of them does.
+        while (!key.empty()) {
+          absl::MutexLock lock(&tree_mutex_);
+          // In memory its time is another; and what is not there is not extended there, either.
+          if (FindLocked(*space, key) != nullptr) break;
+          auto [gone, parent] = archive_->ForgetUnused(*space, key, NowSeconds(), unused_s);
+          if (!gone) break;
+          space->tenant().dropped().Remember(index_.Probe(*space, key).hash, ItemStatus::kEvicted);
+          ++expired;
+          key = std::move(parent);
+        }
+      }
+    } while (unused.cursor != 0);
+  }
+  if (expired > 0) archive_queue_->Nudge();
+  return expired;
 }
 
 uint64_t PageStore::Sweep(absl::FunctionRef<bool(const PageRecord&)> removable,

@@ -85,7 +85,7 @@ VerifyProgress PageStore::VerifySome(uint64_t cursor, uint64_t bytes_max) {
     if (page) {
       ++progress.pages_checked;
       progress.bytes_checked += page.meta().bytes;
-      if (!page.VerifyAll().ok()) ++progress.pages_corrupt;
+      if (!page.VerifyAll(CorruptAt::kScrub).ok()) ++progress.pages_corrupt;
     }
     if (progress.cursor == 0 || progress.bytes_checked >= bytes_max) break;
   }

@@ -62,7 +62,7 @@ bool ReEncoder::Finish(Taken taken) {
   };
   const PinnedPage& wide = taken.page;
   // What has rotted is dropped by this.
-  if (!wide.VerifyAll().ok()) return finish(true);
+  if (!wide.VerifyAll(CorruptAt::kMove).ok()) return finish(true);
   const absl::StatusOr<TierSlot> slot = store_.ReservePacked(wide);
   if (!slot.ok()) {
     store_.KeepWide(wide, std::nullopt);

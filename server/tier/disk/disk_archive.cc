@@ -39,6 +39,24 @@ bool DiskArchive::Supersede(const Namespace& space, std::string_view key) {
   return store_->Supersede(space.fingerprint(), key);
 }
 
+void DiskArchive::OnCorrupt(std::function<void(const ArchiveCorruption&)> told) {
+  store_->OnCorrupt([told = std::move(told)](const DiskCorruption& page) {
+    constexpr CorruptAt kAt[] = {CorruptAt::kServe, CorruptAt::kScrub, CorruptAt::kMove};
+    told({.fingerprint = page.fingerprint,
+          .key = page.key,
+          .at = kAt[static_cast<size_t>(page.found)],
+          .encoding = page.encoding,
+          .slot = page.body,
+          .error = page.error});
+  });
+}
+
+PageArchive::Unused DiskArchive::ListUnused(const Namespace& space, uint32_t now_s,
+                                            uint32_t unused_s, uint64_t cursor) const {
+  DiskStore::Unused unused = store_->ListUnused(space.fingerprint(), now_s, unused_s, cursor);
+  return {std::move(unused.keys), unused.cursor};
+}
+
 bool DiskArchive::Forget(const Namespace& space, std::string_view key) {
   return store_->Forget(space.fingerprint(), key);
 }

@@ -26,6 +26,19 @@ class DiskArchive final : public PageArchive {
     return store_->BytesOf(space.fingerprint());
   }
   bool Supersede(const Namespace& space, std::string_view key) override;
+  void OnCorrupt(std::function<void(const ArchiveCorruption&)> told) override;
+  bool HoldsOlder(const Namespace& space, std::string_view key) const override {
+    return store_->HoldsOlder(space.fingerprint(), key);
+  }
+  void SetUsedAt(const Namespace& space, std::string_view key, uint32_t seconds) override {
+    store_->SetUsedAt(space.fingerprint(), key, seconds);
+  }
+  Unused ListUnused(const Namespace& space, uint32_t now_s, uint32_t unused_s,
+                    uint64_t cursor) const override;
+  std::pair<bool, std::string> ForgetUnused(const Namespace& space, std::string_view key,
+                                            uint32_t now_s, uint32_t unused_s) override {
+    return store_->ForgetUnused(space.fingerprint(), key, now_s, unused_s);
+  }
   bool Forget(const Namespace& space, std::string_view key) override;
   uint64_t ForgetTree(const Namespace& space, std::string_view key) override;
   ListResult List(const Namespace& space, uint32_t pages_max, uint64_t cursor) const override;

@@ -18,6 +18,13 @@ uint64_t DiskIndex::HashOf(const Name& name) {
 size_t DiskIndex::Hash::operator()(const Name& name) const { return HashOf(name); }
 
 uint32_t DiskIndex::NumberOf(std::string_view fingerprint) {
+  if (newest_space_ < fingerprints_.size() && fingerprints_[newest_space_] == fingerprint)
+    return newest_space_;
+  newest_space_ = FindOrAdd(fingerprint);
+  return newest_space_;
+}
+
+uint32_t DiskIndex::FindOrAdd(std::string_view fingerprint) {
   if (const auto found = numbers_.find(fingerprint); found != numbers_.end()) return found->second;
   const auto number = static_cast<uint32_t>(fingerprints_.size());
   fingerprints_.emplace_back(fingerprint);
@@ -158,6 +165,45 @@ std::vector<DiskPlace> DiskIndex::Descendants(std::string_view fingerprint,
                                   found.size() <= places_.size() && holes.size() <= holes_.size();)
     add_children(page < found.size() ? HashOf(NameOf(found[page++])) : holes[hole++]);
   return found;
+}
+
+std::vector<DiskPlace> DiskIndex::Orphans() const {
+  enum class Reach : uint8_t { kUnknown, kOnPath, kWhole, kCut };
+  std::vector<std::vector<Reach>> reach(segments_.size());
+  for (size_t segment = 0; segment < segments_.size(); ++segment)
+    reach[segment].resize(segments_[segment].entries.size());
+  const auto reach_of = [&](const DiskPlace& place) -> Reach& {
+    return reach[place.segment][place.entry];
+  };
+  std::vector<DiskPlace> orphans;
+  std::vector<DiskPlace> path;
+  for (uint32_t segment = 0; segment < segments_.size(); ++segment) {
+    for (uint32_t entry = 0; entry < segments_[segment].entries.size(); ++entry) {
+      if (!segments_[segment].entries[entry].live) continue;
+      // Up to a root, a hole, what is known, or to the path itself: a page that is its own ancestor
+      // is none.
+      path.clear();
+      Reach found = Reach::kUnknown;
+      for (DiskPlace at{segment, entry}; found == Reach::kUnknown;) {
+        Reach& here = reach_of(at);
+        if (here != Reach::kUnknown) {
+          found = here == Reach::kWhole ? Reach::kWhole : Reach::kCut;
+          break;
+        }
+        here = Reach::kOnPath;
+        path.push_back(at);
+        const uint64_t parent = At(at).parent;
+        const DiskPlace* next = parent == 0 ? nullptr : FindHash(parent);
+        if (next == nullptr)
+          found = parent == 0 ? Reach::kWhole : Reach::kCut;
+        else
+          at = *next;
+      }
+      for (const DiskPlace& at : path) reach_of(at) = found;
+      if (found == Reach::kCut) orphans.insert(orphans.end(), path.begin(), path.end());
+    }
+  }
+  return orphans;
 }
 
 uint32_t DiskIndex::Clear(uint32_t segment) {

@@ -30,14 +30,16 @@ struct DiskPlace {
   bool operator==(const DiskPlace&) const = default;
 };
 
-// 88 bytes; entries that hold no page (any more) stay as gaps until their segment starts anew.
+// 96 bytes; entries that hold no page (any more) stay as gaps until their segment starts anew.
 struct DiskEntry {
   RecordKey key;
   Encoding encoding = Encoding::kWide;
   bool live : 1 = false;           // it is what the index holds for its key
   bool superseded : 1 = false;     // and about to be written anew: not to be found any more
   std::atomic<bool> used = false;  // read since it was written
-  uint32_t space = 0;              // number of its fingerprint
+  // In seconds, as who uses it says (SetUsedAt); 0: nobody has said.
+  mutable std::atomic<uint32_t> used_at_s = 0;
+  uint32_t space = 0;  // number of its fingerprint
   uint32_t record_block = 0;
   uint32_t body_bytes = 0;
   uint64_t first_position = 0;
@@ -48,7 +50,7 @@ struct DiskEntry {
   DiskPlace next_sibling;
   DiskPlace previous_sibling;
 };
-static_assert(sizeof(DiskEntry) <= 88);
+static_assert(sizeof(DiskEntry) <= 96);
 
 struct DiskSegmentPages {
   std::deque<DiskEntry> entries;  // [place in the table]
@@ -85,10 +87,19 @@ class DiskIndex {
   // The live pages that extend the named one, at any distance, what they extend first. Neither the
   // named one need be there, nor those between that were there once.
   std::vector<DiskPlace> Descendants(std::string_view fingerprint, std::string_view key) const;
+  // Whether a live page extends the one at `place`.
+  bool HasChildren(const DiskPlace& place) const {
+    return first_children_.contains(HashOf(NameOf(place)));
+  }
+  // The live pages whose ancestors are not all live.
+  std::vector<DiskPlace> Orphans() const;
   // Takes out all pages of a segment and forgets its entries; returns how many pages it had.
   uint32_t Clear(uint32_t segment);
   // Makes room for this many pages in all.
-  void Reserve(uint64_t pages) { places_.reserve(pages); }
+  void Reserve(uint64_t pages) {
+    places_.reserve(pages);
+    first_children_.reserve(pages);
+  }
 
   uint64_t pages() const { return places_.size(); }
   uint64_t live_bytes() const { return live_bytes_; }  // of records
@@ -128,6 +139,7 @@ class DiskIndex {
     return {entry.space, entry.key.view()};
   }
   uint32_t NumberOf(std::string_view fingerprint);
+  uint32_t FindOrAdd(std::string_view fingerprint);
   static uint64_t HashOf(const Name& name);
   void Link(const DiskPlace& place);
   void Unlink(const DiskPlace& place);
@@ -140,6 +152,7 @@ class DiskIndex {
 
   std::vector<DiskSegmentPages> segments_;
   std::deque<std::string> fingerprints_;  // [number]
+  uint32_t newest_space_ = 0;             // of the page that was appended last
   absl::flat_hash_map<std::string_view, uint32_t> numbers_;
   absl::flat_hash_set<DiskPlace, Hash, Equal> places_;
   absl::flat_hash_map<uint64_t, DiskPlace> first_children_;  // [hash of the parent's name]

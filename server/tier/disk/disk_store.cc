@@ -150,6 +150,64 @@ uint64_t DiskStore::ForgetTree(std::string_view fingerprint, std::string_view ke
   return below + 1;
 }
 
+bool DiskStore::HoldsOlder(std::string_view fingerprint, std::string_view key) const {
+  absl::ReaderMutexLock lock(&mutex_);
+  const DiskPlace* place = index_.Find(fingerprint, key);
+  return place != nullptr && index_.At(*place).superseded;
+}
+
+// --- Time ---
+
+void DiskStore::SetUsedAt(std::string_view fingerprint, std::string_view key, uint32_t seconds) {
+  absl::ReaderMutexLock lock(&mutex_);
+  if (const DiskEntry* entry = FindCurrent(fingerprint, key); entry != nullptr)
+    entry->used_at_s.store(std::max(seconds, 1u), std::memory_order_relaxed);
+}
+
+bool DiskStore::IsUnused(const DiskPlace& place, uint32_t now_s, uint32_t unused_s) const {
+  const DiskEntry& entry = index_.At(place);
+  // Relaxed: it is a time, and orders nothing.
+  const uint32_t used_at_s = entry.used_at_s.load(std::memory_order_relaxed);
+  if (used_at_s == 0) entry.used_at_s.store(std::max(now_s, 1u), std::memory_order_relaxed);
+  return used_at_s != 0 && now_s >= used_at_s && now_s - used_at_s >= unused_s &&
+         !index_.HasChildren(place);
+}
+
+DiskStore::Unused DiskStore::ListUnused(std::string_view fingerprint, uint32_t now_s,
+                                        uint32_t unused_s, uint64_t cursor) const {
+  Unused unused;
+  DiskPlace place = PlaceOf(cursor);
+  absl::ReaderMutexLock lock(&mutex_);
+  for (uint32_t looked = 0; place.segment < segments_.size(); ++looked) {
+    if (place.entry >= index_.segment(place.segment).entries.size()) {
+      place = {place.segment + 1, 0};
+      continue;
+    }
+    if (looked >= kPlacesPerCall) {
+      unused.cursor = CursorOf(place);
+      break;
+    }
+    const DiskEntry& entry = index_.At(place);
+    if (entry.live && index_.FingerprintOf(entry) == fingerprint &&
+        IsUnused(place, now_s, unused_s))
+      unused.keys.emplace_back(entry.key.view());
+    ++place.entry;
+  }
+  return unused;
+}
+
+std::pair<bool, std::string> DiskStore::ForgetUnused(std::string_view fingerprint,
+                                                     std::string_view key, uint32_t now_s,
+                                                     uint32_t unused_s) {
+  absl::MutexLock lock(&mutex_);
+  const DiskPlace* place = index_.Find(fingerprint, key);
+  if (place == nullptr || !IsUnused(*place, now_s, unused_s)) return {false, ""};
+  const uint64_t parent = index_.At(*place).parent;
+  ForgetPlace(*place);
+  const DiskPlace* above = parent == 0 ? nullptr : index_.FindHash(parent);
+  return {true, above == nullptr ? "" : std::string(index_.At(*above).key.view())};
+}
+
 DiskListResult DiskStore::List(std::string_view fingerprint, uint32_t pages_max,
                                uint64_t cursor) const {
   DiskListResult result;
@@ -218,37 +276,38 @@ absl::Status DiskStore::Check(const Flight& flight, DiskGet& get) const {
     return absl::DataLossError(absl::StrCat("an older write of it lies there: sequence ",
                                             header->sequence, ", expected ", flight.sequence));
   }
-  const ByteView body = record.subspan(kPageHeaderBytes, header->body_bytes);
-  if (const uint32_t crc = Crc32c(body); crc != header->body_crc) {
+  // Also of a page whose body is bad: which part of it is, others can tell.
+  get.header = *header;
+  get.body = record.subspan(kPageHeaderBytes, header->body_bytes);
+  if (const uint32_t crc = Crc32c(get.body); crc != header->body_crc) {
     return absl::DataLossError(absl::StrCat("body: checksum ", absl::Hex(crc), ", expected ",
                                             absl::Hex(header->body_crc)));
   }
-  get.header = *header;
-  get.body = body;
   return absl::OkStatus();
 }
 
-void DiskStore::End(const Flight& flight, const DiskGet& get, bool device_failed) {
+bool DiskStore::End(const Flight& flight, const DiskGet& get, bool device_failed) {
   absl::MutexLock lock(&mutex_);
   Segment& segment = segments_[flight.place.segment];
   --segment.readers;
   if (get.status.ok()) {
     ++stats_.read_pages;
     stats_.read_body_bytes += get.body.size();
-    return;
+    return false;
   }
   stats_.last_error = std::string(get.status.message());
   // Unless it has gone meanwhile, or moved.
-  if (segment.generation != flight.generation) return;
+  if (segment.generation != flight.generation) return false;
   const DiskPlace* place = index_.Find(get.fingerprint, get.key);
-  if (place == nullptr || *place != flight.place) return;
+  if (place == nullptr || *place != flight.place) return false;
   removals_.push_back({flight.place, flight.generation});
   index_.Erase(flight.place);
   ForgetDescendants(get.fingerprint, get.key);  // nobody can reach them
   ++(device_failed ? stats_.unreadable_pages : stats_.corrupt_pages);
+  return !device_failed;
 }
 
-void DiskStore::ReadAll(std::span<DiskGet> gets, bool count_as_use) {
+void DiskStore::ReadAll(std::span<DiskGet> gets, While why) {
   std::vector<Flight> flights;
   std::vector<IoRequest> requests;
   std::vector<DiskGet*> of_request;
@@ -267,7 +326,7 @@ void DiskStore::ReadAll(std::span<DiskGet> gets, bool count_as_use) {
             Name(get.key), ": a buffer of ", get.buffer.size(), " bytes, needed are ", bytes));
         continue;
       }
-      if (count_as_use) entry.used.store(true, std::memory_order_relaxed);
+      if (why == While::kRead) entry.used.store(true, std::memory_order_relaxed);
       const Flight& flight = flights.emplace_back(Begin(*place));
       requests.push_back({.kind = IoKind::kRead,
                           .file = directory_.file(place->segment),
@@ -281,11 +340,17 @@ void DiskStore::ReadAll(std::span<DiskGet> gets, bool count_as_use) {
     DiskGet& get = *of_request[i];
     get.status = request.status.ok() ? Check(flights[i], get) : request.status;
     get.status = Annotate(get.status, Name(get.key));
-    End(flights[i], get, !request.status.ok());
+    if (!End(flights[i], get, !request.status.ok()) || on_corrupt_ == nullptr) return;
+    on_corrupt_({.fingerprint = get.fingerprint,
+                 .key = get.key,
+                 .found = why,
+                 .encoding = get.header.encoding,
+                 .body = get.body,
+                 .error = get.status});
   });
 }
 
-void DiskStore::Read(std::span<DiskGet> gets) { ReadAll(gets, true); }
+void DiskStore::Read(std::span<DiskGet> gets) { ReadAll(gets, While::kRead); }
 
 DiskVerifyProgress DiskStore::Verify(uint64_t cursor, uint64_t bytes_max) {
   DiskVerifyProgress progress;
@@ -319,7 +384,7 @@ DiskVerifyProgress DiskStore::Verify(uint64_t cursor, uint64_t bytes_max) {
     if (key.empty()) break;
     buffer.Grow(bytes);
     DiskGet get{.fingerprint = fingerprint, .key = key, .buffer = buffer.bytes()};
-    ReadAll({&get, 1}, false);
+    ReadAll({&get, 1}, While::kVerified);
     ++progress.pages_checked;
     progress.bytes_checked += bytes;
     if (!get.status.ok() && !absl::IsNotFound(get.status)) ++progress.pages_corrupt;

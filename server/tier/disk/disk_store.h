@@ -20,6 +20,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -67,9 +68,20 @@ struct DiskGet {
   std::string_view fingerprint;
   std::string_view key;
   MutableByteView buffer = {};  // its address a multiple of kIoAlignment; RecordBytes of the body
-  absl::Status status = {};     // out; if OK, what follows is there, in `buffer`
+  absl::Status status = {};     // out; only if OK is what follows the page, in `buffer`
   PageHeader header = {};
   ByteView body = {};
+};
+
+// A page that was bad and has been dropped. Views stay until the call returns.
+struct DiskCorruption {
+  enum class While : uint8_t { kRead, kVerified, kKept };
+  std::string_view fingerprint;
+  std::string_view key;
+  While found = While::kRead;
+  Encoding encoding = Encoding::kWide;
+  ByteView body;       // if the record's header is that of the page; else empty
+  absl::Status error;  // what was found
 };
 
 struct DiskPage {
@@ -159,6 +171,22 @@ class DiskStore {
   bool Forget(std::string_view fingerprint, std::string_view key);
   // The same for the page and all that extends it; returns how many there were. O(pages removed).
   uint64_t ForgetTree(std::string_view fingerprint, std::string_view key);
+  // Whether Supersede has hidden the page, and what is on the device is still of before.
+  bool HoldsOlder(std::string_view fingerprint, std::string_view key) const;
+  // When the page was used last, in seconds of the caller's clock.
+  void SetUsedAt(std::string_view fingerprint, std::string_view key, uint32_t seconds);
+  // Keys of pages that nobody has used for `unused_s` and that no page extends; of whom nobody has
+  // said when they were used, it is now. Looks at a bounded number of places from `cursor` on.
+  struct Unused {
+    std::vector<std::string> keys;
+    uint64_t cursor = 0;
+  };
+  Unused ListUnused(std::string_view fingerprint, uint32_t now_s, uint32_t unused_s,
+                    uint64_t cursor) const;
+  // Forgets the page if it is such a one. Returns whether it was, and then the key of the page that
+  // it extended, if that is there.
+  std::pair<bool, std::string> ForgetUnused(std::string_view fingerprint, std::string_view key,
+                                            uint32_t now_s, uint32_t unused_s);
   // Pages of the namespace, superseded ones too, at most `pages_max`; `cursor` 0 starts. Looks at a
   // bounded number of places, so it may return fewer and a cursor.
   DiskListResult List(std::string_view fingerprint, uint32_t pages_max, uint64_t cursor) const;
@@ -167,6 +195,9 @@ class DiskStore {
   // What the directory keeps besides pages. Thread-safe by itself.
   DiskCatalog& catalog() { return catalog_; }
   const DiskCatalog& catalog() const { return catalog_; }
+
+  // Called before all else.
+  void OnCorrupt(std::function<void(const DiskCorruption&)> told) { on_corrupt_ = std::move(told); }
 
   // --- I/O ---
 
@@ -214,6 +245,9 @@ class DiskStore {
   DiskStore(const DiskStoreOptions& options, std::unique_ptr<BlockIo> io,
             std::unique_ptr<DiskReclaimPolicy> policy, DiskDirectory directory);
 
+  bool IsUnused(const DiskPlace& place, uint32_t now_s, uint32_t unused_s) const
+      ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  using While = DiskCorruption::While;
   // Null when it is not there, or superseded.
   const DiskEntry* FindCurrent(std::string_view fingerprint, std::string_view key) const
       ABSL_SHARED_LOCKS_REQUIRED(mutex_);
@@ -269,9 +303,10 @@ class DiskStore {
   // Whether the record in `get`'s buffer is that of the page, and whole.
   absl::Status Check(const Flight& flight, DiskGet& get) const;
   // Ends it: counts, and drops the page if its status is an error.
-  void End(const Flight& flight, const DiskGet& get, bool device_failed)
+  // Returns whether the page was bad and has been dropped.
+  bool End(const Flight& flight, const DiskGet& get, bool device_failed)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  void ReadAll(std::span<DiskGet> gets, bool count_as_use);
+  void ReadAll(std::span<DiskGet> gets, While why);
   void NoteError(const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
   uint32_t segment_blocks() const {
     return static_cast<uint32_t>(directory_.segment_bytes() / kDiskBlockBytes);
@@ -282,6 +317,7 @@ class DiskStore {
   const std::unique_ptr<DiskReclaimPolicy> policy_;
   const DiskDirectory directory_;
   DiskCatalog catalog_;
+  std::function<void(const DiskCorruption&)> on_corrupt_;
 
   // The turn to write. Held during I/O: who writes waits for who writes, and nobody else does.
   // Taken before `mutex_`.

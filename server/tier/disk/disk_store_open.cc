@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
@@ -19,11 +18,6 @@ constexpr uint32_t kBlocksOfFirstPiece = 64;
 constexpr uint64_t kRequestBytes = 512 << 10;
 // By how much the counters jump, past whatever a segment that cannot be read may have used.
 constexpr uint64_t kCounterJump = 1 << 20;
-
-uint64_t HashOf(std::string_view fingerprint, std::string_view key) {
-  return absl::HashOf(absl::string_view(fingerprint.data(), fingerprint.size()),
-                      absl::string_view(key.data(), key.size()));
-}
 
 }  // namespace
 
@@ -52,18 +46,12 @@ struct DiskStore::Recovery {
     uint64_t generation;
     std::optional<uint32_t> entries;  // if sealed
   };
-  // Of a live page: what it extends, as a hash; 0 for roots.
-  struct Link {
-    DiskPlace place;
-    uint64_t parent;
-  };
 
   const DiskDirectory& directory;
   BlockIo& io;
   DiskIndex& index;
   DiskStoreStats& stats;
   uint64_t sequence_max = 0;
-  absl::flat_hash_map<uint64_t, Link> links = {};  // [hash of the page's name]
   // Whole, but not to be found: older copies of pages that are there, and orphans. They would come
   // back once the newer copy is removed, or what they extend is stored again.
   std::vector<DiskPlace> unwanted = {};
@@ -178,41 +166,13 @@ struct DiskStore::Recovery {
     while (index.segment(segment).entries.size() < entry) index.AppendGap(segment);
     const DiskPlace older = index.Append(segment, header);
     if (!older.is_none()) unwanted.push_back(older);
-    if (!index.At({segment, entry}).live) return;
-    const uint64_t parent = header.parent.empty() ? 0 : HashOf(header.fingerprint, header.parent);
-    links[HashOf(header.fingerprint, header.key)] = {{segment, entry}, parent};
   }
 
   // Drops pages whose ancestors are not all there: nobody could reach them.
   void DropOrphans() {
-    absl::flat_hash_map<uint64_t, bool> reached;
-    reached.reserve(links.size());
-    std::vector<uint64_t> path;
-    for (const auto& [name, link] : links) {
-      path.clear();
-      bool whole = false;
-      for (uint64_t at = name;;) {
-        const auto known = reached.find(at);
-        if (known != reached.end()) {
-          whole = known->second;
-          break;
-        }
-        const auto found = links.find(at);
-        // A page that is its own ancestor is none.
-        if (found == links.end() || path.size() > links.size()) break;
-        path.push_back(at);
-        if (found->second.parent == 0) {
-          whole = true;
-          break;
-        }
-        at = found->second.parent;
-      }
-      for (const uint64_t at : path) reached[at] = whole;
-    }
-    for (const auto& [name, link] : links) {
-      if (reached[name]) continue;
-      index.Erase(link.place);
-      unwanted.push_back(link.place);
+    for (const DiskPlace& place : index.Orphans()) {
+      index.Erase(place);
+      unwanted.push_back(place);
       ++stats.orphan_pages;
     }
   }
@@ -225,14 +185,18 @@ absl::Status DiskStore::Recover() {
   uint64_t pages = 0;
   for (const Recovery::Found& found : segments) pages += found.entries.value_or(0);
   index_.Reserve(pages);
-  recovery.links.reserve(pages);
   for (const Recovery::Found& found : segments) {
-    const uint32_t entries = recovery.ReadTable(found);
+    // What is found of a segment that was written to may not be on the device yet, but only in its
+    // cache or the system's; what is served as durable is. Nothing of it is, if it cannot be.
+    absl::Status synced;
+    if (!found.entries.has_value()) synced = io_->Sync(directory_.file(found.segment));
+    if (!synced.ok()) stats_.last_error = std::string(synced.message());
+    const uint32_t entries = synced.ok() ? recovery.ReadTable(found) : 0;
     Segment& segment = segments_[found.segment];
     segment.use = SegmentUse::kSealed;
     segment.generation = found.generation;
     next_generation_ = std::max(next_generation_, found.generation + 1);
-    if (found.entries.has_value()) continue;
+    if (found.entries.has_value() || !synced.ok()) continue;
     const AlignedBuffer block(kDiskBlockBytes);
     EncodeSegmentSeal({.id = directory_.id(),
                        .segment = found.segment,

@@ -142,7 +142,7 @@ absl::Status DiskStore::Keep(uint32_t victim) {
   for (auto& [record_bytes, get] : kept) {
     buffer.Grow(record_bytes);
     get.buffer = buffer.bytes();
-    ReadAll({&get, 1}, false);
+    ReadAll({&get, 1}, While::kKept);
     if (!get.status.ok()) continue;  // bad: dropped and counted
     if (!Fits(get.body.size())) break;
     if (staged_bytes_ + record_bytes > staging_.bytes().size())

@@ -203,6 +203,8 @@ absl::Status DiskStore::Publish() {
       // What became of it while its bytes were written again.
       DiskEntry& entry = index_.At(*index_.Find(page.header.fingerprint, page.header.key));
       entry.superseded = index_.At(older).superseded;
+      entry.used_at_s.store(index_.At(older).used_at_s.load(std::memory_order_relaxed),
+                            std::memory_order_relaxed);
       ++stats_.rewritten_pages;  // the older one's segment is about to be void
     } else {
       if (!older.is_none()) removals_.push_back({older, segments_[older.segment].generation});

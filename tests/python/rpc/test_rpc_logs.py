@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from .pages import Shape, key_of, wide_page
 from .process import Oscarkvd
 from .store import error_of
 
@@ -28,6 +29,18 @@ def test_call_that_fails_is_told_with_its_trace(space, server):
     found = [line for line in lines_of(server) if line.get("trace") == trace]
     assert [(line["method"], line["status"], line["error"]) for line in found] == [("Lookup", code, message)]
     assert found[0]["level"] == "debug" and found[0]["peer"]
+
+
+def test_corrupt_page_is_told_with_its_block(space, server):
+    page = wide_page(Shape(), 0)
+    item = space.item(key_of("corrupt"), page)
+    item.block_crc32c[3] ^= 1
+    assert space.put([item], [page.data])[0].status == space.v1.CORRUPT
+    [line] = [line for line in lines_of(server) if line["message"] == "a page is corrupt"]
+    layer, head = divmod(3, Shape().heads)
+    assert (line["layer"], line["head"], line["tier"], line["at"]) == (str(layer), str(head), "host", "put")
+    assert line["key"] == key_of("corrupt").hex() and line["namespace"] == space.opened.fingerprint.hex()
+    assert line["level"] == "error" and "expected crc32c" in line["error"]
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])

@@ -109,6 +109,21 @@ TEST_F(DiskStoreTest, ReadsWhatWasWrittenAlsoAfterReopening) {
   EXPECT_EQ(store_->Stats().recovered_pages, 2u);
 }
 
+TEST_F(DiskStoreTest, WhatCannotBeMadeSureAtOpeningIsNotServed) {
+  WriteMany(0, 3);
+  store_.reset();
+  // Somebody was killed in the middle: what is read of that segment may not be on the device.
+  auto io = std::make_unique<FaultyIo>(std::make_unique<PosixIo>(), 1);
+  io->SetFaults({.sync_error = 1000});
+  auto opened = DiskStore::Open(options_, std::move(io));
+  ASSERT_OK(opened);
+  store_ = *std::move(opened);
+  EXPECT_FALSE(Holds(0));
+  EXPECT_FALSE(store_->Stats().last_error.empty());
+  Reopen();
+  for (uint64_t i = 0; i < 3; ++i) EXPECT_TRUE(Holds(i));
+}
+
 TEST_F(DiskStoreTest, NamespacesAreApart) {
   ASSERT_OK(WriteOne(*store_, TestDiskPage(1, 100)));
   EXPECT_THAT(ReadOne(*store_, TestKey(1), TestFingerprint(2)).status,
