@@ -15,7 +15,7 @@ constexpr double kPathShareMin = 0.1;
 // The spread follows the quantile that kAbove of kAbove + kBelow fetches stay below: it rises by
 // the one when it was too little, and falls by the other when it was not.
 constexpr double kRise = 0.19;
-constexpr double kFall = 0.01;
+constexpr double kFall = 0.004;
 constexpr double kSpreadMin = 1.0;
 constexpr double kSpreadMax = 16.0;
 

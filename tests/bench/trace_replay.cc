@@ -261,12 +261,21 @@ class Replayer {
 
   void PutOne(const PutItem& item) {
     BeginPutResult begun = store_->BeginPut(*space_, item);
+    // As clients do: room is being made.
+    if (begun.result.status == ItemStatus::kBusy) {
+      ReEncodeAll();
+      begun = store_->BeginPut(*space_, item);
+    }
     if (!begun.result.ok()) return;
     std::memcpy(begun.slot.bytes().data(), page_.data(), page_.size());
     begun.slot.Commit();
+    ReEncodeAll();
+    WriteAll();
+  }
+
+  void ReEncodeAll() {
     while (encoder_ != nullptr && encoder_->Step()) {
     }
-    WriteAll();
   }
 
   const std::vector<TraceRequest>& trace_;

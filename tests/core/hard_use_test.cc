@@ -78,7 +78,32 @@ TEST_P(HardUseTest, PagesWhoseParentsWereDroppedAreBoundedInWhatTheyCost) {
   ExpectDrained();
 }
 
-// In full, and timed, in ./run bench index: ten million.
+TEST_P(HardUseTest, TenMillionLookupsOfAbsentKeysLeaveNothingBehind) {
+  OpenWith(64);
+  PutSingles(0, 64);
+  const uint64_t before = MemoryThatDescribes();
+  constexpr uint64_t kKeys = 128;
+  constexpr uint64_t kRounds = 10'000'000 / kKeys;
+  std::vector<std::string> keys(kKeys, std::string(32, 'a'));
+  const std::vector<std::string_view> views(keys.begin(), keys.end());
+  const SessionId session = store().OpenSession("probes");
+  for (uint64_t round = 0; round < kRounds; ++round) {
+    for (uint64_t i = 0; i < kKeys; ++i) {
+      const uint64_t number = round * kKeys + i;
+      std::memcpy(keys[i].data(), &number, sizeof(number));
+    }
+    const LookupResult found = store().Lookup(
+        space(), {.keys = views, .mode = LookupMode::kEach, .lease_session = session});
+    ASSERT_EQ(found.hole, ItemStatus::kMiss);
+    ASSERT_EQ(found.lease, 0u);
+  }
+  EXPECT_EQ(store().Stats().counters.lookup_misses, kRounds * kKeys);
+  EXPECT_EQ(MemoryThatDescribes(), before);
+  EXPECT_EQ(store().Stats().leased_bytes, 0u);
+  EXPECT_EQ(store().Stats().pages, 64u);
+}
+
+// Timed in ./run bench index, ten million.
 TEST_P(HardUseTest, LookupsOfAbsentKeysChangeNothing) {
   const auto survivors = [&](bool probed) {
     OpenWith(64);
