@@ -1,15 +1,24 @@
 #include "server/shared_memory.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
 #include "kernels/base/status_macros.h"
+#include "proto/wire/data_path.h"
 #include "server/config/load.h"
 
 #include "oscarkv/v1/server_config.pb.h"
 
 namespace oscarkv {
 namespace {
+
+bool MayTakeShm(const v1::PathsConfig& paths) {
+  const auto has_shm = [](const auto& names) {
+    return std::ranges::find(names, DataPathName(DataPath::kShm)) != names.end();
+  };
+  return has_shm(paths.fetch()) || has_shm(paths.push());
+}
 
 uint64_t Bytes(const std::string& text) { return ParseBytes(text).value(); }  // was checked
 
@@ -23,7 +32,9 @@ absl::StatusOr<SharedHostTier> OpenHostTier(const v1::ServerConfig& config) {
   SharedHostTier host;
   HostTierOptions options;
   options.capacity_bytes = Bytes(config.host().capacity());
-  if (SharedMemorySocket(config).empty()) {
+  if (!MayTakeShm(config.paths())) {
+    host.missing = absl::UnavailableError("neither paths.fetch nor paths.push has shm");
+  } else if (SharedMemorySocket(config).empty()) {
     host.missing =
         absl::UnavailableError("shared_memory.socket is off, or auto without a Unix socket");
   } else {

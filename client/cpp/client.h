@@ -233,7 +233,8 @@ class Namespace {
   // What Push would refuse the arguments with.
   absl::Status CheckPush(const EngineView& cache, const PushRequest& request) const;
   // Fetches pages and decodes them into the cache; stops at the first page that is not there.
-  // Nothing of a page that fails is written.
+  // Nothing of a page that fails is written; but of one that is kFenced, which the server took back
+  // while it was read in shared memory, blocks may have been.
   absl::StatusOr<FetchReport> Fetch(const EngineView& cache, const FetchRequest& request) const;
 
   // The same for pages that are encoded and decoded elsewhere (client/gpu): request.slots is the

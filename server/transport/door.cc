@@ -19,6 +19,9 @@
 namespace oscarkv {
 namespace {
 
+// Clients beyond the most, which are told so and go.
+constexpr uint32_t kRefusedMax = 16;
+
 // Whether a client may take this path.
 absl::Status CheckHost(const v1::PathOffer& offer) {
   const std::string here = HostId();
@@ -75,6 +78,7 @@ class Door::Impl {
   struct Visitor {
     DoorLink* link = nullptr;  // while there is one
     SessionId session = 0;     // once the client has named it
+    bool refused = false;      // one too many
     bool ended = false;
     std::thread thread;
   };
@@ -105,13 +109,15 @@ class Door::Impl {
       return;
     }
     const absl::MutexLock lock(&mutex_);
-    if (live_ >= options_.links_max) {
+    const bool refused = live_ >= options_.links_max;
+    if (refused) {
       shared_.context.logger().Log(LogLevel::kWarning, "shared memory has too many clients",
                                    {{"connections", absl::StrCat(live_)}});
-      return;
+      if (live_ >= options_.links_max + kRefusedMax) return;
     }
     ++live_;
     Visitor& visitor = visitors_.emplace_back();
+    visitor.refused = refused;
     visitor.thread = std::thread([this, &visitor, taken = std::move(socket)]() mutable {
       Serve(visitor, std::move(taken));
     });
@@ -140,6 +146,10 @@ class Door::Impl {
     {
       const absl::MutexLock lock(&mutex_);
       visitor.session = session;
+      if (visitor.refused) {
+        return absl::ResourceExhaustedError(
+            absl::StrCat("at most ", options_.links_max, " connections to shared memory"));
+      }
     }
     if (shared_.context.store().HasSession(session)) return absl::OkStatus();
     return absl::FailedPreconditionError("the session is not open here");

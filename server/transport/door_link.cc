@@ -20,6 +20,9 @@ namespace {
 
 constexpr absl::Duration kHelloTimeout = absl::Seconds(5);
 constexpr uint64_t kMemoryPageBytes = 4096;
+// Answered at once, at most 43 bytes each, so that they fit in a packet. The client asks on.
+constexpr size_t kPagesPerReply = 2048;
+static_assert(kPagesPerReply * 48 < kPacketBytesMax);
 
 }  // namespace
 
@@ -166,7 +169,8 @@ absl::Status DoorLink::Map(const v1::DoorMap& request, v1::DoorMapped* reply) {
     keys.push_back(key);
   }
   mapped_at_ = absl::Now();
-  for (size_t i = 0; i < keys.size() && mapped_.size() == i; ++i)
+  const size_t pages = std::min(keys.size(), kPagesPerReply);
+  for (size_t i = 0; i < pages && mapped_.size() == i; ++i)
     MapOne(*space_, keys, i, request.lease_id(), reply);
   return absl::OkStatus();
 }

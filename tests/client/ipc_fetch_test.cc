@@ -1,7 +1,5 @@
 // Pages that a sink reads in a GPU's memory, which here is a fake in host memory: what goes by that
 // path and what by another, and that nothing counts which did not stay where it was read.
-#include "client/cpp/device_fetch.h"
-
 #include <memory>
 #include <string>
 #include <utility>
@@ -9,6 +7,7 @@
 
 #include "gmock/gmock.h"
 
+#include "client/cpp/device_fetch.h"
 #include "tests/client/device_fetch_test.h"
 
 namespace oscarkv::client {

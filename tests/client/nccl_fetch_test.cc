@@ -1,7 +1,5 @@
 // Pages that a server's GPU sends to a worker's, over a fake of NCCL: what goes by that path, and
 // what becomes of a fetch when the peer breaks.
-#include "client/cpp/device_fetch.h"
-
 #include <memory>
 #include <string>
 #include <thread>
@@ -10,6 +8,7 @@
 
 #include "gmock/gmock.h"
 
+#include "client/cpp/device_fetch.h"
 #include "tests/client/device_fetch_test.h"
 
 namespace oscarkv::client {

@@ -91,6 +91,13 @@ TEST_F(SharedMemoryTest, IsNotOfferedWhereItIsOff) {
   ExpectNoDoor("shared_memory.socket is off");
 }
 
+TEST_F(SharedMemoryTest, IsNotOfferedWhereNoDirectionMayTakeIt) {
+  config_.mutable_paths()->add_fetch("grpc");
+  config_.mutable_paths()->add_push("grpc");
+  ASSERT_OK(OpenAll());
+  ExpectNoDoor("neither paths.fetch nor paths.push has shm");
+}
+
 TEST_F(SharedMemoryTest, IsNotOfferedWithoutAUnixSocket) {
   config_.set_listen(0, "127.0.0.1:0");
   ASSERT_OK(OpenAll());

@@ -270,11 +270,24 @@ TEST_F(DoorTest, NoMoreConnectionsThanMayBe) {
   DoorClient first = Enter(session->id());
   DoorClient second = Enter(session->id());
   DoorClient third(Connect());
+  const auto refusal = third.Hello(HelloOf(session->id()));
+  ASSERT_OK(refusal);
+  EXPECT_EQ(refusal->code(), static_cast<uint32_t>(StatusCode::kResourceExhausted));
+  EXPECT_THAT(refusal->message(), HasSubstr("at most 2"));
   third.AwaitEnd();
   ExpectMapped(first, Map(first, chain).pages(0), chain[0]);
   second = DoorClient();
   while (door_->Stats().links > 1) std::this_thread::yield();
   Enter(session->id());
+}
+
+TEST_F(DoorTest, AMapOfMorePagesThanAPacketTellsOfIsAnsweredInPart) {
+  OpenDoor({}, {.max_items = 3000});
+  const auto session = Join();
+  const auto chain = Stored(1, 1);
+  DoorClient client = Enter(session->id());
+  const std::vector<TestItem> many(3000, chain[0]);
+  EXPECT_EQ(Map(client, many).pages_size(), 2048);
 }
 
 // --- Whose door it is ---
