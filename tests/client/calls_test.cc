@@ -61,7 +61,7 @@ TEST(Retry, APutIsSentAgainWhole) {
 class RetryOfCode : public ::testing::TestWithParam<grpc::StatusCode> {};
 
 TEST_P(RetryOfCode, OtherErrorsAreFinal) {
-  Fixture f;
+  Fixture f({.lookup_timeout = absl::Seconds(60)});
   f.store.fail = FailTimes("Lookup", GetParam(), kAlways);
   const auto hit = f.space->Lookup(f.keys);
   ASSERT_OK(hit);
