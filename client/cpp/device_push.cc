@@ -65,6 +65,14 @@ class DevicePush : public PushCall {
                                   PushReport* report, absl::Status* broken) {
     v1::BeginPushReply begun;
     absl::Status status = Begin(space, offered, &begun);
+    // The server may have ended the peer meanwhile: it had been idle for long.
+    if (absl::IsNotFound(status)) {
+      GiveUp(*offered.device, status);
+      OSCARKV_ASSIGN_OR_RETURN(const bool ready,
+                               Prepare(space, *offered.device, offered.deadline, broken));
+      if (!broken->ok()) return 0;
+      if (ready) status = Begin(space, offered, &begun);
+    }
     if (absl::IsUnimplemented(status)) {
       *broken = status;
       return 0;

@@ -112,6 +112,13 @@ class Fetcher {
            heads_.count == space_.codec().geometry().kv_heads;
   }
 
+  // Of all pages, at least.
+  uint64_t Bytes() const {
+    const PageLayout& layout = space_.codec().layout(
+        space_.MayHold(Encoding::kPacked) ? Encoding::kPacked : Encoding::kWide);
+    return request_.keys.size() * layout.range_bytes(all_layers_, heads_);
+  }
+
   // What one call of a path brings of the pages that are still missing.
   absl::Status FetchBatch() {
     for (;;) {
@@ -120,7 +127,7 @@ class Fetcher {
       if (done_ < elsewhere_) {
         end = elsewhere_;
       } else if (ReadsDevice()) {
-        path = space_.connection()->paths().ForDevice(*sink_.device_pages(), deadline_);
+        path = space_.connection()->paths().ForDevice(*sink_.device_pages(), Bytes(), deadline_);
       }
       if (path == nullptr) {
         OSCARKV_ASSIGN_OR_RETURN(

@@ -28,6 +28,14 @@ class NcclFetch {
       : space_(space), wanted_(wanted), sink_(sink), peer_(*sink.receiver()), taken_(*taken) {}
 
   absl::Status Run() {
+    absl::Status status = Try();
+    // The server may have ended the peer meanwhile: it had been idle for long.
+    if (absl::IsNotFound(status) && peer_.epoch() == 0) status = Try();
+    return status;
+  }
+
+ private:
+  absl::Status Try() {
     OSCARKV_ASSIGN_OR_RETURN(const bool met,
                              OpenPeerLink(space_, peer_, Direction::kFetch, wanted_.group,
                                           wanted_.deadline, &taken_.broken));
@@ -63,7 +71,6 @@ class NcclFetch {
     return absl::OkStatus();
   }
 
- private:
   absl::Status Ask(v1::SendPagesReply* reply) {
     asked_ = std::min(wanted_.end - wanted_.first, space_.max_items());
     v1::SendPagesRequest request;

@@ -21,6 +21,9 @@ namespace {
 // The paths of this build, the best first.
 constexpr DataPath kBuilt[] = {DataPath::kIpc, DataPath::kShm, DataPath::kNccl, DataPath::kGrpc};
 
+// With less a GPU's memory takes longer to be asked for, in calls, than shared memory to be copied.
+constexpr uint64_t kIpcWorthBytes = 3 << 20;
+
 bool Contains(const std::vector<DataPath>& paths, DataPath path) {
   return std::find(paths.begin(), paths.end(), path) != paths.end();
 }
@@ -136,8 +139,10 @@ absl::StatusOr<std::shared_ptr<FetchPath>> Paths::ForFetch(bool decoded, absl::T
 }
 
 template <typename Path>
-std::shared_ptr<Path> Paths::BestOf(const OfDevices<Path>& devices, bool nccl, bool shm) {
+std::shared_ptr<Path> Paths::BestOf(const OfDevices<Path>& devices, bool nccl, bool shm,
+                                    uint64_t bytes) {
   for (const DataPath kind : devices.agreed) {
+    if (kind == DataPath::kIpc && shm && bytes < kIpcWorthBytes) continue;
     // Memory of the same host, if there is a path to it, is nearer than another GPU.
     if (kind == DataPath::kShm && shm) return nullptr;
     if (kind == DataPath::kNccl && !nccl) continue;
@@ -147,21 +152,22 @@ std::shared_ptr<Path> Paths::BestOf(const OfDevices<Path>& devices, bool nccl, b
   return nullptr;
 }
 
-std::shared_ptr<FetchPath> Paths::ForDevice(const DevicePages& pages, absl::Time deadline) {
+std::shared_ptr<FetchPath> Paths::ForDevice(const DevicePages& pages, uint64_t bytes,
+                                            absl::Time deadline) {
   if (!Agree(Wanted::kOfDevices, deadline)) return nullptr;
   const absl::MutexLock lock(&mutex_);
   const bool shm = fetch_.path != nullptr && fetch_.path->kind() == DataPath::kShm;
-  return BestOf(device_fetch_, pages.receives(), shm);
+  return BestOf(device_fetch_, pages.receives(), shm, bytes);
 }
 
-absl::StatusOr<std::shared_ptr<PushPath>> Paths::ForPush(DeviceSource* source,
+absl::StatusOr<std::shared_ptr<PushPath>> Paths::ForPush(DeviceSource* source, uint64_t bytes,
                                                          absl::Time deadline) {
   Agree(Wanted::kOfHosts, deadline);
   const bool devices = source != nullptr && Agree(Wanted::kOfDevices, deadline);
   const absl::MutexLock lock(&mutex_);
   if (devices) {
     const bool shm = push_.path != nullptr && push_.path->kind() == DataPath::kShm;
-    auto path = BestOf(device_push_, source->sender() != nullptr, shm);
+    auto path = BestOf(device_push_, source->sender() != nullptr, shm, bytes);
     if (path != nullptr) return path;
   }
   if (push_.path == nullptr) return NoPath(Direction::kPush, Reason(push_, device_push_));

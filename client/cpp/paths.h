@@ -34,12 +34,14 @@ class Paths {
   // path that both ends have and may use. `decoded`: for pages that the server is to decode.
   absl::StatusOr<std::shared_ptr<FetchPath>> ForFetch(bool decoded, absl::Time deadline)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  // The path for sinks that read a GPU's memory (PageSink::device_pages), to be taken before that;
-  // null: there is none, or none that is better.
-  std::shared_ptr<FetchPath> ForDevice(const DevicePages& pages, absl::Time deadline)
-      ABSL_LOCKS_EXCLUDED(mutex_);
-  // The path to take now, as ForFetch; `source`: where it may be one that goes from there, or null.
-  absl::StatusOr<std::shared_ptr<PushPath>> ForPush(DeviceSource* source, absl::Time deadline)
+  // The path for sinks that read a GPU's memory (PageSink::device_pages), to be taken before that,
+  // of about so many bytes; null: there is none, or none that is better.
+  std::shared_ptr<FetchPath> ForDevice(const DevicePages& pages, uint64_t bytes,
+                                       absl::Time deadline) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The path to take now, as ForFetch, of about so many bytes; `source`: where it may be one that
+  // goes from there, or null.
+  absl::StatusOr<std::shared_ptr<PushPath>> ForPush(DeviceSource* source, uint64_t bytes,
+                                                    absl::Time deadline)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
   // `path` has proved to be out of use: gRPC takes its place until the next session, if it may.
@@ -75,7 +77,8 @@ class Paths {
   };
   // The best of them before shared memory (if `shm`: there is a path by it), or null.
   template <typename Path>
-  static std::shared_ptr<Path> BestOf(const OfDevices<Path>& devices, bool nccl, bool shm);
+  static std::shared_ptr<Path> BestOf(const OfDevices<Path>& devices, bool nccl, bool shm,
+                                      uint64_t bytes);
   // Whether it is one of them.
   template <typename Path>
   static bool GiveUpDevice(const void* path, const absl::Status& why, OfDevices<Path>* devices);

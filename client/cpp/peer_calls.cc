@@ -20,10 +20,10 @@ bool SaysNever(const absl::Status& status) {
          absl::IsFailedPrecondition(status);
 }
 
-absl::Status OpenPeer(Namespace::Impl& space, PeerLink& link, CallGroup& group, absl::Time deadline,
-                      absl::Status* broken) {
+absl::Status OpenPeer(Namespace::Impl& space, PeerLink& link, uint64_t session, CallGroup& group,
+                      absl::Time deadline, absl::Status* broken) {
   v1::OpenPeerRequest request;
-  request.set_session_id(space.connection()->Session(deadline));
+  request.set_session_id(session);
   request.set_replaces(link.peer_id());
   request.set_nccl_version(link.version());
   request.set_slots(link.shape().slots);
@@ -46,7 +46,7 @@ absl::Status OpenPeer(Namespace::Impl& space, PeerLink& link, CallGroup& group, 
     return absl::OkStatus();
   }
   std::copy(reply.pair().begin(), reply.pair().end(), pair.begin());
-  *broken = link.Open(reply.peer_id(), pair, reply.peer_epoch(),
+  *broken = link.Open(session, reply.peer_id(), pair, reply.peer_epoch(),
                       absl::Now() + space.connection()->options().peer_meet_timeout);
   return absl::OkStatus();
 }
@@ -80,6 +80,10 @@ absl::StatusOr<v1::ShareDeviceReply> SharedDevice::Get(Namespace::Impl& space, C
 
 absl::StatusOr<bool> OpenPeerLink(Namespace::Impl& space, PeerLink& link, Direction direction,
                                   CallGroup& group, absl::Time deadline, absl::Status* broken) {
+  const uint64_t session = space.connection()->Session(deadline);
+  if (session == 0) return absl::UnavailableError("no session could be opened");
+  // Its peer ended with the session that it was opened in.
+  if (link.session() != session) link.Break(absl::CancelledError("the session has ended"));
   if (link.epoch() != 0) return true;
   const auto cancelled = [&group] { return group.cancelled(); };
   const bool alone = !space.connection()->paths().HasHostPath(direction);
@@ -89,7 +93,7 @@ absl::StatusOr<bool> OpenPeerLink(Namespace::Impl& space, PeerLink& link, Direct
     const absl::Time now = absl::Now();
     if (!alone) until = now + (deadline - now) / 2;
     if (!link.AwaitClosed(until, cancelled)) return false;
-    OSCARKV_RETURN_IF_ERROR(OpenPeer(space, link, group, deadline, broken));
+    OSCARKV_RETURN_IF_ERROR(OpenPeer(space, link, session, group, deadline, broken));
     if (!broken->ok()) return false;
   }
   const absl::StatusOr<bool> met = link.AwaitOpen(until, cancelled);

@@ -52,9 +52,10 @@ bool PeerLink::AwaitClosed(absl::Time until, Cancelled cancelled) {
   return closed();
 }
 
-absl::Status PeerLink::Open(uint64_t peer_id, const comm::PairId& pair, uint64_t epoch,
-                            absl::Time meet_by) {
+absl::Status PeerLink::Open(uint64_t session, uint64_t peer_id, const comm::PairId& pair,
+                            uint64_t epoch, absl::Time meet_by) {
   EndMeeting();  // the thread of the one before
+  session_ = session;
   peer_id_ = peer_id;
   channel_ = std::make_unique<comm::PeerChannel>();
   OSCARKV_ASSIGN_OR_RETURN(auto comm, fabric_->Open(pair, 1, epoch));

@@ -36,8 +36,9 @@ class PeerLink {
 
   uint32_t version() const { return fabric_->version(); }
   const comm::SlotShape& shape() const { return shape_; }
-  // What the server calls the peer opened last, broken or not; 0: none.
+  // What the server calls the peer opened last, broken or not, and in which session; 0: none.
   uint64_t peer_id() const { return peer_id_; }
+  uint64_t session() const { return session_; }
   // In which the ranks have met; 0: in none, and Open has to come first.
   uint64_t epoch() const;
   // An epoch was begun, and AwaitOpen has not said yet what became of it.
@@ -47,7 +48,8 @@ class PeerLink {
   bool AwaitClosed(absl::Time until, Cancelled cancelled);
   // Begins an epoch, of which nothing must be left: this rank meets the server's on a thread of its
   // own, by `meet_by`. Errors are the fabric's.
-  absl::Status Open(uint64_t peer_id, const comm::PairId& pair, uint64_t epoch, absl::Time meet_by);
+  absl::Status Open(uint64_t session, uint64_t peer_id, const comm::PairId& pair, uint64_t epoch,
+                    absl::Time meet_by);
   // Waits until the ranks have met, or `until`; false: not yet. An error, once: they did not, and
   // why.
   absl::StatusOr<bool> AwaitOpen(absl::Time until, Cancelled cancelled) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -73,6 +75,7 @@ class PeerLink {
   const std::unique_ptr<comm::PeerFabric> fabric_;
   std::byte* const memory_;
   const comm::SlotShape shape_;
+  uint64_t session_ = 0;
   uint64_t peer_id_ = 0;
   bool meets_ = false;
   // One for each peer: servers count their own epochs. The meeting thread's alone until it has met.

@@ -72,6 +72,12 @@ class Pusher {
   }
 
  private:
+  // Of all pages, at least.
+  uint64_t Bytes() const {
+    const Encoding least = space_.codec().can_pack() ? Encoding::kPacked : Encoding::kWide;
+    return request_.keys.size() * space_.codec().layout(least).page_bytes();
+  }
+
   uint64_t PositionOf(size_t page) const {
     return request_.first_position + page * space_.page_tokens();
   }
@@ -154,7 +160,8 @@ class Pusher {
   absl::Status TakePath() {
     for (;;) {
       DeviceSource* const device = of_devices_ ? source_.device_source() : nullptr;
-      OSCARKV_ASSIGN_OR_RETURN(path_, space_.connection()->paths().ForPush(device, deadline_));
+      OSCARKV_ASSIGN_OR_RETURN(path_,
+                               space_.connection()->paths().ForPush(device, Bytes(), deadline_));
       absl::StatusOr<std::unique_ptr<PushCall>> call = path_->Begin(space_, deadline_);
       if (call.ok()) {
         calls_.push_back(*std::move(call));

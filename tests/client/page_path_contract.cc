@@ -422,7 +422,8 @@ TEST_P(PagePathContract, ManyAtOnceEndOnceEach) {
       ++ends[i];
       EXPECT_OK(report.status());
       if (report.ok()) {
-        EXPECT_OK(report->store);
+        EXPECT_OK(report->store) << client_->path(Direction::kFetch).reason << "; "
+                                 << client_->path(Direction::kPush).reason;
       }
       if (report.ok() && report->store.ok())
         pages[i] = static_cast<uint32_t>(kPages - std::count(report->statuses.begin(),

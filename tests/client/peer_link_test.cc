@@ -75,7 +75,7 @@ class PeerLinkTest : public ::testing::Test {
     const auto pair = fabric_->NewPair();
     EXPECT_OK(pair);
     auto server = std::make_unique<ServersEnd>(*fabric_, *pair, epoch);
-    EXPECT_OK(link_->Open(/*peer_id=*/7, *pair, epoch, meet_by));
+    EXPECT_OK(link_->Open(/*session=*/5, /*peer_id=*/7, *pair, epoch, meet_by));
     return server;
   }
 
@@ -94,6 +94,7 @@ TEST_F(PeerLinkTest, MeetsBesideItsCallerAndReceives) {
   EXPECT_FALSE(link_->meeting());
   EXPECT_EQ(link_->epoch(), 3u);
   EXPECT_EQ(link_->peer_id(), 7u);
+  EXPECT_EQ(link_->session(), 5u);
 }
 
 TEST_F(PeerLinkTest, ATicketsPagesComeIntoTheirPlace) {

@@ -167,13 +167,14 @@ TEST_P(PeerDeathsTest, AWorkerKilledAtAnyStepCostsNobodyElseAnything) {
       return;
     }
     UseLastDevice();
-    const auto worker = MakeWorker(side.Hear(), GetParam());
+    const std::string where = side.Hear();
+    const auto worker = MakeWorker(where, GetParam());
     worker->Clear();
     worker->Push();
     worker->AwaitCopies();
     const FetchReport report = worker->Fetch();
     EXPECT_EQ(report.path, GetParam());
-    Worker by_grpc(endpoint, {.fetch_paths = {DataPath::kGrpc}}, "qwen3-8b", kTimeout, kFewLayers,
+    Worker by_grpc(where, {.fetch_paths = {DataPath::kGrpc}}, "qwen3-8b", kTimeout, kFewLayers,
                    kPages);
     by_grpc.Fetch();
     const bool whole = report.pages == kPages && worker->SamePages(by_grpc.Cache(), kPages);

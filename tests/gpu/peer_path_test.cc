@@ -77,7 +77,7 @@ class TwoProcesses final : public PathWorld {
   }
   std::unique_ptr<comm::PeerFabric> NewFabric() override {
     if (path_ != DataPath::kNccl) return nullptr;
-    MakeHost("worker");
+    MakeHost();
     comm::NcclOptions options;
     options.library = NcclLibrary();
     OrDie(device::ToStatus(cudaGetDevice(&options.device), "asking for the device"));
@@ -112,7 +112,7 @@ void ServeFrom(const std::string& path) {
   v1::ServerConfig config;
   std::ifstream file(path, std::ios::binary);
   if (!config.ParseFromIstream(&file)) OrDie(absl::DataLossError("reading " + path));
-  MakeHost("server");
+  MakeHost();
   const auto server = OrDie(Server::Create(config));
   for (;;) pause();
 }

@@ -302,7 +302,7 @@ TEST(IpcTest, AWorkerThatDiesInMidFetchGivesItsMemoryBack) {
 // In other namespaces than the worker's CUDA shares no memory, or it does: pages come either way.
 TEST(IpcTest, AServerInAContainerOfItsOwnIsReachedByWhatPathThereIs) {
   if (geteuid() != 0) GTEST_SKIP() << "only root may make namespaces";
-  BesideServer(*MakeRunner({"unshare", "--ipc", "--pid", "--fork", "--kill-child"}),
+  BesideServer(*MakeRunner({"unshare", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child"}),
                [](PeerSide& side) {
                  Worker worker(Endpoint());
                  worker.Push();

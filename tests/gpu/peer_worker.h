@@ -67,12 +67,12 @@ inline std::unique_ptr<PeerRunner> MakeRunner(std::vector<std::string> within = 
 }
 inline std::string Endpoint() { return "unix:/tmp/oscarkv_peer_test_" + std::to_string(getpid()); }
 
-// On one GPU two ranks have to look as if they were on two hosts.
-inline void MakeHost(const char* name) {
+// On one GPU two ranks have to look as if they were on two hosts: each process names its own.
+inline void MakeHost() {
   int devices = 0;
   OrDie(device::ToStatus(cudaGetDeviceCount(&devices), "counting devices"));
   if (devices > 1) return;
-  setenv("NCCL_HOSTID", name, 1);
+  setenv("NCCL_HOSTID", std::to_string(getpid()).c_str(), 1);
   setenv("NCCL_SOCKET_IFNAME", "lo", 1);
 }
 inline const char* NcclLibrary() {
@@ -89,7 +89,7 @@ inline std::unique_ptr<Server> Serve(const std::string& endpoint, const std::str
   config.mutable_gpu()->set_capacity(gpu_capacity);
   config.mutable_gpu()->set_required(true);
   config.mutable_gpu()->set_nccl(NcclLibrary());
-  MakeHost("server");
+  MakeHost();
   config.set_log_level("warning");
   return OrDie(Server::Create(WithDefaults(config, uint64_t{8} << 30)));
 }
@@ -273,7 +273,7 @@ class Worker {
 
  private:
   static comm::NcclOptions Nccl() {
-    MakeHost("worker");
+    MakeHost();
     comm::NcclOptions options;
     options.library = NcclLibrary();
     OrDie(device::ToStatus(cudaGetDevice(&options.device), "asking for the device"));
