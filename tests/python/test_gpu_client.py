@@ -244,6 +244,7 @@ def test_transfers_come_after_what_the_stream_holds(space, worker):
     np.testing.assert_array_equal(cpu_fetch(space)[:, :, SLOTS[:PAGE_TOKENS]], rows[:, :, SLOTS[:PAGE_TOKENS]])
 
 
+@pytest.mark.parametrize("server", ["127.0.0.1:0"], indirect=True)  # a Unix socket's server has pages come by shared memory
 def test_corrupt_page_is_found_on_the_gpu(server):
     proxy = SlowProxy(server.endpoint)
     try:
@@ -252,8 +253,8 @@ def test_corrupt_page_is_found_on_the_gpu(server):
             worker = oscarkv.gpu.Worker(space, TRANSFORMS, pages_max=64, stage_bytes=1 << 20)
             cpu_push(space)
             cache = GpuCache(random_rows(99))
-            # The first layer of page 0 has 65,536 bytes, that of page 1 9,216.
-            proxy.flip_bit_after(70_500)
+            # Page 0 has 327,680 bytes, page 1 46,080: so few come at once, all layers of the one before the other.
+            proxy.flip_bit_after(345_000)
             report = worker.fetch(cache.kv, SLOTS, KEYS)
             assert report.statuses == ["OK", "CORRUPT"] + ["SKIPPED"] * (PAGES - 2)
             assert (report.pages, report.error) == (1, "") and client.counters["corrupt_pages"] == 1
