@@ -25,9 +25,11 @@ BulkCall::~BulkCall() {
   if (!stream_->finished) stream_->context.TryCancel();
 }
 
-bool BulkCall::Write(const grpc::ByteBuffer& message) {
+bool BulkCall::Write(const grpc::ByteBuffer& message, bool more) {
   if (pending()) return false;
-  stream_->steps->Write(message, nullptr);
+  grpc::WriteOptions options;
+  if (more) options.set_buffer_hint();
+  stream_->steps->Write(message, options, nullptr);
   return Wait();
 }
 

@@ -2,6 +2,7 @@
 #ifndef OSCARKV_CLIENT_CPP_BULK_CALL_H_
 #define OSCARKV_CLIENT_CPP_BULK_CALL_H_
 
+#include <cstdint>
 #include <memory>
 
 #include <grpcpp/generic/generic_stub.h>
@@ -9,6 +10,10 @@
 #include "client/cpp/held_call.h"
 
 namespace oscarkv::client {
+
+// A page goes in pieces of these bytes, if it has more: one is verified while the next is on its
+// way.
+inline constexpr uint32_t kPieceBytes = 256 << 10;
 
 class BulkCall final : public HeldCall {
  public:
@@ -20,7 +25,8 @@ class BulkCall final : public HeldCall {
 
   // False: the call has ended, or the deadline has come; Finish says which. What the message's
   // slices hold may be held on until gRPC lets go of it.
-  bool Write(const grpc::ByteBuffer& message);
+  // `more`: another message follows at once, and this one may wait for it.
+  bool Write(const grpc::ByteBuffer& message, bool more = false);
   bool WriteLast(const grpc::ByteBuffer& message);
   // False: there is no further message.
   bool Read(grpc::ByteBuffer* message);

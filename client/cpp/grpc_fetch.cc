@@ -106,7 +106,10 @@ class GrpcFetch {
     request.set_stop_at_first_miss(true);
     request.set_first_head(wanted_.heads.first);
     request.set_heads(wanted_.heads.count);
+    request.set_chunk_bytes(kPieceBytes);
     request.set_data_in_items(true);
+    request.set_no_end(true);
+    request.set_may_take_back(true);
     return request;
   }
 
@@ -127,12 +130,14 @@ class GrpcFetch {
     v1::GetItem& item = item_;
     if (!item.ParseFromString(frame.head())) return NotAnAnswer();
     const size_t page = part_->first + item.item();
-    if (item_open_ || page != next() || page >= part_->end) {
+    const ItemStatus status = FromProto(item.result().status());
+    // One that has begun comes again only to be taken back.
+    if ((item_open_ && status == ItemStatus::kOk) || page != next() || page >= part_->end) {
       return absl::DataLossError(
           absl::StrCat("the server answered item ", item.item(), " out of order"));
     }
-    const ItemStatus status = FromProto(item.result().status());
     if (status != ItemStatus::kOk) {
+      item_open_ = false;
       taken_.stop = status;
       return absl::OkStatus();
     }
@@ -170,7 +175,11 @@ class GrpcFetch {
     filled_ += count;
     taken_.bytes += count;
     FaultPoint("grpc.client.get.chunk");
-    if (filled_ == room_.size()) TakePage();
+    if (filled_ == room_.size()) {
+      TakePage();
+    } else {
+      sink_.Filled(filled_);
+    }
     return absl::OkStatus();
   }
 

@@ -33,9 +33,9 @@ class GrpcPush final : public PushCall {
       v1::PutRequest header;
       FillPutHeader(space, offered, header.mutable_header());
       FaultPoint("grpc.client.put.begun");
-      if (call.Write(FrameMessage(header))) {
+      if (call.Write(FrameMessage(header), /*more=*/true)) {
         FaultPoint("grpc.client.put.header");
-        SendChunks(space.max_chunk_bytes(), offered, call, report);
+        SendChunks(std::min<size_t>(space.max_chunk_bytes(), kPieceBytes), offered, call, report);
       }
       FaultPoint("grpc.client.put.sent");
       grpc::ByteBuffer message;

@@ -36,6 +36,9 @@ class PageSink {
   // Asked for again when the page has to be fetched once more.
   virtual absl::StatusOr<MutableByteView> Room(uint32_t page, Encoding encoding, BlockRange layers,
                                                uint64_t bytes) = 0;
+  // The first `bytes` bytes of what it gave room for are there, and stay until Take, or until room
+  // is asked for again: what can be done with a part is done while the rest is on its way.
+  virtual void Filled(uint64_t /*bytes*/) {}
   // What it gave room for is there, with these checksums of its blocks; nothing was verified.
   // kDataLoss: a checksum is wrong, the page is corrupt, and none after it is wanted.
   virtual absl::Status Take(std::span<const uint32_t> block_crc32c) = 0;

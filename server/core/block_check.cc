@@ -106,12 +106,11 @@ absl::Status CheckPieces(const PageLayout& layout, std::span<const uint32_t> crc
                                           absl::Hex(found.back(), absl::kZeroPad8)));
 }
 
-void ClearPadding(const PageLayout& layout, MutableByteView page) {
-  const Geometry& geometry = layout.geometry();
-  for (uint32_t layer = 0; layer < geometry.layers; ++layer) {
+void ClearPadding(const PageLayout& layout, MutableByteView page, BlockRange layers) {
+  for (uint32_t layer = layers.first; layer < layers.first + layers.count; ++layer) {
     const BlockLayout& block = layout.block(layer);
     if (block.stride == block.bytes) continue;
-    for (uint32_t head = 0; head < geometry.kv_heads; ++head) {
+    for (uint32_t head = 0; head < layout.geometry().kv_heads; ++head) {
       std::memset(page.data() + layout.block_offset(layer, head) + block.bytes, 0,
                   block.stride - block.bytes);
     }

@@ -41,8 +41,8 @@ uint64_t CountPieces(const PageLayout& layout);
 absl::Status CheckPieces(const PageLayout& layout, std::span<const uint32_t> crcs,
                          std::span<const uint32_t> found);
 
-// Sets the padding of every block to zero.
-void ClearPadding(const PageLayout& layout, MutableByteView page);
+// Sets the padding of every block of these layers to zero.
+void ClearPadding(const PageLayout& layout, MutableByteView page, BlockRange layers);
 
 }  // namespace oscarkv
 

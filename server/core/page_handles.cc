@@ -7,6 +7,15 @@
 #include "server/core/page_store.h"
 
 namespace oscarkv {
+namespace {
+
+// The checksums of a slot. Slots and pages are multiples of 64 bytes, so they are aligned.
+std::span<const uint32_t> CrcsBehind(ByteView slot, const PageLayout& layout) {
+  const auto* crcs = reinterpret_cast<const uint32_t*>(slot.data() + layout.page_bytes());
+  return {crcs, layout.geometry().blocks()};
+}
+
+}  // namespace
 
 // --- PutSlot ---
 
@@ -25,6 +34,8 @@ PutSlot& PutSlot::operator=(PutSlot&& other) noexcept {
   ends_put_ = other.ends_put_;
   slot_ = other.slot_;
   memory_ = std::exchange(other.memory_, {});
+  layers_verified_ = other.layers_verified_;
+  sound_ = std::move(other.sound_);
   return *this;
 }
 
@@ -32,6 +43,22 @@ void PutSlot::Reset() {
   if (store_ == nullptr) return;
   store_->counters_.puts_abandoned.fetch_add(1, std::memory_order_relaxed);
   store_->Abandon(*this);
+}
+
+void PutSlot::Filled(uint64_t bytes) {
+  if (store_ == nullptr) return;
+  const PageLayout& layout = space_->layout(encoding_);
+  const Geometry& geometry = layout.geometry();
+  uint32_t whole = layers_verified_;
+  while (whole < geometry.layers &&
+         layout.block_offset(whole, 0) + geometry.kv_heads * layout.block(whole).stride <= bytes)
+    ++whole;
+  const BlockRange layers = {layers_verified_, whole - layers_verified_};
+  layers_verified_ = whole;
+  if (!sound_.ok()) return;
+  ClearPadding(layout, memory_, layers);
+  sound_ =
+      CheckBlocks(layout, memory_, CrcsBehind(memory_, layout), layers, {0, geometry.kv_heads});
 }
 
 ItemResult PutSlot::Commit() {
@@ -58,11 +85,7 @@ void PinnedPage::Reset() {
   record_ = nullptr;
 }
 
-std::span<const uint32_t> PinnedPage::block_crcs() const {
-  // Slots and pages are multiples of 64 bytes, so the checksums are aligned.
-  const auto* crcs = reinterpret_cast<const uint32_t*>(slot_.data() + meta_.bytes);
-  return {crcs, layout_->geometry().blocks()};
-}
+std::span<const uint32_t> PinnedPage::block_crcs() const { return CrcsBehind(slot_, *layout_); }
 
 absl::StatusOr<ByteView> PinnedPage::VerifiedPage() {
   const Geometry& geometry = layout_->geometry();

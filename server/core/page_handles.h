@@ -75,6 +75,10 @@ class PutSlot {
     return store_ == nullptr ? MutableByteView() : memory_.first(space_->page_bytes(encoding_));
   }
 
+  // The first `bytes` of them are written, and stay as they are from here on: what of the page that
+  // makes whole is verified now, while it is at hand, and not again in Commit.
+  void Filled(uint64_t bytes);
+
   // Verifies every block against the checksums of the PutItem, clears the padding between blocks,
   // and makes the page visible, atomically. Empties this slot, whatever the outcome:
   //   kOk        stored.
@@ -102,6 +106,8 @@ class PutSlot {
   bool ends_put_ = false;
   TierSlot slot_;
   MutableByteView memory_;  // the page's blocks, then its checksums
+  uint32_t layers_verified_ = 0;
+  absl::Status sound_;  // what was found of them
 };
 
 struct BeginPutResult {

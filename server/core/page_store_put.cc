@@ -19,11 +19,6 @@ std::string Shown(std::string_view key) {
                       key.size() > head.size() ? ".." : "");
 }
 
-// The checksums in a slot. Slots and pages are multiples of 64 bytes, so they are aligned.
-std::span<const uint32_t> AsCrcs(ByteView bytes) {
-  return {reinterpret_cast<const uint32_t*>(bytes.data()), bytes.size() / sizeof(uint32_t)};
-}
-
 std::string PinnedFull(std::string_view key) {
   return absl::StrCat(Shown(key), ": to be pinned, but the share of pinned pages is full");
 }
@@ -204,12 +199,11 @@ BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) 
 }
 
 ItemResult PageStore::Commit(PutSlot& slot) {
-  const PageLayout& layout = slot.space_->layout(slot.encoding_);
   const MutableByteView page = slot.bytes();
   const ByteView crcs = slot.memory_.subspan(page.size());
-  ClearPadding(layout, page);
+  slot.Filled(page.size());
   ItemResult result;
-  if (const absl::Status sound = CheckAllBlocks(layout, page, AsCrcs(crcs)); !sound.ok()) {
+  if (const absl::Status& sound = slot.sound_; !sound.ok()) {
     result = {ItemStatus::kCorrupt, absl::StrCat(Shown(slot.key_), ": ", sound.message())};
     TellCorrupt(slot.space_->fingerprint(), slot.key_, TierKind::kHost, CorruptAt::kPut, sound);
   }

@@ -1,6 +1,6 @@
 // Get: for each key its item message, then the selected blocks in chunks, straight from the page's
 // memory. The page is pinned until gRPC has sent the last chunk of it, whatever happens in the
-// store meanwhile.
+// store meanwhile. Every byte is verified just before it is sent.
 #include <algorithm>
 #include <atomic>
 #include <string>
@@ -101,17 +101,17 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 
   // The next write: a chunk of the page under way, the next item, or the end.
   void Advance() {
-    if (sent_ < part_bytes_) return WriteChunk();
+    if (sent_ < item_bytes_) return NextChunk();
     LetGoOfPage();
-    if (stop_ || next_key_ == request_.keys_size()) return WriteEnd();
+    if (NoItemFollows()) return request_.no_end() ? End(absl::OkStatus()) : WriteEnd();
     NextItem();
   }
+
+  bool NoItemFollows() const { return stop_ || next_key_ == request_.keys_size(); }
 
   void NextItem() {
     const auto item = static_cast<uint32_t>(next_key_++);
     const std::string& key = request_.keys(static_cast<int>(item));
-    parts_.clear();
-    part_bytes_ = sent_ = 0;
     item_ = item;
     PinResult pinned = context_.store().Pin(*space_, key);
     // Reading from a disk takes longer than a reaction may.
@@ -160,17 +160,35 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     ItemResult why_not;
     inflight_ = context_.TakeInflight(*space_, page_->pin.meta().bytes + DecodedBytes(), &why_not);
     if (!inflight_) return WriteFailure(why_not.status, std::move(why_not.message));
-    const absl::StatusOr<ByteView> bytes = page_->pin.Verified(layers_, heads_);
-    if (!bytes.ok())
-      return WriteFailure(ItemStatus::kCorrupt, std::string(bytes.status().message()));
+    BeginParts(page_->pin.layout());
+    absl::StatusOr<ByteView> page;
+    const absl::Status sound =
+        codec_ == nullptr ? VerifyAhead() : (page = page_->pin.Verified(layers_, heads_)).status();
+    if (!sound.ok()) return WriteFailure(ItemStatus::kCorrupt, std::string(sound.message()));
     FaultPoint("grpc.server.get.verified");
     fetched_.push_back(key);
-    if (codec_ == nullptr) {
-      SelectBlocks(*bytes, page_->pin.layout(), layers_);
-      return WriteItem(page_->pin.meta().encoding, StoredCrcs());
-    }
+    if (codec_ == nullptr) return WriteItem(page_->pin.meta().encoding, StoredCrcs());
     // Decoding a page takes longer than a reaction may.
-    context_.RunAsync([this, page = *bytes] { DecodeItemBytes(page); });
+    context_.RunAsync([this, bytes = *page] { DecodeItemBytes(bytes); });
+  }
+
+  // An item of these pages begins: nothing of it is verified.
+  void BeginParts(const PageLayout& layout) {
+    parts_.clear();
+    part_bytes_ = sent_ = 0;
+    item_bytes_ = layout.range_bytes(layers_, heads_);
+    next_layer_ = layers_.first;
+  }
+
+  // Verifies what the next chunk takes, or all where the client wants no page to be taken back.
+  absl::Status VerifyAhead() {
+    const uint64_t ahead = request_.may_take_back() ? chunk_bytes_ : item_bytes_;
+    while (part_bytes_ < item_bytes_ && part_bytes_ - sent_ < ahead) {
+      const BlockRange layer = {next_layer_++, 1};
+      OSCARKV_ASSIGN_OR_RETURN(const ByteView page, page_->pin.Verified(layer, heads_));
+      SelectBlocks(page, page_->pin.layout(), layer);
+    }
+    return absl::OkStatus();
   }
 
   // The transport may still hold the last of its bytes, and with them the pin; the budget is for
@@ -240,6 +258,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
       if (status.ok()) status = item.result;
     }
     if (!status.ok()) return WriteFailure(ItemStatus::kCorrupt, std::string(status.message()));
+    BeginParts(wide);
     SelectBlocks(page_->decoded, wide, layers_);
     std::vector<uint32_t> crcs;
     for (uint32_t layer = layers_.first; layer < layers_.first + layers_.count; ++layer) {
@@ -258,18 +277,17 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     item->set_item(item_);
     item->mutable_result()->set_status(v1::OK);
     item->set_encoding(ToProto(encoding));
-    item->set_bytes(part_bytes_);
+    item->set_bytes(item_bytes_);
     item->mutable_block_crc32c()->Add(crcs.begin(), crcs.end());
     item->set_first_position(page_->pin.meta().first_position);
     ++delivered_;
-    bytes_ += part_bytes_;
+    bytes_ += item_bytes_;
     Send(request_.data_in_items() ? FrameItem(*item, NextParts()) : FrameMessage(reply));
     FaultPoint("grpc.server.get.item");
   }
 
   void WriteFailure(ItemStatus status, std::string message) {
-    parts_.clear();
-    part_bytes_ = sent_ = 0;
+    item_bytes_ = sent_ = 0;
     stop_ = request_.stop_at_first_miss();
     v1::GetReply reply;
     reply.mutable_item()->set_item(item_);
@@ -278,7 +296,13 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     Send(FrameMessage(reply));
   }
 
-  void WriteChunk() {
+  void NextChunk() {
+    if (const absl::Status sound = VerifyAhead(); !sound.ok()) {
+      --delivered_;
+      bytes_ -= item_bytes_;
+      fetched_.pop_back();
+      return WriteFailure(ItemStatus::kCorrupt, std::string(sound.message()));
+    }
     const uint64_t offset = sent_;
     const std::vector<HeldBytes> parts = NextParts();
     Send(FrameChunk(item_, offset, parts));
@@ -287,7 +311,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 
   // What a chunk takes of the bytes that are still to be sent; from here on they count as sent.
   std::vector<HeldBytes> NextParts() {
-    uint64_t left = std::min<uint64_t>(chunk_bytes_, part_bytes_ - sent_);
+    uint64_t left = std::min<uint64_t>(chunk_bytes_, item_bytes_ - sent_);
     uint64_t skip = sent_;
     sent_ += left;
     sending_.Moved(left);
@@ -307,22 +331,30 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   }
 
   void WriteEnd() {
+    v1::GetReply reply;
+    reply.mutable_end()->set_items_delivered(delivered_);
+    reply.mutable_end()->set_bytes(bytes_);
+    SendLast(FrameMessage(reply));
+  }
+
+  void Send(grpc::ByteBuffer buffer) {
+    if (request_.no_end() && sent_ == item_bytes_ && NoItemFollows())
+      return SendLast(std::move(buffer));
+    buffer_.Swap(&buffer);
+    StartWrite(&buffer_);
+  }
+
+  // The last message, and how the call ended.
+  void SendLast(grpc::ByteBuffer buffer) {
     // One use of the sequence, however many pages it has.
     const std::vector<std::string_view> keys(fetched_.begin(), fetched_.end());
     context_.store().Touch(*space_, keys, traits_);
     FaultPoint("grpc.server.get.touched");
-    v1::GetReply reply;
-    reply.mutable_end()->set_items_delivered(delivered_);
-    reply.mutable_end()->set_bytes(bytes_);
     sending_.End(absl::Now());
     context_.transfers().Record(DataPath::kGrpc, Direction::kFetch, bytes_, scope_.elapsed());
-    buffer_ = FrameMessage(reply);
+    inflight_.Release();  // the client's next call may come before OnDone
+    buffer_.Swap(&buffer);
     StartWriteAndFinish(&buffer_, grpc::WriteOptions(), scope_.End(absl::OkStatus()));
-  }
-
-  void Send(const grpc::ByteBuffer& buffer) {
-    buffer_ = buffer;  // counts references, copies no bytes
-    StartWrite(&buffer_);
   }
 
   RpcContext& context_;
@@ -341,7 +373,9 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   std::shared_ptr<SentPage> page_;
   InflightBytes inflight_;  // of page_
   SharedRate::Use sending_;
-  std::vector<ByteView> parts_;  // of page_, to be sent
+  uint64_t item_bytes_ = 0;      // that are to be sent of it
+  uint32_t next_layer_ = 0;      // to be verified
+  std::vector<ByteView> parts_;  // what is verified of it
   uint64_t part_bytes_ = 0;
   uint64_t sent_ = 0;
   bool stop_ = false;

@@ -168,6 +168,7 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     frame.CopyData(bytes.data() + filled_);
     filled_ += count;
     bytes_ += count;
+    slot_.Filled(filled_);
     FaultPoint("grpc.server.put.chunk");
     if (filled_ == bytes.size()) CommitItem();
     return absl::OkStatus();

@@ -189,6 +189,17 @@ INSTANTIATE_TEST_SUITE_P(
         Lie{"ChunkOfAnotherItem", [](Replies& r) { r[kSecond].mutable_chunk()->set_item(2); }},
         Lie{"ChunkWithoutItem", [](Replies& r) { r.erase(r.begin() + kItem); }},
         Lie{"ItemInThePage", [](Replies& r) { r.insert(r.begin() + kSecond, r[kItem]); }},
+        Lie{"TakenBack",
+            [](Replies& r) {
+              r[kSecond].mutable_item()->set_item(1);
+              r[kSecond].mutable_item()->mutable_result()->set_status(v1::CORRUPT);
+            },
+            kAnswered},
+        Lie{"AnotherTakenBack",
+            [](Replies& r) {
+              r[kSecond].mutable_item()->set_item(2);
+              r[kSecond].mutable_item()->mutable_result()->set_status(v1::CORRUPT);
+            }},
         Lie{"ItemTwice", [](Replies& r) { r[kItem].mutable_item()->set_item(0); }},
         Lie{"ItemLeftOut", [](Replies& r) { r.erase(r.begin() + kItem, r.begin() + 2 * kItem); }},
         Lie{"ItemNotAskedFor", [](Replies& r) { r[kItem].mutable_item()->set_item(3); }},
@@ -229,6 +240,14 @@ TEST(Fetch, AnAnswerThatEndsEarlyIsAskedForTheRest) {
   EXPECT_THAT(report->statuses,
               ElementsAre(ItemStatus::kMiss, ItemStatus::kSkipped, ItemStatus::kSkipped));
   EXPECT_EQ(f.store.calls("Get"), 4);
+}
+
+TEST(Fetch, TheEndNeedNotBeSaid) {
+  Fixture f;
+  ASSERT_OK(f.Push());
+  f.store.edit_get = [](Replies* replies) { replies->pop_back(); };
+  EXPECT_EQ(f.Fetch()->pages, 3u);
+  EXPECT_EQ(f.store.calls("Get"), 1);
 }
 
 TEST(Fetch, DamagedPagesAreCounted) {

@@ -57,8 +57,15 @@ std::vector<BlockRange> RecordingSink::LayerGroups(BlockRange layers) const {
 absl::StatusOr<MutableByteView> RecordingSink::Room(uint32_t page, Encoding, BlockRange layers,
                                                     uint64_t count) {
   at_ = {layers.first, page};
+  filled_ = 0;
   bytes[at_].resize(count);
   return MutableByteView(bytes[at_]);
+}
+
+void RecordingSink::Filled(uint64_t count) {
+  EXPECT_GT(count, filled_);
+  EXPECT_LT(count, bytes[at_].size());
+  filled_ = count;
 }
 
 absl::Status RecordingSink::Take(std::span<const uint32_t> block_crc32c) {

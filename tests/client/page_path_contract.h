@@ -36,6 +36,7 @@ class RecordingSink final : public client::PageSink {
   absl::Status Begin(BlockRange, BlockRange) override { return absl::OkStatus(); }
   absl::StatusOr<MutableByteView> Room(uint32_t page, Encoding encoding, BlockRange layers,
                                        uint64_t bytes) override;
+  void Filled(uint64_t count) override;
   absl::Status Take(std::span<const uint32_t> block_crc32c) override;
   absl::Status EndLayers(BlockRange, uint32_t) override { return absl::OkStatus(); }
   absl::StatusOr<std::vector<absl::Status>> Finish() override {
@@ -52,6 +53,7 @@ class RecordingSink final : public client::PageSink {
  private:
   const uint64_t pages_;
   Part at_;
+  uint64_t filled_ = 0;  // of it
 };
 
 // Where a server runs, and the ends of a path.

@@ -1,4 +1,5 @@
 // Putting pages: what is refused, what is stored, who wins.
+#include <algorithm>
 #include <cstring>
 
 #include "gmock/gmock.h"
@@ -89,6 +90,29 @@ TEST_F(PagePutTest, LyingChecksumIsCorruptAndNamesTheBlock) {
   EXPECT_THAT(result.message, HasSubstr("layer 1, head 1"));
   EXPECT_EQ(Read(item), ItemStatus::kMiss);
   EXPECT_EQ(UsedBytes(), 0u);
+}
+
+TEST_F(PagePutTest, WhatIsFilledIsVerifiedByTheWay) {
+  const TestItem item = Chain(space(), 0, 1)[0];
+  const uint64_t bytes = space().page_bytes(Encoding::kWide);
+  for (const bool lie : {true, false}) {
+    BeginPutResult begun = Begin(item);
+    for (uint64_t filled = 0; filled < bytes; filled += 100) {
+      const uint64_t count = std::min<uint64_t>(100, bytes - filled);
+      std::memcpy(begun.slot.bytes().data() + filled, page_.bytes.data() + filled, count);
+      if (lie && filled == 200) begun.slot.bytes()[filled] ^= std::byte{1};
+      begun.slot.Filled(filled + count);
+    }
+    // What it said then counts, whatever the bytes are now.
+    if (lie) Fill(begun.slot);
+    PutSlot moved = std::move(begun.slot);
+    const ItemResult result = moved.Commit();
+    EXPECT_EQ(result.status, lie ? ItemStatus::kCorrupt : ItemStatus::kOk);
+    if (lie) {
+      EXPECT_THAT(result.message, HasSubstr("layer 0, head 0"));
+    }
+    EXPECT_EQ(Read(item), lie ? ItemStatus::kMiss : ItemStatus::kOk);
+  }
 }
 
 TEST_F(PagePutTest, PaddingIsClearedNotStored) {

@@ -180,5 +180,59 @@ TEST_F(GetReactorTest, FirstBytesOfAnItemComeInItIfTheClientSaysSo) {
   ExpectNothingHeld();
 }
 
+TEST_F(GetReactorTest, EndsWithItsLastItemIfTheClientSaysSo) {
+  Start(2);
+  for (const bool data_in_items : {true, false}) {
+    v1::GetRequest request = GetRequestFor(chain_);
+    request.set_no_end(true);
+    request.set_data_in_items(data_in_items);
+    grpc::Status status;
+    auto replies = GetAll(request, &status);
+    EXPECT_TRUE(status.ok());
+    ASSERT_EQ(replies.size(), data_in_items ? 2u : 4u);
+    const std::string& last =
+        data_in_items ? replies.back().item().data() : replies.back().chunk().data();
+    const auto content = MakePage(space(), Encoding::kWide, chain_[1].seed);
+    EXPECT_TRUE(last == AsText(ByteView(content.bytes)));
+    request.add_keys(std::string(32, 'x'));  // not there
+    replies = GetAll(request, &status);
+    EXPECT_TRUE(status.ok());
+    EXPECT_EQ(replies.back().item().item(), 2u);
+    EXPECT_EQ(replies.back().item().result().status(), v1::MISS);
+    request.clear_keys();
+    EXPECT_TRUE(GetAll(request, &status).empty());
+    EXPECT_TRUE(status.ok());
+  }
+  Stop();
+  ExpectNothingHeld();
+}
+
+TEST_F(GetReactorTest, PageThatRottedIsTakenBackOnceItHasBegunIfTheClientSaysSo) {
+  Start(3, {.max_chunk_bytes = 512});  // a layer
+  ASSERT_TRUE(tier_->FlipBit(1, 512 + 3));
+  v1::GetRequest request = GetRequestFor(chain_);
+  request.set_data_in_items(true);
+  EXPECT_EQ(GetAll(request)[2].item().result().status(), v1::CORRUPT);  // before it begins
+  for (const TestItem& item : chain_) Put(item);
+  ASSERT_TRUE(tier_->FlipBit(1, 512 + 3));
+  request.set_may_take_back(true);
+  grpc::Status status;
+  const auto replies = GetAll(request, &status);
+  EXPECT_TRUE(status.ok());
+  ASSERT_EQ(replies.size(), 6u);  // item and chunk, item, the same again, evicted, end
+  const auto bytes = MakePage(space(), Encoding::kWide, chain_[1].seed).bytes;
+  EXPECT_EQ(replies[2].item().result().status(), v1::OK);
+  EXPECT_EQ(replies[2].item().bytes(), 1024u);
+  EXPECT_TRUE(replies[2].item().data() == AsText(ByteView(bytes).first(512)));
+  EXPECT_EQ(replies[3].item().item(), 1u);
+  EXPECT_EQ(replies[3].item().result().status(), v1::CORRUPT);
+  EXPECT_THAT(replies[3].item().result().message(), HasSubstr("layer 1"));
+  EXPECT_EQ(replies[4].item().result().status(), v1::EVICTED);
+  EXPECT_EQ(replies[5].end().items_delivered(), 1u);
+  EXPECT_EQ(replies[5].end().bytes(), 1024u);
+  Stop();
+  ExpectNothingHeld();
+}
+
 }  // namespace
 }  // namespace oscarkv
