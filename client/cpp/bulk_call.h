@@ -13,7 +13,7 @@ namespace oscarkv::client {
 
 // A page goes in pieces of these bytes, if it has more: one is verified while the next is on its
 // way.
-inline constexpr uint32_t kPieceBytes = 256 << 10;
+inline constexpr uint32_t kPieceBytes = 512 << 10;
 
 class BulkCall final : public HeldCall {
  public:

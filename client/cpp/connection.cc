@@ -116,7 +116,7 @@ Connection::~Connection() = default;
 
 std::shared_ptr<grpc::Channel> Connection::channel() {
   const absl::MutexLock lock(&mutex_);
-  if (channel_ == nullptr) channel_ = MakeChannel(options_.endpoint);
+  if (channel_ == nullptr) channel_ = MakeChannel(options_.endpoint, Traffic::kControl);
   return channel_;
 }
 
@@ -162,7 +162,7 @@ absl::Status Connection::Transfer(
 std::shared_ptr<grpc::Channel> Connection::NextBulkChannel() {
   const absl::MutexLock lock(&mutex_);
   while (bulk_channels_.size() < bulk_channels_max_)
-    bulk_channels_.push_back(MakeChannel(options_.endpoint));
+    bulk_channels_.push_back(MakeChannel(options_.endpoint, Traffic::kPages));
   next_bulk_channel_ = (next_bulk_channel_ + 1) % bulk_channels_.size();
   return bulk_channels_[next_bulk_channel_];
 }

@@ -26,6 +26,7 @@ class SinkAround : public PageSink {
                                        uint64_t bytes) override {
     return sink_.Room(page, encoding, layers, bytes);
   }
+  void Filled(uint64_t bytes) override { sink_.Filled(bytes); }
   absl::Status Take(std::span<const uint32_t> block_crc32c) override {
     return sink_.Take(block_crc32c);
   }

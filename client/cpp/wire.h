@@ -3,6 +3,7 @@
 #ifndef OSCARKV_CLIENT_CPP_WIRE_H_
 #define OSCARKV_CLIENT_CPP_WIRE_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -46,8 +47,14 @@ inline constexpr char kVerify[] = "/oscarkv.v1.Admin/Verify";
 // What a connection holds for a reader that does not get on.
 inline constexpr uint64_t kReceivedAheadBytes = 16 << 20;
 
+// What a channel is for.
+enum class Traffic : uint8_t {
+  kControl,  // small messages. gRPC does not ask all the time how much the line holds
+  kPages,
+};
+
 // Opens a channel lazily: nothing is sent yet. Each has a connection of its own.
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint);
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& endpoint, Traffic traffic);
 
 v1::RequestHints ToProto(const RequestHints& hints);
 

@@ -1,7 +1,6 @@
 #include "tests/bench/transfer/lookups.h"
 
 #include <atomic>
-#include <chrono>
 #include <cstdio>
 #include <thread>
 #include <vector>
@@ -105,7 +104,6 @@ absl::Status MeasureLookups(const LookupPlan& plan) {
         } else {
           ++failed[i];
         }
-        std::this_thread::sleep_until(begin + std::chrono::microseconds(plan.every_us));
       }
     });
   }
@@ -125,7 +123,6 @@ absl::Status MeasureLookups(const LookupPlan& plan) {
       {"keys", plan.keys},
       {"clients", plan.clients},
       {"bulk", plan.bulk},
-      {"every_us", plan.every_us},
       {"calls", all.size()},
       {"failed", failures + bulk_failed.load()},
       {"keys_per_second", static_cast<double>(all.size()) * plan.keys / seconds},

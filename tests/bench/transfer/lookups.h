@@ -18,7 +18,6 @@ struct LookupPlan {
   uint32_t keys = 128;        // a call
   uint32_t clients = 1;       // each with a connection and a thread of its own
   uint32_t bulk = 0;          // clients that fetch pages of 1 MiB, 16 a call, meanwhile
-  uint32_t every_us = 0;      // at least, from the begin of a client's call to that of its next
   double seconds = 2.0;
 };
 

@@ -54,7 +54,6 @@ int Main(int argc, char** argv) {
   lookup->add_option("--keys", lookups.keys);
   lookup->add_option("--clients", lookups.clients);
   lookup->add_option("--bulk", lookups.bulk, "Clients that fetch pages meanwhile.");
-  lookup->add_option("--every-us", lookups.every_us, "A client's calls begin so far apart.");
   lookup->add_option("--seconds", lookups.seconds);
   CLI::App* bare = app.add_subcommand("serve-bare");
   CLI::App* raw = app.add_subcommand("serve-raw");
