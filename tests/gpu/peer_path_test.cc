@@ -77,6 +77,7 @@ class TwoProcesses final : public PathWorld {
   }
   std::unique_ptr<comm::PeerFabric> NewFabric() override {
     if (path_ != DataPath::kNccl) return nullptr;
+    UseLastDevice();
     MakeHost();
     comm::NcclOptions options;
     options.library = NcclLibrary();
