@@ -67,9 +67,9 @@ def test_workers_in_containers_that_share_nothing_but_the_socket(server):
     if subprocess.run([*ALONE, "true"], capture_output=True).returncode != 0:
         pytest.skip("this machine does not allow namespaces of one's own (unshare)")
     folder = os.path.dirname(server.endpoint.removeprefix("unix:"))
-    # The socket's folder has another name in there; /tmp, where it was, /run and /dev/shm are empty.
-    hide = f"""mount -t tmpfs none /run && mkdir /run/store && mount --bind {folder} /run/store && mount -t tmpfs none /tmp \
-&& mount -t tmpfs none /dev/shm && hostname container && test ! -e {folder} && exec "$@" """
+    # The socket's folder has another name in there; where it was, /run and /dev/shm are empty.
+    hide = f"""mount -t tmpfs none /run && mkdir /run/store && mount --bind {folder} /run/store && mount -t tmpfs none {folder} \
+&& mount -t tmpfs none /dev/shm && hostname container && test ! -e {folder}/socket && exec "$@" """
     inside = [*ALONE, "sh", "-c", hide, "sh"]
     with WorkerProcess("unix:/run/store/socket", inside=inside) as prefill, \
             WorkerProcess("unix:/run/store/socket", inside=inside) as decode:
