@@ -173,26 +173,32 @@ bool DiskStore::IsUnused(const DiskPlace& place, uint32_t now_s, uint32_t unused
          !index_.HasChildren(place);
 }
 
-DiskStore::Unused DiskStore::ListUnused(std::string_view fingerprint, uint32_t now_s,
-                                        uint32_t unused_s, uint64_t cursor) const {
-  Unused unused;
+uint64_t DiskStore::ForPages(std::string_view fingerprint, uint64_t cursor,
+                             absl::FunctionRef<bool(const DiskPlace&)> each) const {
   DiskPlace place = PlaceOf(cursor);
-  absl::ReaderMutexLock lock(&mutex_);
+  bool more = true;
   for (uint32_t looked = 0; place.segment < segments_.size(); ++looked) {
     if (place.entry >= index_.segment(place.segment).entries.size()) {
       place = {place.segment + 1, 0};
       continue;
     }
-    if (looked >= kPlacesPerCall) {
-      unused.cursor = CursorOf(place);
-      break;
-    }
+    if (looked >= kPlacesPerCall || !more) return CursorOf(place);
     const DiskEntry& entry = index_.At(place);
-    if (entry.live && index_.FingerprintOf(entry) == fingerprint &&
-        IsUnused(place, now_s, unused_s))
-      unused.keys.emplace_back(entry.key.view());
+    if (entry.live && index_.FingerprintOf(entry) == fingerprint) more = each(place);
     ++place.entry;
   }
+  return 0;
+}
+
+DiskStore::Unused DiskStore::ListUnused(std::string_view fingerprint, uint32_t now_s,
+                                        uint32_t unused_s, uint64_t cursor) const {
+  Unused unused;
+  absl::ReaderMutexLock lock(&mutex_);
+  const auto add = [&](const DiskPlace& place) ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    if (IsUnused(place, now_s, unused_s)) unused.keys.emplace_back(index_.At(place).key.view());
+    return true;
+  };
+  unused.cursor = ForPages(fingerprint, cursor, add);
   return unused;
 }
 
@@ -211,22 +217,13 @@ std::pair<bool, std::string> DiskStore::ForgetUnused(std::string_view fingerprin
 DiskListResult DiskStore::List(std::string_view fingerprint, uint32_t pages_max,
                                uint64_t cursor) const {
   DiskListResult result;
-  DiskPlace place = PlaceOf(cursor);
   absl::ReaderMutexLock lock(&mutex_);
-  for (uint32_t looked = 0; place.segment < segments_.size(); ++looked) {
-    if (place.entry >= index_.segment(place.segment).entries.size()) {
-      place = {place.segment + 1, 0};
-      continue;
-    }
-    if (looked >= kPlacesPerCall || result.pages.size() >= pages_max) {
-      result.cursor = CursorOf(place);
-      break;
-    }
+  const auto add = [&](const DiskPlace& place) ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     const DiskEntry& entry = index_.At(place);
-    if (entry.live && index_.FingerprintOf(entry) == fingerprint)
-      result.pages.push_back({std::string(entry.key.view()), PageOf(entry)});
-    ++place.entry;
-  }
+    result.pages.push_back({std::string(entry.key.view()), PageOf(entry)});
+    return result.pages.size() < pages_max;
+  };
+  result.cursor = ForPages(fingerprint, cursor, add);
   return result;
 }
 

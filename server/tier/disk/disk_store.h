@@ -29,6 +29,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -246,6 +247,11 @@ class DiskStore {
             std::unique_ptr<DiskReclaimPolicy> policy, DiskDirectory directory);
 
   bool IsUnused(const DiskPlace& place, uint32_t now_s, uint32_t unused_s) const
+      ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  // Calls `each` with the live pages of the namespace from `cursor` on, in a part of the index,
+  // until it returns false. Where to go on from; 0: all have been looked at.
+  uint64_t ForPages(std::string_view fingerprint, uint64_t cursor,
+                    absl::FunctionRef<bool(const DiskPlace&)> each) const
       ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   using While = DiskCorruption::While;
   // Null when it is not there, or superseded.
