@@ -202,6 +202,8 @@ void World::ChangeStoreWide() {
 }
 
 void World::ChangeQuota() {
+  // Where it stays as it is, and no page can become smaller, memory is found to be full.
+  if (!profile_.ladder) return;
   TenantQuotas quotas;
   if (random_.OneIn(2)) quotas.others.host_bytes = random_.Below(kHostBytes);
   if (random_.OneIn(4)) quotas.others.host_pages = random_.Below(2 * kHostPages);

@@ -384,6 +384,8 @@ TEST_F(DiskArchiveTest, WritersReadersAndTheWorkerBesideEachOther) {
       });
     }
     for (std::thread& thread : threads) thread.join();
+    // What is being written is pinned: that may be all that there is.
+    store().archive_queue()->AwaitDrained(absl::InfiniteFuture());
     ASSERT_EQ(PutChain(store(), space(), Chain(space(), 5000, 6)), ItemStatus::kOk);
     store().archive_queue()->AwaitDrained(absl::InfiniteFuture());
   }
