@@ -70,6 +70,11 @@ absl::Status CheckAllBlocks(const PageLayout& layout, ByteView page,
   return CheckBlocks(layout, page, crcs, {0, geometry.layers}, {0, geometry.kv_heads});
 }
 
+std::span<const uint32_t> CrcsBehind(ByteView slot, const PageLayout& layout) {
+  const auto* crcs = reinterpret_cast<const uint32_t*>(slot.data() + layout.page_bytes());
+  return {crcs, layout.geometry().blocks()};
+}
+
 std::vector<TierPieces> PiecesOfSlot(const PageLayout& layout) {
   const Geometry& geometry = layout.geometry();
   std::vector<TierPieces> pieces;

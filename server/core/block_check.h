@@ -31,6 +31,9 @@ absl::Status CheckBlocks(const PageLayout& layout, ByteView page, std::span<cons
 absl::Status CheckAllBlocks(const PageLayout& layout, ByteView page,
                             std::span<const uint32_t> crcs);
 
+// The checksums of a slot. Slots and pages are multiples of 64 bytes, so they are aligned.
+std::span<const uint32_t> CrcsBehind(ByteView slot, const PageLayout& layout);
+
 // What a tier has to check so that no byte of a slot is unverified: every block with its padding,
 // in order, then the checksums behind the page, as one piece.
 std::vector<TierPieces> PiecesOfSlot(const PageLayout& layout);

@@ -7,15 +7,6 @@
 #include "server/core/page_store.h"
 
 namespace oscarkv {
-namespace {
-
-// The checksums of a slot. Slots and pages are multiples of 64 bytes, so they are aligned.
-std::span<const uint32_t> CrcsBehind(ByteView slot, const PageLayout& layout) {
-  const auto* crcs = reinterpret_cast<const uint32_t*>(slot.data() + layout.page_bytes());
-  return {crcs, layout.geometry().blocks()};
-}
-
-}  // namespace
 
 // --- PutSlot ---
 

@@ -159,13 +159,12 @@ std::vector<PinResult> PageStore::LoadBatch(const Namespace& space,
     if (pin(i)) continue;  // so that no room is made of it
     const std::optional<ArchivedPage> page = FindArchived(space, key);
     if (!page.has_value()) continue;
-    const uint64_t crc_bytes = uint64_t{space.spec().geometry.blocks()} * sizeof(uint32_t);
     // Of pages that come along, the policy is asked: they are not worth what would have to go.
     const bool wanted = i == 0 || what_for == LoadFor::kParent;
     const Room room = ReserveSlot(space,
                                   {.namespace_id = space.id(),
                                    .first_position = page->first_position,
-                                   .bytes = space.page_bytes(page->encoding) + crc_bytes,
+                                   .bytes = SlotBytes(space, page->encoding),
                                    .encoding = page->encoding,
                                    .key_hash = index_.Probe(space, key).hash,
                                    .request = {},

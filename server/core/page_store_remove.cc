@@ -170,12 +170,9 @@ absl::Status PageStore::BadBlockIn(const ArchiveCorruption& page) const {
   const Namespace* space = FindNamespace(page.fingerprint);
   if (space == nullptr || page.slot.size() != SlotBytes(*space, page.encoding))
     return absl::OkStatus();
-  const uint64_t page_bytes = space->page_bytes(page.encoding);
-  const ByteView crcs = page.slot.subspan(page_bytes);
-  // Slots and pages are multiples of 64 bytes, also where they lie in a record.
-  return CheckAllBlocks(
-      space->layout(page.encoding), page.slot.first(page_bytes),
-      {reinterpret_cast<const uint32_t*>(crcs.data()), crcs.size() / sizeof(uint32_t)});
+  const PageLayout& layout = space->layout(page.encoding);
+  return CheckAllBlocks(layout, page.slot.first(layout.page_bytes()),
+                        CrcsBehind(page.slot, layout));
 }
 
 std::vector<ItemStatus> PageStore::Delete(const Namespace& space,
