@@ -129,8 +129,10 @@ std::vector<NamedCounter> NamedCounters(const StoreStats& stats) {
       {"oscarkv_puts_refused_total",
        "Pages not stored because what would have had to go was worth more", "", "", c.puts_refused},
       {"oscarkv_evicted_bytes_total", "Bytes of the pages evicted", "", "", c.evicted_bytes},
-      {"oscarkv_corrupt_pages_total", "Pages dropped because a checksum did not hold", "", "",
-       c.corrupt_pages},
+      {"oscarkv_corrupt_pages_total",
+       "Pages dropped because a checksum did not hold, or found bad in bytes that re-encoding "
+       "had replaced",
+       "", "", c.corrupt_pages},
       {"oscarkv_verified_pages_total", "Pages verified by scrubbing", "", "", c.verified_pages},
       {"oscarkv_moved_pages_total", "Pages moved within a tier to free room for another page size",
        "", "", c.moved_pages},

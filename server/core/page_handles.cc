@@ -112,7 +112,7 @@ absl::Status PinnedPage::Verify(BlockRange layers, BlockRange heads, CorruptAt a
                      " layers and ", geometry.kv_heads, " heads"));
   }
   const absl::Status sound = CheckBlocks(*layout_, slot_, block_crcs(), layers, heads);
-  if (!sound.ok() && store_->DropCorrupt(*record_)) {
+  if (!sound.ok() && store_->DropCorrupt(*record_, meta_.encoding)) {
     store_->TellCorrupt(record_->space->fingerprint(), record_->key.view(), TierKind::kHost, at,
                         sound);
   }

@@ -141,8 +141,9 @@ class PinnedPage {
   // (and their padding against zero), and returns the bytes of the whole page, of which those
   // blocks may be used. Verifies anew in every call; call it for what is about to be sent. O(bytes
   // of the blocks).
-  //   kDataLoss         a block is bad, named in the message. The page has been dropped from the
-  //                     store with every page that extends it, and counted; report kCorrupt.
+  //   kDataLoss         a block is bad, named in the message; report kCorrupt. The page has been
+  //                     counted, and dropped from the store with every page that extends it: but
+  //                     it stays where these bytes are no longer it, having been re-encoded.
   //   kInvalidArgument  the ranges are empty or pass the end of the page.
   absl::StatusOr<ByteView> Verified(BlockRange layers, BlockRange heads);
   absl::StatusOr<ByteView> VerifiedPage();  // all blocks

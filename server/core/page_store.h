@@ -518,7 +518,7 @@ class PageStore {
   // Removes `root`, which the caller pins, and all that extends it. False when somebody else has.
   bool RemoveTree(PageRecord& root, RemoveReason root_reason, RemoveReason below_reason)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
-  bool DropCorrupt(PageRecord& pinned);  // false: somebody else has
+  bool DropCorrupt(PageRecord& pinned, Encoding bad);  // false: somebody else has
   void TellCorrupt(std::string_view fingerprint, std::string_view key, TierKind tier, CorruptAt at,
                    const absl::Status& error) const;
   void TellCorruptArchived(const ArchiveCorruption& page) const;

@@ -142,10 +142,17 @@ bool PageStore::RemoveTree(PageRecord& root, RemoveReason root_reason, RemoveRea
   }
 }
 
-bool PageStore::DropCorrupt(PageRecord& pinned) {
-  const bool dropped = RemoveTree(pinned, RemoveReason::kCorrupt, RemoveReason::kOrphaned);
-  if (dropped) counters_.corrupt_pages.fetch_add(1, std::memory_order_relaxed);
-  return dropped;
+bool PageStore::DropCorrupt(PageRecord& pinned, Encoding bad) {
+  bool replaced = false;
+  {
+    absl::MutexLock lock(&tree_mutex_);
+    replaced = pinned.in_index && pinned.encoding != bad;
+  }
+  // The form that replaced it was made of sound bytes, and others lease it.
+  if (!replaced && !RemoveTree(pinned, RemoveReason::kCorrupt, RemoveReason::kOrphaned))
+    return false;
+  counters_.corrupt_pages.fetch_add(1, std::memory_order_relaxed);
+  return true;
 }
 
 void PageStore::TellCorrupt(std::string_view fingerprint, std::string_view key, TierKind tier,

@@ -99,6 +99,20 @@ TEST_F(LadderTest, AReaderKeepsTheFormThatItHas) {
   EXPECT_EQ(UsedBytes(), kWideSlotBytes);
 }
 
+TEST_F(LadderTest, ABadFormThatWasReplacedDoesNotTakeThePageWithIt) {
+  Begin(StoreWide::kNever);
+  const auto chain = Stored(0, 3);
+  PinResult before = store().Pin(space(), chain[1].key);
+  ReEncodeAll();
+  ASSERT_EQ(FormsOf(chain), "WPP");
+  ASSERT_TRUE(tier_->FlipBit(1, 77));  // of the slot that is kept for the reader
+  EXPECT_TRUE(absl::IsDataLoss(before.page.VerifiedPage().status()));
+  EXPECT_EQ(store().Stats().counters.corrupt_pages, 1u);
+  before.page.Reset();
+  EXPECT_EQ(FormsOf(chain), "WPP");
+  ExpectSound(chain);
+}
+
 TEST_F(LadderTest, ADeletedPageLeavesWithBothItsForms) {
   Begin(StoreWide::kNever);
   const auto chain = Stored(0, 2);
