@@ -41,6 +41,7 @@ Profile Profile::Of(uint64_t seed) {
                                               ArchiveAdmission::kAll, ArchiveAdmission::kAll};
   profile.admission = kAdmissions[seed / 24 % 4];
   profile.ladder = seed / 7 % 2 == 0;
+  profile.quotas = seed / 11 % 4 == 0;
   return profile;
 }
 
@@ -48,7 +49,8 @@ std::string Profile::Describe() const {
   const char* disks[] = {"no", "a sound", "a failing", "a lying"};
   return absl::StrCat(slabs ? "slabs" : "single slots", copies ? ", copies" : "", ", ",
                       disks[static_cast<size_t>(disk)], " disk", full_disk ? " that is full" : "",
-                      learnt ? ", learnt" : ", lru", ladder ? ", ladder" : "");
+                      learnt ? ", learnt" : ", lru", ladder ? ", ladder" : "",
+                      quotas ? ", quotas" : "");
 }
 
 World::World(uint64_t seed, const Profile& profile) : random_(seed), profile_(profile) {
@@ -202,8 +204,7 @@ void World::ChangeStoreWide() {
 }
 
 void World::ChangeQuota() {
-  // Where it stays as it is, and no page can become smaller, memory is found to be full.
-  if (!profile_.ladder) return;
+  if (!profile_.quotas) return;
   TenantQuotas quotas;
   if (random_.OneIn(2)) quotas.others.host_bytes = random_.Below(kHostBytes);
   if (random_.OneIn(4)) quotas.others.host_pages = random_.Below(2 * kHostPages);
@@ -267,7 +268,9 @@ void World::PassTime() {
 }
 
 void World::FailReservation() {
-  tier_->FailReservations(1, absl::ResourceExhaustedError("injected"));
+  // One more page goes; or now and then all that may, and memory is found to be full.
+  const int failures = random_.OneIn(400) ? 2 * kHostPages : 1;
+  tier_->FailReservations(failures, absl::ResourceExhaustedError("injected"));
 }
 
 void World::FlipBit() {

@@ -39,6 +39,7 @@ struct Profile {
   bool learnt = false;     // the policy, or LRU
   ArchiveAdmission admission = ArchiveAdmission::kAll;
   bool ladder = false;  // the transform set is there: WIDE pages are re-encoded
+  bool quotas = false;  // they change; else the one tenant has all of memory, which so becomes full
 
   static Profile Of(uint64_t seed);
   std::string Describe() const;
