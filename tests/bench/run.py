@@ -82,7 +82,8 @@ def main():
         return
     parser = argparse.ArgumentParser(prog="run bench", description="Runs the benchmarks and prints their tables.")
     parser.add_argument("names", nargs="*", choices=[[], *PROGRAMS], metavar="NAME",
-                        help="codec, policy, store, service, disk, index, advice; all of them by default")
+                        help="codec, policy, store, service, disk, index, advice; all of them by default. `trace FILE` and "
+                        "`transfer` are benchmarks with arguments of their own: --help after the name")
     parser.add_argument("--build-dir", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--repetitions", type=int, default=5, help="of each benchmark; medians are shown (%(default)s)")
     parser.add_argument("--min-time", type=float, default=0.2, help="seconds of each repetition (%(default)s)")
