@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "CLI/CLI.hpp"
+#include "client/cli/code_options.h"
 #include "client/cli/commands.h"
 #include "client/cli/progress.h"
 #include "client/cli/transform_report.h"
@@ -34,7 +35,7 @@ struct Arguments {
   std::string method = "best";
   bool per_head = false, per_layer = false;
   bool offset = false, no_offset = false;
-  std::string params = "fp16";
+  CodeOptions codes;
   bool json = false;
   CalibrateOptions options;
 };
@@ -49,7 +50,9 @@ absl::Status Resolve(Arguments* arguments) {
   options.method = *method;
   if (arguments->per_head || arguments->per_layer) options.per_head = arguments->per_head;
   if (arguments->offset || arguments->no_offset) options.offset = arguments->offset;
-  options.score.params = arguments->params == "fp32" ? ParamsDType::kFp32 : ParamsDType::kFp16;
+  options.k_bits = arguments->codes.k_bits;
+  options.v_bits = arguments->codes.v_bits;
+  options.score.params = arguments->codes.params_dtype();
   return absl::OkStatus();
 }
 
@@ -124,20 +127,8 @@ void AddCalibrateCommand(CLI::App& app) {
       ->add_option("--clip-v", a->options.v_clip,
                    "Clip ratio of V (default: fitted; the paper's is 0.92; 0: none)")
       ->check(CLI::Range(0.0, 1.0));
-  command->add_option("--k-bits", a->options.k_bits, "Bits of K codes")
-      ->check(CLI::IsMember({2, 4}))
-      ->capture_default_str();
-  command->add_option("--v-bits", a->options.v_bits, "Bits of V codes")
-      ->check(CLI::IsMember({2, 4}))
-      ->capture_default_str();
-  command
-      ->add_option("--group", a->options.score.group,
-                   "Elements that share a scale: 16, 32, 64; 0: the head dim")
-      ->check(CLI::IsMember({0, 16, 32, 64}))
-      ->capture_default_str();
-  command->add_option("--params", a->params, "Scale and zero as fp16 or fp32")
-      ->check(CLI::IsMember({"fp16", "fp32"}))
-      ->capture_default_str();
+  AddCodeOptions(command, &a->codes);
+  AddGroupOption(command, &a->options.score.group);
   command->add_option("--sink-tokens", a->options.score.sink_tokens, "First tokens that stay exact")
       ->capture_default_str();
   command

@@ -15,6 +15,7 @@
 #include "nlohmann/json.hpp"
 
 #include "CLI/CLI.hpp"
+#include "client/cli/code_options.h"
 #include "client/cli/commands.h"
 #include "client/cli/progress.h"
 #include "client/cli/transform_source.h"
@@ -30,10 +31,9 @@ struct Arguments {
   std::string input;
   std::string transform;
   uint32_t layer = 0;
-  std::string params = "fp16";
+  CodeOptions codes;
   std::optional<float> k_clip, v_clip;  // unset: the transform's own
-  uint32_t k_bits = 2, v_bits = 2;
-  uint32_t group = 0;  // 0: the head dim
+  uint32_t group = 0;                   // 0: the head dim
   std::string backend = "cpu";
   std::string output;
   bool json = false;
@@ -78,7 +78,7 @@ absl::StatusOr<Geometry> CheckRows(const Rows& k, const Rows& v, const Arguments
   const bool whole_row =
       arguments.group == geometry.k_head_dim && arguments.group == geometry.v_head_dim;
   CodecSpec spec;
-  spec.bits = {{static_cast<uint8_t>(arguments.k_bits), static_cast<uint8_t>(arguments.v_bits)}};
+  spec.bits = {arguments.codes.bits()};
   spec.group = whole_row ? 0 : arguments.group;
   OSCARKV_RETURN_IF_ERROR(ValidateCodecSpec(spec, geometry));
   return geometry;
@@ -198,8 +198,8 @@ void WarnOfOtherBits(const LayerSource& source, const Arguments& arguments) {
     std::cerr << "oscarkv: warning: the transform was fitted for " << side << " in " << fitted
               << " bits, codes have " << bits << "\n";
   };
-  warn("K", source.fitted_k_bits, arguments.k_bits);
-  warn("V", source.fitted_v_bits, arguments.v_bits);
+  warn("K", source.fitted_k_bits, arguments.codes.k_bits);
+  warn("V", source.fitted_v_bits, arguments.codes.v_bits);
 }
 
 absl::Status Encode(const Arguments& arguments, const SafetensorsFile& file) {
@@ -212,24 +212,25 @@ absl::Status Encode(const Arguments& arguments, const SafetensorsFile& file) {
   const RowKernels& kernels = KernelsOf(arguments.backend);
   const LayerTransform& layer = source.set.layer(source.layer);
   const auto format_of = [&](const Rows& rows, uint32_t bits) {
-    return RowFormat{
-        .dim = rows.dim(),
-        .bits = bits,
-        .group = arguments.group == 0 ? rows.dim() : arguments.group,
-        .params = arguments.params == "fp32" ? ParamsDType::kFp32 : ParamsDType::kFp16};
+    return RowFormat{.dim = rows.dim(),
+                     .bits = bits,
+                     .group = arguments.group == 0 ? rows.dim() : arguments.group,
+                     .params = arguments.codes.params_dtype()};
   };
-  SideEncoder k_encoder(kernels, k, format_of(k, arguments.k_bits), layer.k, arguments.k_clip);
-  SideEncoder v_encoder(kernels, v, format_of(v, arguments.v_bits), layer.v, arguments.v_clip);
+  SideEncoder k_encoder(kernels, k, format_of(k, arguments.codes.k_bits), layer.k,
+                        arguments.k_clip);
+  SideEncoder v_encoder(kernels, v, format_of(v, arguments.codes.v_bits), layer.v,
+                        arguments.v_clip);
   std::map<std::string, std::string, std::less<>> metadata = {
       {"format", "oscarkv-codes-1"},
       {"transform", source.id},
       {"layer", absl::StrCat(arguments.layer)},
-      {"params", arguments.params},
+      {"params", arguments.codes.params},
       {"group", absl::StrCat(arguments.group)},
       {"k_dtype", std::string(DTypeName(k.dtype))},
       {"v_dtype", std::string(DTypeName(v.dtype))},
-      {"k_bits", absl::StrCat(arguments.k_bits)},
-      {"v_bits", absl::StrCat(arguments.v_bits)},
+      {"k_bits", absl::StrCat(arguments.codes.k_bits)},
+      {"v_bits", absl::StrCat(arguments.codes.v_bits)},
       {"k_clip", k_encoder.ClipText()},
       {"v_clip", v_encoder.ClipText()}};
   if (source.id != arguments.transform) metadata["transform_file"] = arguments.transform;
@@ -275,9 +276,6 @@ void AddEncodeCommand(CLI::App& app) {
       ->required();
   command->add_option("--layer", a->layer, "Layer of the transform file that the rows belong to")
       ->capture_default_str();
-  command->add_option("--params", a->params, "Scale and zero as fp16 or fp32")
-      ->check(CLI::IsMember({"fp16", "fp32"}))
-      ->capture_default_str();
   command
       ->add_option("--clip-k", a->k_clip,
                    "Clip ratio of K, 0: none (default: the transform file's, head by head; none "
@@ -285,12 +283,7 @@ void AddEncodeCommand(CLI::App& app) {
       ->check(CLI::Range(0.0, 1.0));
   command->add_option("--clip-v", a->v_clip, "Clip ratio of V, likewise")
       ->check(CLI::Range(0.0, 1.0));
-  command->add_option("--k-bits", a->k_bits, "Bits of K codes")
-      ->check(CLI::IsMember({2, 4}))
-      ->capture_default_str();
-  command->add_option("--v-bits", a->v_bits, "Bits of V codes")
-      ->check(CLI::IsMember({2, 4}))
-      ->capture_default_str();
+  AddCodeOptions(command, &a->codes);
   command
       ->add_option("--group", a->group,
                    "Elements that share a scale: 16, 32, 64, or the head dim (0)")

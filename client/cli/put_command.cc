@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 
 #include "CLI/CLI.hpp"
+#include "client/cli/code_options.h"
 #include "client/cli/commands.h"
 #include "client/cli/kv_pages.h"
 #include "client/cli/kv_source.h"
@@ -36,8 +37,8 @@ struct Arguments {
   std::vector<std::string> files;
   NamespaceSpec spec;
   std::string transform, tokens;
-  std::string params = "fp16";
-  uint32_t page_tokens = 64, k_bits = 2, v_bits = 2;
+  CodeOptions codes;
+  uint32_t page_tokens = 64;
   std::optional<uint64_t> sequence;
   bool durable = false;
   std::string store_wide;
@@ -197,9 +198,8 @@ absl::Status Run(Arguments arguments) {
   OSCARKV_ASSIGN_OR_RETURN(const std::string transform,
                            TransformFileOf(arguments.transform, spec.geometry));
   if (!transform.empty()) spec.codec.transform_hash = Sha256Of(AsBytes(transform));
-  spec.codec.bits[0] = {static_cast<uint8_t>(arguments.k_bits),
-                        static_cast<uint8_t>(arguments.v_bits)};
-  spec.codec.params = arguments.params == "fp32" ? ParamsDType::kFp32 : ParamsDType::kFp16;
+  spec.codec.bits[0] = arguments.codes.bits();
+  spec.codec.params = arguments.codes.params_dtype();
   if (source.tokens() < arguments.page_tokens) {
     return absl::InvalidArgumentError(absl::StrCat("only whole pages are stored: there are ",
                                                    source.tokens(), " tokens, a page has ",
@@ -241,20 +241,8 @@ void AddSpecOptions(CLI::App* command, Arguments* a) {
   command->add_option("--transform", a->transform,
                       "Transform file, identity or hadamard; without one every page is wide, in "
                       "the model's dtype");
-  command->add_option("--k-bits", a->k_bits, "Bits of K codes")
-      ->check(CLI::IsMember({2, 4}))
-      ->capture_default_str();
-  command->add_option("--v-bits", a->v_bits, "Bits of V codes")
-      ->check(CLI::IsMember({2, 4}))
-      ->capture_default_str();
-  command
-      ->add_option("--group", a->spec.codec.group,
-                   "Elements that share a scale: 16, 32, 64; 0: the head dim")
-      ->check(CLI::IsMember({0, 16, 32, 64}))
-      ->capture_default_str();
-  command->add_option("--params", a->params, "Scale and zero as fp16 or fp32")
-      ->check(CLI::IsMember({"fp16", "fp32"}))
-      ->capture_default_str();
+  AddCodeOptions(command, &a->codes);
+  AddGroupOption(command, &a->spec.codec.group);
   command->add_option("--sink-tokens", a->spec.codec.sink_tokens, "First tokens that stay wide")
       ->capture_default_str();
   command->add_option("--recent-tokens", a->spec.codec.recent_tokens, "Last tokens that stay wide")
