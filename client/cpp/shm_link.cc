@@ -21,14 +21,15 @@ absl::Status StatusOf(const v1::DoorReply& reply) {
 }
 
 absl::StatusOr<std::pair<v1::DoorReply, std::vector<Descriptor>>> AskDoor(
-    PacketSocket& socket, const v1::DoorRequest& request, CallGroup& group, absl::Time deadline) {
+    PacketSocket& socket, const v1::DoorRequest& request, CallGroup& group, absl::Time deadline,
+    EagerWait* eager) {
   const CallGroup::Member member(group, [&socket] { socket.Shutdown(); });
   const auto cancelled_or = [&](absl::Status status) {
     return group.cancelled() ? absl::CancelledError("the call was cancelled") : std::move(status);
   };
   absl::Status sent = socket.Send(request.SerializeAsString());
   if (!sent.ok()) return cancelled_or(std::move(sent));
-  absl::StatusOr<Packet> packet = socket.Receive(deadline);
+  absl::StatusOr<Packet> packet = socket.Receive(deadline, eager);
   if (!packet.ok()) return cancelled_or(packet.status());
   v1::DoorReply reply;
   if (!reply.ParseFromString(packet->bytes))
@@ -42,7 +43,7 @@ absl::StatusOr<v1::DoorReply> ShmLink::Ask(const v1::DoorRequest& request, CallG
                                            absl::Time deadline) {
   // An answer that comes too late would be taken for the next one.
   alive_ = false;
-  OSCARKV_ASSIGN_OR_RETURN(auto answer, AskDoor(socket_, request, group, deadline));
+  OSCARKV_ASSIGN_OR_RETURN(auto answer, AskDoor(socket_, request, group, deadline, &answers_));
   alive_ = true;
   return std::move(answer.first);
 }

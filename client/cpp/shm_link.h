@@ -57,6 +57,7 @@ class ShmLink {
 
  private:
   PacketSocket socket_;
+  EagerWait answers_;
   bool alive_ = true;
   std::shared_ptr<const SharedRegion> arena_;
   SharedRegion fence_;
@@ -66,9 +67,11 @@ class ShmLink {
 // What the answer says of its request.
 absl::Status StatusOf(const v1::DoorReply& reply);
 
-// Sends the request and waits for the answer, as ShmLink::Ask.
+// Sends the request and waits for the answer, as ShmLink::Ask. `eager`: as of
+// PacketSocket::Receive.
 absl::StatusOr<std::pair<v1::DoorReply, std::vector<Descriptor>>> AskDoor(
-    PacketSocket& socket, const v1::DoorRequest& request, CallGroup& group, absl::Time deadline);
+    PacketSocket& socket, const v1::DoorRequest& request, CallGroup& group, absl::Time deadline,
+    EagerWait* eager = nullptr);
 
 // The memory of one session's server. Thread-safe.
 class ShmDoor {

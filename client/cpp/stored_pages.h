@@ -3,6 +3,7 @@
 #ifndef OSCARKV_CLIENT_CPP_STORED_PAGES_H_
 #define OSCARKV_CLIENT_CPP_STORED_PAGES_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -24,6 +25,8 @@ class DeviceSource;
 // mean something else ends the fetch, which returns it.
 class PageSink {
  public:
+  // TakeFrom copies in pieces of these bytes: one can be looked at while a core's cache has it.
+  static constexpr size_t kCopiedAtOnce = 256 << 10;
   virtual ~PageSink() = default;
 
   // How many pages it has been made for.
@@ -49,7 +52,11 @@ class PageSink {
                                 std::span<const uint32_t> block_crc32c) {
     const absl::StatusOr<MutableByteView> room = Room(page, encoding, layers, bytes.size());
     if (!room.ok()) return room.status();
-    std::memcpy(room->data(), bytes.data(), bytes.size());
+    for (size_t at = 0; at < bytes.size(); at += kCopiedAtOnce) {
+      const size_t end = std::min(at + kCopiedAtOnce, bytes.size());
+      std::memcpy(room->data() + at, bytes.data() + at, end - at);
+      if (end < bytes.size()) Filled(end);
+    }
     return Take(block_crc32c);
   }
   // How it reads pages where a GPU of this host holds them; null: it does not.

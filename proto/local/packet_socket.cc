@@ -126,16 +126,11 @@ absl::Status PacketSocket::Send(std::string_view bytes, std::span<const int> des
   return absl::OkStatus();
 }
 
-absl::StatusOr<Packet> PacketSocket::Receive(absl::Time deadline, int interrupt) {
+absl::StatusOr<Packet> PacketSocket::Receive(absl::Time deadline, EagerWait* eager) {
   Packet packet;
   received_.resize(kPacketBytesMax);
+  EagerWait::Look look(eager);
   for (;;) {
-    pollfd waits[2] = {{descriptor_.number(), POLLIN, 0}, {interrupt, POLLIN, 0}};
-    const int ready = poll(waits, interrupt >= 0 ? 2 : 1, PollMs(deadline));
-    if (ready < 0 && errno != EINTR) return SystemError(absl::StatusCode::kUnavailable, "poll");
-    if (ready == 0) return absl::DeadlineExceededError("no packet came in time");
-    if (ready < 0) continue;
-    if (waits[1].revents != 0) return absl::CancelledError("the wait was interrupted");
     iovec part{received_.data(), received_.size()};
     msghdr message{};
     message.msg_iov = &part;
@@ -144,8 +139,16 @@ absl::StatusOr<Packet> PacketSocket::Receive(absl::Time deadline, int interrupt)
     message.msg_control = control;
     message.msg_controllen = sizeof(control);
     const ssize_t bytes = recvmsg(descriptor_.number(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (bytes < 0 && (errno == EAGAIN || errno == EINTR)) continue;
+    if (bytes < 0 && (errno == EAGAIN || errno == EINTR)) {
+      if (look.Again() && deadline > absl::Now()) continue;
+      pollfd wait{descriptor_.number(), POLLIN, 0};
+      const int ready = poll(&wait, 1, PollMs(deadline));
+      if (ready < 0 && errno != EINTR) return SystemError(absl::StatusCode::kUnavailable, "poll");
+      if (ready == 0) return absl::DeadlineExceededError("no packet came in time");
+      continue;
+    }
     if (bytes < 0) return SystemError(absl::StatusCode::kUnavailable, "recvmsg");
+    look.Came();
     packet.descriptors = TakeDescriptors(message);
     // Every packet has bytes: none is the end of the connection.
     if (bytes == 0) return absl::UnavailableError("the other end has closed the connection");

@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 
 #include "proto/local/descriptor.h"
+#include "proto/local/eager_wait.h"
 
 namespace oscarkv {
 
@@ -45,9 +46,9 @@ class PacketSocket {
 
   // Never waits: kUnavailable when the other end is gone, or does not take what it is sent.
   absl::Status Send(std::string_view bytes, std::span<const int> descriptors = {});
-  // Waits until the deadline, for a packet, the other end's end (kUnavailable), or `interrupt` (a
-  // descriptor, or -1) becoming readable (kCancelled). kDataLoss: a packet that is too large.
-  absl::StatusOr<Packet> Receive(absl::Time deadline, int interrupt = -1);
+  // Waits until the deadline, for a packet or the other end's end (kUnavailable). kDataLoss: a
+  // packet that is too large. `eager`: of waits like this one; it may look before it sleeps.
+  absl::StatusOr<Packet> Receive(absl::Time deadline, EagerWait* eager = nullptr);
   // Ends the connection for both ends: who waits is woken.
   void Shutdown();
   ProcessId peer() const;

@@ -39,7 +39,8 @@ void DoorLink::Run() {
   while (status.ok()) {
     const absl::Time ceiling =
         mapped_.empty() ? absl::InfiniteFuture() : mapped_at_ + shared_.context.options().lease_max;
-    absl::StatusOr<Packet> packet = socket_.Receive(ceiling);
+    absl::StatusOr<Packet> packet =
+        socket_.Receive(ceiling, mapped_.empty() ? &requests_ : &releases_);
     if (absl::IsDeadlineExceeded(packet.status())) {
       status = absl::DeadlineExceededError("a client has read for longer than a lease may last");
       shared_.revoked.fetch_add(1, std::memory_order_relaxed);

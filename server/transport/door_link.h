@@ -79,6 +79,8 @@ class DoorLink {
 
   DoorShared& shared_;
   PacketSocket socket_;
+  EagerWait requests_;  // of a client that reads nothing
+  EagerWait releases_;  // of one that does
   const Admit admit_;
   SessionId session_ = 0;
   SharedRegion fence_region_;

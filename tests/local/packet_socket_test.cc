@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -130,15 +131,28 @@ TEST_F(PacketSocketTest, AWaitEndsWithTheOtherEnd) {
   EXPECT_THAT(there_.Send("anybody?"), StatusIs(StatusCode::kUnavailable));
 }
 
-TEST_F(PacketSocketTest, AWaitEndsWhenInterrupted) {
-  const Descriptor interrupt(eventfd(/*initval=*/0, EFD_NONBLOCK));
-  std::thread other([&] {
-    const uint64_t one = 1;
-    EXPECT_EQ(write(interrupt.number(), &one, sizeof(one)), static_cast<ssize_t>(sizeof(one)));
-  });
-  EXPECT_THAT(there_.Receive(absl::InfiniteFuture(), interrupt.number()),
-              StatusIs(StatusCode::kCancelled));
-  other.join();
+// A wait that looks first ends with all that others end with.
+TEST_F(PacketSocketTest, EagerWaitsEndLikeOthers) {
+  EagerWait waits;
+  const auto look_next = [&] {
+    ASSERT_OK(here_.Send("at once"));
+    ASSERT_OK(there_.Receive(absl::InfiniteFuture(), &waits));
+  };
+  look_next();
+  EXPECT_THAT(there_.Receive(absl::InfinitePast(), &waits),
+              StatusIs(StatusCode::kDeadlineExceeded));
+  look_next();
+  EXPECT_THAT(there_.Receive(absl::Now() + absl::Milliseconds(1), &waits),
+              StatusIs(StatusCode::kDeadlineExceeded));
+  look_next();
+  std::thread sends([&] { EXPECT_OK(here_.Send("later")); });
+  EXPECT_EQ(there_.Receive(absl::InfiniteFuture(), &waits)->bytes, "later");
+  sends.join();
+  look_next();
+  std::thread shuts([&] { there_.Shutdown(); });
+  EXPECT_THAT(there_.Receive(absl::InfiniteFuture(), &waits), StatusIs(StatusCode::kUnavailable));
+  shuts.join();
+  EXPECT_THAT(there_.Receive(absl::InfiniteFuture(), &waits), StatusIs(StatusCode::kUnavailable));
 }
 
 TEST_F(PacketSocketTest, ShutdownWakesBothEnds) {

@@ -77,8 +77,10 @@ class MemcpyPeer final : public TransferPeer {
 
  private:
   void Copy(ByteView from, MutableByteView to) {
-    for (size_t at = 0; at < from.size(); at += options_.page_bytes) {
-      const size_t bytes = std::min<size_t>(options_.page_bytes, from.size() - at);
+    // What is copied is looked at while a core's cache has it.
+    constexpr size_t kPiece = 256 << 10;
+    for (size_t at = 0; at < from.size(); at += kPiece) {
+      const size_t bytes = std::min(kPiece, from.size() - at);
       std::memcpy(to.data() + at, from.data() + at, bytes);
       if (options_.checksum) crc_ ^= Crc32c(to.subspan(at, bytes));
     }
