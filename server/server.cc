@@ -26,6 +26,7 @@
 #include "server/core/lru_policy.h"
 #include "server/core/page_store.h"
 #include "server/core/re_encoder.h"
+#include "server/corrupt_log.h"
 #include "server/disk_archive_setup.h"
 #include "server/gpu_copies.h"
 #include "server/metrics/collector.h"
@@ -148,6 +149,7 @@ class Server::Impl {
       if (holds_ != nullptr) holds_->Expire();
       if (peer_->pushes() != nullptr) peer_->pushes()->Expire();
       store_->EnforceQuotas();
+      corrupt_log_.LogLeftOut();
       store_->reencode_bell().Ring();  // what found no room tries again
     });
     logger_.Log(LogLevel::kInfo, "serving",
@@ -213,7 +215,7 @@ class Server::Impl {
     options.store_wide = ParseStoreWide(config_.ladder().store_wide()).value_or(StoreWide::kTail);
     options.reencode_free_share = config_.ladder().free_share();
     options.wide_tails_share_max = config_.ladder().max_wide_tails_share();
-    options.on_corrupt = [this](const CorruptPage& page) { LogCorrupt(page); };
+    options.on_corrupt = [this](const CorruptPage& page) { corrupt_log_.Log(page); };
     std::unique_ptr<PageCopies> copies;
     if (WantsGpu(config_)) {
       OSCARKV_ASSIGN_OR_RETURN(
@@ -236,23 +238,6 @@ class Server::Impl {
                                   clock_, std::move(copies), std::move(archive)));
     store_->SetQuotas(QuotasOf(config_));
     return absl::OkStatus();
-  }
-
-  void LogCorrupt(const CorruptPage& page) const {
-    const auto hex = [](std::string_view bytes) {
-      return absl::BytesToHexString(absl::string_view(bytes.data(), bytes.size()));
-    };
-    const auto number = [&](uint32_t BlockPlace::*part) {
-      return page.block.has_value() ? absl::StrCat((*page.block).*part) : std::string("unknown");
-    };
-    logger_.Log(LogLevel::kError, "a page is corrupt",
-                {{"namespace", hex(page.fingerprint)},
-                 {"key", hex(page.key)},
-                 {"layer", number(&BlockPlace::layer)},
-                 {"head", number(&BlockPlace::head)},
-                 {"tier", std::string(TierKindName(page.tier))},
-                 {"at", std::string(CorruptAtName(page.at))},
-                 {"error", std::string(page.error)}});
   }
 
   // Processes of this host may read the copies where they are.
@@ -410,6 +395,7 @@ class Server::Impl {
   const ServerDevices devices_;
   const Logger logger_;
   const SystemClock clock_;
+  CorruptLog corrupt_log_{logger_, clock_};
   std::unique_ptr<PageStore> store_;
   Catalog* catalog_ = nullptr;            // the store's archive's; null without a disk tier
   std::unique_ptr<StagingArea> staging_;  // null: nothing is pushed from GPUs

@@ -2,6 +2,7 @@
 #ifndef OSCARKV_SERVER_CORE_CORRUPT_PAGE_H_
 #define OSCARKV_SERVER_CORE_CORRUPT_PAGE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -19,8 +20,9 @@ enum class CorruptAt : uint8_t {
   kServe,  // to a reader
   kScrub,
 };
+inline constexpr size_t kCorruptAts = 4;
 constexpr std::string_view CorruptAtName(CorruptAt at) {
-  constexpr std::string_view kNames[] = {"put", "move", "serve", "scrub"};
+  constexpr std::string_view kNames[kCorruptAts] = {"put", "move", "serve", "scrub"};
   return kNames[static_cast<size_t>(at)];
 }
 

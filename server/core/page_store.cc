@@ -79,7 +79,7 @@ PageStore::PageStore(const PageStoreOptions& options, std::unique_ptr<MappedTier
                                      static_cast<double>(tier_->capacity_bytes())),
                options.leases_max}) {
   if (archive_ != nullptr)
-    archive_->OnCorrupt([this](const ArchiveCorruption& page) { TellCorruptArchived(page); });
+    archive_->OnCorrupt([this](const ArchiveCorruption& page) { OnCorruptArchived(page); });
 }
 
 PageStore::~PageStore() { assert(counters_.pins.load() == 0 && counters_.open_puts.load() == 0); }

@@ -521,7 +521,8 @@ class PageStore {
   bool DropCorrupt(PageRecord& pinned, Encoding bad);  // false: somebody else has
   void TellCorrupt(std::string_view fingerprint, std::string_view key, TierKind tier, CorruptAt at,
                    const absl::Status& error) const;
-  void TellCorruptArchived(const ArchiveCorruption& page) const;
+  // The archive has dropped a page: it is remembered as corrupt, and told.
+  void OnCorruptArchived(const ArchiveCorruption& page) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Which block of it is bad; OK: none, or nobody knows what the page should look like.
   absl::Status BadBlockIn(const ArchiveCorruption& page) const;
   // Tells the policy whether the page may go.

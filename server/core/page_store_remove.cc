@@ -167,7 +167,15 @@ void PageStore::TellCorrupt(std::string_view fingerprint, std::string_view key, 
                        .error = message});
 }
 
-void PageStore::TellCorruptArchived(const ArchiveCorruption& page) const {
+void PageStore::OnCorruptArchived(const ArchiveCorruption& page) {
+  if (const Namespace* space = FindNamespace(page.fingerprint); space != nullptr) {
+    absl::MutexLock lock(&tree_mutex_);
+    // Unless it is in memory, or was put and written anew meanwhile.
+    if (FindLocked(*space, page.key) == nullptr && !IsArchived(*space, page.key)) {
+      space->tenant().dropped().Remember(index_.Probe(*space, page.key).hash,
+                                         ItemStatus::kCorrupt);
+    }
+  }
   const absl::Status block = BadBlockIn(page);
   TellCorrupt(page.fingerprint, page.key, TierKind::kDisk, page.at,
               block.ok() ? page.error : block);

@@ -130,6 +130,9 @@ TEST_F(ArchiveCareTest, APageThatIsPutAnewStaysUntilItIsOnDiskAnew) {
 
 // --- Bad pages ---
 
+// Of a WIDE page of SmallSpec: 2 layers of 2 heads, 256 bytes a block.
+constexpr uint64_t kByteOfLayer1Head0 = 2 * 256 + 77;
+
 class CorruptArchiveTest : public DiskArchiveTest {
  protected:
   struct Told {
@@ -138,23 +141,23 @@ class CorruptArchiveTest : public DiskArchiveTest {
     CorruptAt at = CorruptAt::kPut;
     std::optional<BlockPlace> block;
   };
-  // A page on disk, of which the device has flipped a bit.
-  void Begin() {
-    PageStoreOptions options;
-    options.on_corrupt = [this](const CorruptPage& page) {
-      told_.push_back({std::string(page.key), page.tier, page.at, page.block});
-      EXPECT_FALSE(page.error.empty());
-    };
-    OpenWith(16, options);
-    chain_ = Chain(space(), 0, 1);
-    ASSERT_EQ(Put(chain_[0]), ItemStatus::kOk);
-    WriteAll();
-    OpenWith(16, options);
-    SpoilBlock();
+  void Open(uint64_t pages, ArchiveAdmission admission = ArchiveAdmission::kAll) {
+    OpenWith(pages, {.archive_admission = admission, .on_corrupt = [this](const CorruptPage& page) {
+                       told_.push_back({std::string(page.key), page.tier, page.at, page.block});
+                       EXPECT_FALSE(page.error.empty());
+                     }});
   }
-  // Of layer 1, head 0, where the page lies in its segment.
-  void SpoilBlock() {
-    const TestPage page = MakePage(space(), Encoding::kWide, chain_[0].seed);
+  // A chain on disk, and in memory what comes of it when a server starts.
+  void Begin(uint32_t pages = 1) {
+    Open(16);
+    chain_ = Chain(space(), 0, pages);
+    ASSERT_EQ(PutChain(store(), space(), chain_), ItemStatus::kOk);
+    WriteAll();
+    Open(16);
+  }
+  // The device flips a bit of the page's layer 1, head 0, wherever it lies in its segment.
+  void Spoil(const TestItem& item) {
+    const TestPage page = MakePage(space(), Encoding::kWide, item.seed);
     const std::string block(reinterpret_cast<const char*>(page.bytes.data()) + 512, 64);
     for (const auto& entry : std::filesystem::directory_iterator(folder_.path())) {
       std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
@@ -168,33 +171,95 @@ class CorruptArchiveTest : public DiskArchiveTest {
     }
     FAIL() << "the page is in no file";
   }
-  void ExpectTold(CorruptAt at) {
+  // Of this page once, and of none other.
+  void ExpectTold(const TestItem& item, TierKind tier, CorruptAt at) {
     ASSERT_EQ(told_.size(), 1u);
-    EXPECT_EQ(told_[0].key, chain_[0].key);
-    EXPECT_EQ(told_[0].tier, TierKind::kDisk);
+    EXPECT_EQ(told_[0].key, item.key);
+    EXPECT_EQ(told_[0].tier, tier);
     EXPECT_EQ(told_[0].at, at);
     ASSERT_TRUE(told_[0].block.has_value());
     EXPECT_EQ(told_[0].block->layer, 1u);
     EXPECT_EQ(told_[0].block->head, 0u);
   }
+  // What it was is gone, and it can be put and fetched again.
+  void ExpectRefetchable(const TestItem& item) {
+    EXPECT_EQ(Fetch({item}), ItemStatus::kCorrupt);
+    EXPECT_EQ(Put(item), ItemStatus::kOk);
+    EXPECT_EQ(Fetch({item}), ItemStatus::kOk);
+    EXPECT_EQ(told_.size(), 1u);
+  }
+  // Puts pages that nobody reads.
+  void Flood(uint64_t first_key, uint32_t count) {
+    for (const TestItem& item : Chain(space(), first_key, count)) {
+      TestItem single = item;
+      single.parent = "";
+      single.first_position = 0;
+      ASSERT_EQ(Put(single), ItemStatus::kOk);
+      WriteAll();
+    }
+  }
+  uint64_t CorruptOnDisk() { return store().Stats().archive.corrupt_pages; }
 
   std::vector<TestItem> chain_;
   std::vector<Told> told_;
 };
 
 TEST_F(CorruptArchiveTest, IsToldOfWhenItIsRead) {
-  Begin();
-  EXPECT_EQ(Fetch(chain_), ItemStatus::kCorrupt);
-  ExpectTold(CorruptAt::kServe);
+  Begin(3);
+  Spoil(chain_[1]);
+  EXPECT_EQ(Fetch(chain_), ItemStatus::kOk);  // it comes along with the first
+  ExpectTold(chain_[1], TierKind::kDisk, CorruptAt::kServe);
+  EXPECT_EQ(CorruptOnDisk(), 1u);
+  EXPECT_EQ(Prefix(chain_), 1u);
+  EXPECT_EQ(TierOf(chain_[2]), TierKind{});
+  ExpectRefetchable(chain_[1]);
 }
 
 TEST_F(CorruptArchiveTest, IsToldOfWhenItIsScrubbed) {
   Begin();
+  Spoil(chain_[0]);
   for (uint64_t cursor = 0;;) {
     cursor = store().Verify(cursor, 1 << 20).cursor;
     if (cursor == 0) break;
   }
-  ExpectTold(CorruptAt::kScrub);
+  ExpectTold(chain_[0], TierKind::kDisk, CorruptAt::kScrub);
+  EXPECT_EQ(CorruptOnDisk(), 1u);
+  ExpectRefetchable(chain_[0]);
+}
+
+TEST_F(CorruptArchiveTest, IsToldOfWhenItsSegmentIsReclaimed) {
+  Begin(3);
+  // They are in use, so they are kept when their segment goes; but for one that has rotted there.
+  for (size_t i = 0; i < chain_.size(); ++i) EXPECT_EQ(Fetch(chain_, i), ItemStatus::kOk);
+  Spoil(chain_[1]);
+  for (uint32_t flooded = 0; told_.empty() && flooded < 1000; flooded += 50)
+    Flood(1000 + flooded, 50);
+  ExpectTold(chain_[1], TierKind::kDisk, CorruptAt::kMove);
+  EXPECT_EQ(CorruptOnDisk(), 1u);
+  EXPECT_GE(store().Stats().archive.rewritten_pages, 1u);
+  EXPECT_EQ(TierOf(chain_[0]), TierKind::kDisk);
+  EXPECT_EQ(TierOf(chain_[1]), TierKind{});
+  EXPECT_EQ(TierOf(chain_[2]), TierKind{});
+  ExpectRefetchable(chain_[1]);
+}
+
+TEST_F(CorruptArchiveTest, IsToldOfWhenItIsWrittenAsItLeavesMemory) {
+  Open(8, ArchiveAdmission::kWorth);
+  chain_ = Chain(space(), 0, 3);
+  ASSERT_EQ(PutChain(store(), space(), chain_), ItemStatus::kOk);
+  ASSERT_TRUE(tier_->FlipBit(1, kByteOfLayer1Head0));
+  // The last of the chain has to go, and what it extends is written before it.
+  for (uint64_t i = 0; i < 6; ++i)
+    ASSERT_EQ(Put(Chain(space(), 100 + i, 1)[0]), ItemStatus::kOk);
+  ASSERT_EQ(store().Stats().archive.written_pages, 0u);
+  WriteAll();
+  ExpectTold(chain_[1], TierKind::kHost, CorruptAt::kMove);
+  EXPECT_EQ(store().Stats().counters.corrupt_pages, 1u);
+  EXPECT_EQ(store().Stats().archive.written_pages, 1u);
+  EXPECT_EQ(Prefix(chain_), 1u);
+  EXPECT_EQ(TierOf(chain_[2]), TierKind{});
+  EXPECT_EQ(Fetch({chain_[2]}), ItemStatus::kEvicted);
+  ExpectRefetchable(chain_[1]);
 }
 
 }  // namespace
