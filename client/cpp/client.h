@@ -200,7 +200,7 @@ struct ClientCounters {
   uint64_t calls = 0;
   uint64_t failures = 0;  // calls that ended without an answer
   uint64_t retries = 0;
-  uint64_t busy_retries = 0;  // pages offered again to a store that was too busy to take them
+  uint64_t busy_retries = 0;  // pages offered to, or asked of, a store again that was too busy
   uint64_t reopens = 0;       // after the server restarted
   uint64_t refused_by_breaker = 0;
   uint64_t corrupt_pages = 0;  // a checksum did not hold on this side
@@ -232,7 +232,9 @@ class Namespace {
   absl::StatusOr<PushReport> Push(const EngineView& cache, const PushRequest& request) const;
   // What Push would refuse the arguments with.
   absl::Status CheckPush(const EngineView& cache, const PushRequest& request) const;
-  // Fetches pages and decodes them into the cache; stops at the first page that is not there.
+  // Fetches pages and decodes them into the cache; stops at the first page that is not there. One
+  // that is kBusy (the server makes room to read it from disk into, or has too much under way) is
+  // asked for again until the deadline.
   // Nothing of a page that fails is written; but of one that is kFenced, which the server took back
   // while it was read in shared memory, blocks may have been.
   absl::StatusOr<FetchReport> Fetch(const EngineView& cache, const FetchRequest& request) const;

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
+#include "client/cpp/busy_wait.h"
 #include "client/cpp/cpu_pages.h"
 #include "client/cpp/namespace_impl.h"
 #include "client/cpp/page_path.h"
@@ -81,10 +82,16 @@ class Fetcher {
         request_.decoded ? Namespace::Impl::Needs::kTransforms : Namespace::Impl::Needs::kNamespace;
     done_ = elsewhere_ = 0;
     stopped_ = false;
+    BusyWait wait(space_, calls_, deadline_);
     while (done_ < limit_) {
       const uint32_t first = done_;
       report_.store = space_.WithOpen(needs, deadline_, [&] { return FetchBatch(); });
       if (!misuse_.ok()) return misuse_;
+      if (done_ > first) wait.GotOn();
+      if (report_.store.ok() && stopped_ && stopped_at_ == ItemStatus::kBusy && wait.Wait()) {
+        stopped_ = false;
+        continue;
+      }
       if (!report_.store.ok() || done_ == first || stopped_) break;
     }
     // Nothing usable came of this page: its bytes are damaged, or nobody answered.

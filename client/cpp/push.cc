@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
+#include "client/cpp/busy_wait.h"
 #include "client/cpp/cpu_pages.h"
 #include "client/cpp/device_source.h"
 #include "client/cpp/namespace_impl.h"
@@ -18,15 +19,6 @@
 
 namespace oscarkv::client {
 namespace {
-
-// Before a page that the store was too busy for is offered again: at first, and at most.
-constexpr absl::Duration kBusyWait = absl::Milliseconds(10);
-constexpr absl::Duration kBusyWaitMax = absl::Milliseconds(320);
-
-absl::Duration Jittered(absl::Duration wait) {
-  absl::BitGen random;
-  return wait * absl::Uniform(random, 0.5, 1.5);
-}
 
 // Sinks and the recent window stay WIDE: quality depends on them more than on anything else.
 Encoding FormOf(uint64_t page_begin, uint64_t page_end, uint64_t end_position,
@@ -113,20 +105,14 @@ class Pusher {
   // Brings the batch, whose first page is `first`, to the store. A page that the store is too busy
   // for is offered again, with those behind it, after a wait that grows.
   absl::Status StoreBatch(Namespace::Impl::Needs needs, size_t first) {
-    absl::Duration wait = kBusyWait;
+    BusyWait wait(space_, space_.group(), deadline_);
     for (;;) {
       OSCARKV_RETURN_IF_ERROR(space_.WithOpen(needs, deadline_, [&] { return SendBatch(first); }));
       const size_t stored = StoredFrom(first);
-      if (stored > first) wait = kBusyWait;  // it gets on
+      if (stored > first) wait.GotOn();
       batch_ = batch_.subspan(stored - first);
       first = stored;
-      if (batch_.empty() || report_.statuses[first] != ItemStatus::kBusy) break;
-      const absl::Duration rest = Jittered(wait);
-      // Too late for another answer, the last one stands.
-      if (absl::Now() + rest >= deadline_) break;
-      if (space_.group().WaitCancelled(rest)) break;
-      wait = std::min(2 * wait, kBusyWaitMax);
-      space_.connection()->CountBusyRetry();
+      if (batch_.empty() || report_.statuses[first] != ItemStatus::kBusy || !wait.Wait()) break;
     }
     return absl::OkStatus();
   }

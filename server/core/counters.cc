@@ -63,7 +63,8 @@ void AddArchive(const StoreStats& stats, std::vector<NamedCounter>* counters) {
   for (size_t i = 0; i < kParentLoads; ++i) {
     counters->push_back({"oscarkv_disk_parent_loads_total",
                          "Puts whose parent was on disk only, by what came of bringing it and what "
-                         "it extends into memory; the put is SKIPPED unless it was loaded",
+                         "it extends into memory; the put is SKIPPED unless it was loaded, or BUSY "
+                         "where room is being made",
                          "outcome", kParentLoadNames[i], stats.counters.parent_loads[i]});
   }
 }

@@ -169,10 +169,11 @@ class PinnedPage {
 };
 
 struct PinResult {
-  // kOk, kMiss, kEvicted, kCorrupt (found so recently); of Load also kBusy: no memory for it now.
+  // kOk, kMiss, kEvicted, kCorrupt (found so recently); of Load also why there is no memory for it.
   ItemStatus status = ItemStatus::kMiss;
-  PinnedPage page;        // there when kOk
-  bool archived = false;  // not in memory, but the archive has it: Load brings it back
+  PinnedPage page;           // there when kOk
+  bool archived = false;     // not in memory, but the archive has it: Load brings it back
+  std::string message = "";  // of Load, where there is no memory for it
 };
 
 // --- Lookup, sessions and leases ---

@@ -7,8 +7,7 @@
 //   * A page never changes once visible; the first writer wins.
 //   * Memory in use by a reader (a PinnedPage) is not reused while the reader lives.
 //   * Every page's parent is in the index, so a prefix has no holes: eviction takes leaves only,
-//   and
-//     a page that is deleted or found corrupt takes the pages that extend it along.
+//     and a page that is deleted or found corrupt takes the pages that extend it along.
 //   * Bits go before pages do: no page goes for a put while WIDE pages are being re-encoded.
 //   * Bytes held never pass the tier's capacity; when nothing can go, a put is told kNO_SPACE.
 //
@@ -167,8 +166,9 @@ class PageStore {
 
   // Pins the first of `keys`, which Pin has found to be archived, after reading it into memory,
   // and with it as many of those that follow as are archived too and make one batch. A page whose
-  // parent is in memory is back in the store from here on; the first is served in any case. Waits
-  // for the device, so it is for threads that may.
+  // parent is in memory is back in the store from here on; the first is served in any case. kBusy,
+  // kNoSpace, kQuota: there is no memory to read it into, as in BeginPut. Waits for the device, so
+  // it is for threads that may.
   PinResult Load(const Namespace& space, std::span<const std::string_view> keys);
   // Read at once by Load: enough to keep a device busy, and little of anybody's memory.
   static constexpr size_t kPagesPerLoad = 16;
@@ -184,9 +184,8 @@ class PageStore {
   std::vector<ItemStatus> Delete(const Namespace& space, std::span<const std::string_view> keys);
 
   // Pages of the namespace, at most `pages_max`, in no meaningful order; those that are archived
-  // only come without their parents. `cursor` 0 starts. Every
-  // page that is there from the first call to the last is listed once. A call looks at a bounded
-  // number of places, so it may return fewer pages than asked for and a cursor.
+  // only come without their parents. `cursor` 0 starts. Every page that is there from the first
+  // call to the last is listed once. A call looks at a bounded number of places: fewer may come.
   ListResult List(const Namespace& space, uint32_t pages_max, uint64_t cursor) const;
 
   // Removes every page of the namespace that is not held by a lease or a transfer.
@@ -402,7 +401,6 @@ class PageStore {
   bool QueueDemotion(PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
   // It has been its turn: it may go.
   void EndDemotionLocked(PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
-  // It leaves memory.
   void LeaveDemotionLocked(PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
   // What the writer took has had its turn; `refused` of it were not written.
   using ArchiveRefusals = std::array<uint64_t, kArchiveRefusals>;
@@ -411,7 +409,7 @@ class PageStore {
 
   // What the tenant's pages take in the archive.
   uint64_t ArchivedBytesOf(const Tenant& tenant) const ABSL_LOCKS_EXCLUDED(namespaces_mutex_);
-  // The page is written from here on. It may have been removed.
+  // The page, which may have been removed, is written from here on.
   void BeginArchiving(const PageRecord& pinned) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // It is removed, perhaps while it is written: then nobody finds it in the archive, which cannot
   // forget what it does not have yet.
@@ -435,9 +433,8 @@ class PageStore {
 
   // page_store_ladder.cc
   void Replace(const Namespace& space) ABSL_LOCKS_EXCLUDED(tree_mutex_);
-  // Whether host memory is short.
+  // Whether host memory is short, or what the tenant may hold of it.
   bool IsShortLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
-  // Whether what the tenant may hold of it is.
   bool IsShortLocked(const Tenant& tenant) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
   // Wakes the re-encoder when it has something to do. `due`: a page has become due.
   void RingIfNeededLocked(bool due) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
@@ -451,7 +448,7 @@ class PageStore {
   void CallForReEncoding(uint64_t bytes, const Tenant* tenant) ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Whether pages, or (`tenant`) its pages, can be re-encoded if memory is short. Wakes who does.
   bool MayShrink(const Tenant* tenant) ABSL_LOCKS_EXCLUDED(tree_mutex_);
-  // Whether a put of `asker` that finds no room, or (`own_only`) none that it may hold, is to come
+  // Whether a page of `asker` that finds no room, or (`own_only`) none that it may hold, is to come
   // again, because re-encoding makes some: as long as it gets on. Nobody waits for it because of
   // others who hold more than their shares.
   bool BitsGoFirst(const Tenant& asker, bool own_only) ABSL_LOCKS_EXCLUDED(tree_mutex_);
@@ -486,8 +483,8 @@ class PageStore {
     Tenant& asker;
     bool own_only = false;               // only pages of the asker
     const PageTraits* judged = nullptr;  // null: not to be judged by the policy
-    const Namespace* put = nullptr;  // of a page that is put: one that can be told to come again
-    bool re_encodes = false;         // for the PACKED form of a page
+    const Namespace* page_of = nullptr;  // of a page whose bringer can be told to come again
+    bool re_encodes = false;             // for the PACKED form of a page
   };
   enum class Evicted : uint8_t { kEnough, kSome, kNone, kRefused };
   // Evicts pages until `enough` says so, in one hold of the tree lock, within `work_left` steps,
@@ -499,9 +496,12 @@ class PageStore {
   Room TakeQuota(const Eviction& eviction, uint64_t bytes, uint32_t* work_left)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
   static uint64_t SlotBytes(const Namespace& space, Encoding form);
-  // Whether WIDE pages can be re-encoded with what is free, without a page going for it; or there
-  // are none to re-encode.
-  bool LeavesRoomToReEncode(const Namespace& space) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  bool CanShrinkRegionOf(const Namespace& space) const;  // of its WIDE pages: see MappedTier
+  // Whether what is free is enough to re-encode WIDE pages with, and for tenants within their
+  // protected shares; or there are none to re-encode.
+  bool LeavesRoomWhileBitsGo(const Namespace& space) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // Whether room to re-encode its pages is kept, for when its transform set comes.
+  bool KeepsRoomForCodec(const Namespace& space) const ABSL_LOCKS_EXCLUDED(tree_mutex_);
   // Takes it from the tier.
   Room ReserveInTier(const Eviction& eviction, uint64_t bytes, uint32_t* work_left)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
@@ -521,9 +521,8 @@ class PageStore {
   bool DropCorrupt(PageRecord& pinned, Encoding bad);  // false: somebody else has
   void TellCorrupt(std::string_view fingerprint, std::string_view key, TierKind tier, CorruptAt at,
                    const absl::Status& error) const;
-  // The archive has dropped a page: it is remembered as corrupt, and told.
   void OnCorruptArchived(const ArchiveCorruption& page) ABSL_LOCKS_EXCLUDED(tree_mutex_);
-  // Which block of it is bad; OK: none, or nobody knows what the page should look like.
+  // Which block of it is bad; OK: none that is known.
   absl::Status BadBlockIn(const ArchiveCorruption& page) const;
   // Tells the policy whether the page may go.
   void OfferLocked(const PageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
@@ -534,9 +533,9 @@ class PageStore {
   // Pins or unpins the page as `residency` says; false when it may not be pinned.
   bool SetResidencyLocked(PageRecord& record, Residency residency)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(tree_mutex_);
-  // Removes, leaves first, what `removable` says, in short holds of the tree lock.
-  // Of those that are archived only; returns how many. `ttls`: [namespace id].
+  // Of pages that are archived only; returns how many. `ttls`: [namespace id].
   uint64_t ExpireArchived(std::span<const absl::Duration> ttls) ABSL_LOCKS_EXCLUDED(tree_mutex_);
+  // Removes, leaves first, what `removable` says, in short holds of the tree lock.
   uint64_t Sweep(absl::FunctionRef<bool(const PageRecord&)> removable, RemoveReason reason)
       ABSL_LOCKS_EXCLUDED(tree_mutex_);
   uint32_t NowSeconds() const { return static_cast<uint32_t>(clock_.Now() / absl::Seconds(1)); }

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 #include "kernels/base/fault_point.h"
 #include "server/core/page_store.h"
 
@@ -171,7 +173,8 @@ std::vector<PinResult> PageStore::LoadBatch(const Namespace& space,
                                    .now = clock_.Now()},
                                   wanted ? Admission::kAlways : Admission::kByPolicy);
     if (!room.result.ok()) {
-      for (PinResult& left : std::span(results).subspan(i)) left.status = ItemStatus::kBusy;
+      for (PinResult& left : std::span(results).subspan(i)) left.status = room.result.status;
+      results[i].message = absl::StrCat("no memory to read it into: ", room.result.message);
       break;
     }
     loading.push_back({i, page->encoding, room.slot});

@@ -172,8 +172,7 @@ void PageStore::OnCorruptArchived(const ArchiveCorruption& page) {
     absl::MutexLock lock(&tree_mutex_);
     // Unless it is in memory, or was put and written anew meanwhile.
     if (FindLocked(*space, page.key) == nullptr && !IsArchived(*space, page.key)) {
-      space->tenant().dropped().Remember(index_.Probe(*space, page.key).hash,
-                                         ItemStatus::kCorrupt);
+      space->tenant().dropped().Remember(index_.Probe(*space, page.key).hash, ItemStatus::kCorrupt);
     }
   }
   const absl::Status block = BadBlockIn(page);

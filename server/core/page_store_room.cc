@@ -1,5 +1,6 @@
 // Making room: eviction in the policy's order, and moving pages when the free memory lies in
 // regions of another slot size.
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -14,6 +15,9 @@ constexpr uint32_t kEvictionsPerLock = 32;
 // For so long a quota that was lowered waits for WIDE pages to be re-encoded before pages go for
 // it.
 constexpr absl::Duration kReEncodingFirst = absl::Seconds(10);
+// Room for re-encoding is kept before there is anything to re-encode with in a memory of so many
+// WIDE pages and more: it is a small part of that.
+constexpr uint64_t kPagesToKeepRoom = 256;
 constexpr char kBeingMade[] = "room is being made: WIDE pages are being re-encoded";
 constexpr char kNotAdmitted[] = "not admitted: what would have to go is worth more";
 
@@ -23,13 +27,29 @@ uint64_t PageStore::SlotBytes(const Namespace& space, Encoding form) {
   return space.page_bytes(form) + uint64_t{space.spec().geometry.blocks()} * sizeof(uint32_t);
 }
 
-bool PageStore::LeavesRoomToReEncode(const Namespace& space) {
-  if (!space.holds(Encoding::kPacked) ||
-      tier_->CanShrinkRegion(SlotBytes(space, Encoding::kWide),
-                             SlotBytes(space, Encoding::kPacked)))
-    return true;
+bool PageStore::CanShrinkRegionOf(const Namespace& space) const {
+  return tier_->CanShrinkRegion(SlotBytes(space, Encoding::kWide),
+                                SlotBytes(space, Encoding::kPacked));
+}
+
+bool PageStore::LeavesRoomWhileBitsGo(const Namespace& space) {
+  // What others may claim of their shares, up to half of what re-encoding ahead of need frees.
+  const auto leaves_shares = [&] {
+    const TierStats tier = tier_->Stats();
+    const auto free = static_cast<double>(tier.free_bytes + tier.stranded_bytes);
+    return free >= options_.reencode_free_share / 2 * static_cast<double>(tier.capacity_bytes) ||
+           space.tenant().Excess() == 0.0 ||
+           free >= static_cast<double>(tenants_.UnclaimedShares(space.tenant()));
+  };
+  if (!space.holds(Encoding::kPacked) || (CanShrinkRegionOf(space) && leaves_shares())) return true;
   absl::MutexLock lock(&tree_mutex_);
   return !ladder_.HasWork();
+}
+
+bool PageStore::KeepsRoomForCodec(const Namespace& space) const {
+  if (tier_->capacity_bytes() < kPagesToKeepRoom * SlotBytes(space, Encoding::kWide)) return false;
+  absl::MutexLock lock(&tree_mutex_);
+  return ladder_.CodecOf(space) == nullptr;
 }
 
 void PageStore::ReleaseSlot(const Namespace& space, const TierSlot& slot) {
@@ -43,7 +63,7 @@ PageStore::Room PageStore::TakeQuota(const Eviction& eviction, uint64_t bytes,
   bool taken = tenant.TakeHost(bytes);
   if (!taken) {
     CallForReEncoding(bytes, &tenant);
-    if (eviction.put != nullptr && !tenant.IsAtHostPages() && BitsGoFirst(tenant, true))
+    if (eviction.page_of != nullptr && !tenant.IsAtHostPages() && BitsGoFirst(tenant, true))
       return {.result = {ItemStatus::kBusy, kBeingMade}, .slot = {}};
   }
   while (!taken && *work_left > 0) {
@@ -66,7 +86,7 @@ PageStore::Room PageStore::ReserveSlot(const Namespace& space, const PageTraits&
   Eviction eviction{.asker = space.tenant(),
                     .own_only = true,
                     .judged = is_put ? &page : nullptr,
-                    .put = is_put ? &space : nullptr};
+                    .page_of = &space};
   uint32_t work_left = options_.evictions_per_put_max;
   Room room = TakeQuota(eviction, page.bytes, &work_left);
   if (!room.result.ok()) return room;
@@ -81,33 +101,44 @@ PageStore::Room PageStore::ReserveInTier(const Eviction& eviction, uint64_t byte
   absl::StatusOr<TierSlot> slot;
   // What a region is to be freed for.
   uint64_t slot_bytes = bytes;
+  const Namespace* const space = eviction.page_of;
+  const auto leave = [&] {
+    tier_->Release(*slot);
+    slot = absl::ResourceExhaustedError("what is free is kept to re-encode WIDE pages");
+  };
   const auto reserve = [&] {
     slot = tier_->Reserve(bytes);
-    if (!slot.ok() || eviction.put == nullptr || LeavesRoomToReEncode(*eviction.put)) return;
-    tier_->Release(*slot);
-    slot = absl::ResourceExhaustedError("what is free is needed to re-encode WIDE pages");
-    slot_bytes = SlotBytes(*eviction.put, Encoding::kPacked);
+    if (!slot.ok() || space == nullptr || LeavesRoomWhileBitsGo(*space)) return;
+    leave();
+    slot_bytes = SlotBytes(*space, Encoding::kPacked);
   };
   reserve();
+  const bool keeps_room = space != nullptr && space->holds(Encoding::kPacked) &&
+                          (!slot.ok() || !CanShrinkRegionOf(*space)) && KeepsRoomForCodec(*space);
+  if (slot.ok() && keeps_room) leave();
+  const auto take = [&] {
+    slot = tier_->Reserve(bytes);
+    if (slot.ok() && keeps_room && !CanShrinkRegionOf(*space)) leave();
+  };
   if (absl::IsResourceExhausted(slot.status()) && !eviction.re_encodes) {
     CallForReEncoding(bytes, nullptr);
-    if (eviction.put != nullptr && BitsGoFirst(eviction.asker, false)) {
+    if (space != nullptr && BitsGoFirst(eviction.asker, false)) {
       // Pages that became smaller may have left a region nearly empty.
       if (FreeRegion(slot_bytes)) reserve();
       if (absl::IsResourceExhausted(slot.status()))
         return {.result = {ItemStatus::kBusy, kBeingMade}, .slot = {}};
     } else {
-      slot = tier_->Reserve(bytes);
+      take();
     }
   }
   while (absl::IsResourceExhausted(slot.status()) && *work_left > 0) {
     if (FreeRegion(bytes)) {
       --*work_left;
-      slot = tier_->Reserve(bytes);
+      take();
       continue;
     }
     const Evicted evicted = EvictSome(eviction, work_left, [&] {
-      slot = tier_->Reserve(bytes);
+      take();
       // Room in another size: perhaps enough now to free a region.
       return slot.ok() || tier_->Stats().stranded_bytes >= bytes;
     });
@@ -118,6 +149,8 @@ PageStore::Room PageStore::ReserveInTier(const Eviction& eviction, uint64_t byte
     // Leases past their time are held by nobody who may mind.
     if (evicted == Evicted::kNone && ExpireLeases() == 0) break;
   }
+  // Nothing may go: what was kept is better used than not.
+  if (absl::IsResourceExhausted(slot.status()) && keeps_room) slot = tier_->Reserve(bytes);
   if (slot.ok()) return {.result = {}, .slot = *slot};
   // Nothing may go, as when one sequence fills all memory; but pages may become smaller.
   if (!absl::IsAborted(slot.status()) && !eviction.re_encodes && MayShrink(nullptr))
@@ -147,8 +180,7 @@ PageStore::Evicted PageStore::EvictSome(const Eviction& eviction, uint32_t* work
     if (!page_state::IsHeld(record.state.load(std::memory_order_acquire)) &&
         AwaitsArchiving(record, now))
       continue;
-    const bool ahead =
-        !eviction.re_encodes && ladder_.HasWork(eviction.own_only ? &eviction.asker : nullptr);
+    const bool ahead = ladder_.HasWork(eviction.own_only ? &eviction.asker : nullptr);
     if (RemoveLocked(record, RemoveReason::kEvicted)) {
       if (ahead) ++ladder_stats_.evicted_ahead;
       if (!enough()) continue;

@@ -45,7 +45,9 @@ bool ParentLoader::Step() {
     return End(store_.Holds(space_, parent_) ? ParentLoad::kLoaded : ParentLoad::kFailed);
   std::vector<PinResult> loaded = store_.LoadBatch(space_, keys, PageStore::LoadFor::kParent);
   for (const PinResult& page : loaded) {
-    if (page.status == ItemStatus::kBusy) return End(ParentLoad::kNoRoom);
+    busy_ = page.status == ItemStatus::kBusy;
+    if (busy_ || page.status == ItemStatus::kNoSpace || page.status == ItemStatus::kQuota)
+      return End(ParentLoad::kNoRoom);
     if (page.status != ItemStatus::kOk) return End(ParentLoad::kFailed);
   }
   last_ = std::move(loaded.back().page);

@@ -27,6 +27,8 @@ class ParentLoader {
   // Reads the next few pages, root first. Whether there is more to read.
   bool Step();
   uint64_t bytes_left() const { return bytes_left_; }  // of pages, to be read
+  // It ended because room is being made: WIDE pages are being re-encoded. The put is to come again.
+  bool busy() const { return busy_; }
 
  private:
   // False: there is nothing to read any more; the outcome is counted.
@@ -38,6 +40,7 @@ class ParentLoader {
   std::vector<ArchivedAncestor> left_;  // the next one last
   uint64_t bytes_left_ = 0;
   bool too_long_ = false;
+  bool busy_ = false;
   PinnedPage last_;  // that came: with it stays what it extends
 };
 

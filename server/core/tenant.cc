@@ -1,5 +1,7 @@
 #include "server/core/tenant.h"
 
+#include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -56,6 +58,11 @@ double Tenant::Excess() const {
   return static_cast<double>(held - own) / weight_.load(std::memory_order_relaxed);
 }
 
+uint64_t Tenant::unclaimed_share() const {
+  const uint64_t own = protected_host_bytes_.load(std::memory_order_relaxed);
+  return own - std::min(own, host_bytes_.taken());
+}
+
 std::string Tenant::InflightQuotaMet(uint64_t bytes) const {
   return absl::StrCat("tenant '", absl::CHexEscape(name_), "': ", bytes,
                       " bytes more in flight were asked for, ", inflight_.taken(), " of at most ",
@@ -110,6 +117,17 @@ std::vector<Tenant*> TenantTable::All() const {
   tenants.reserve(tenants_.size());
   for (const auto& tenant : tenants_) tenants.push_back(tenant.get());
   return tenants;
+}
+
+uint64_t TenantTable::UnclaimedShares(const Tenant& asker) const {
+  const absl::MutexLock lock(&mutex_);
+  uint64_t bytes = 0;
+  for (const auto& tenant : tenants_) {
+    if (tenant.get() == &asker) continue;
+    const uint64_t share = tenant->unclaimed_share();
+    bytes += std::min(share, std::numeric_limits<uint64_t>::max() - bytes);
+  }
+  return bytes;
 }
 
 uint64_t TenantTable::memory_bytes() const {

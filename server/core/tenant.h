@@ -61,6 +61,7 @@ class Tenant {
   // How far it is above its protected share, by weight: who is furthest gives way first. 0: it is
   // within its share.
   double Excess() const;
+  uint64_t unclaimed_share() const;  // of its protected share, what it does not hold
 
   Budget& gpu() { return gpu_; }
   Budget& inflight() { return inflight_; }
@@ -111,7 +112,9 @@ class TenantTable {
   absl::StatusOr<Tenant*> Open(std::string_view name);
   void SetQuotas(TenantQuotas quotas);
   std::vector<Tenant*> All() const;  // [id]
-  uint64_t memory_bytes() const;     // of what is remembered of dropped keys
+  // Of protected shares, what tenants but `asker` do not hold. O(tenants).
+  uint64_t UnclaimedShares(const Tenant& asker) const;
+  uint64_t memory_bytes() const;  // of what is remembered of dropped keys
 
  private:
   const uint32_t tenants_max_;

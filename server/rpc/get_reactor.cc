@@ -147,8 +147,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 
   void StartItem(PinResult pinned) {
     const std::string& key = request_.keys(static_cast<int>(item_));
-    if (pinned.status == ItemStatus::kBusy)
-      return WriteFailure(ItemStatus::kBusy, "no memory to read the page into: try again later");
+    if (!pinned.message.empty()) return WriteFailure(pinned.status, std::move(pinned.message));
     if (pinned.status != ItemStatus::kOk) {
       if (request_.lease_id() == 0 || context_.store().LeaseIsLive(request_.lease_id()))
         return WriteFailure(pinned.status, "");

@@ -27,6 +27,9 @@ absl::StatusOr<CheckedPut> CheckPut(RpcContext& context, const v1::PutHeader& he
 bool ParentIsArchived(RpcContext& context, const CheckedPut& put, const v1::PutHeader& header,
                       uint32_t index);
 
+// Of an item whose parent finds no room while WIDE pages are being re-encoded (kBusy).
+inline constexpr char kParentBusy[] = "room is being made for what it extends, which is on disk";
+
 // Reserves the page of item `index`, and takes its bytes from the budgets of bytes in flight (kBusy
 // or kQuota when they do not have them).
 BeginPutResult BeginPutItem(RpcContext& context, const CheckedPut& put, const v1::PutHeader& header,

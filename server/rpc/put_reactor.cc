@@ -148,7 +148,11 @@ class PutReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
     loading.Moved(before - loader->bytes_left());
     loading.End(absl::Now());
     if (more && !call_->IsCancelled()) return context_.RunAsync([this] { LoadParent(); });
-    BeginItem(index);
+    if (loader->busy()) {
+      SetResult(index, ItemStatus::kBusy, kParentBusy);
+    } else {
+      BeginItem(index);
+    }
     const absl::Status status = TakeBytes(waiting_->chunk, waiting_->frame);
     waiting_.reset();
     GoOn(status);

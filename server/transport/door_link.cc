@@ -186,8 +186,7 @@ void DoorLink::MapOne(const Namespace& space, std::span<const std::string_view> 
   };
   PinResult pinned = store.Pin(space, keys[i]);
   if (pinned.archived) pinned = store.Load(space, keys.subspan(i));
-  if (pinned.status == ItemStatus::kBusy)
-    return fail(ItemStatus::kBusy, "no memory to read the page into: try again later");
+  if (!pinned.message.empty()) return fail(pinned.status, std::move(pinned.message));
   if (pinned.status != ItemStatus::kOk) {
     if (lease == 0 || store.LeaseIsLive(lease)) return fail(pinned.status, "");
     return fail(ItemStatus::kFenced, "the lease has ended, and the page is gone");
@@ -267,6 +266,7 @@ void DoorLink::CommitItem(const v1::DoorCommit& request, const CheckedPut& put, 
     parent.emplace(shared_.context.store(), *put.space, item.parent());
     while (parent->Step()) {
     }
+    if (parent->busy()) return set({ItemStatus::kBusy, kParentBusy});
   }
   InflightBytes inflight;
   BeginPutResult begun = BeginPutItem(shared_.context, put, request.header(), index, &inflight);

@@ -216,6 +216,49 @@ TEST(PutReply, AWaitForABusyStoreEndsWithTheNamespace) {
   EXPECT_NE(pushed->statuses[1], ItemStatus::kOk);
 }
 
+// Says BUSY of a get's second page, `times` times.
+void SayBusyOfGets(Fixture* f, int times) {
+  f->store.edit_get =
+      [times, said = std::make_shared<std::atomic<int>>()](std::vector<v1::GetReply>* replies) {
+        int pages = 0;
+        for (size_t i = 0; i < replies->size(); ++i) {
+          if (!(*replies)[i].has_item()) continue;
+          ++pages;
+          // Of all three pages it is the second; of what is left of them, the first.
+          const int busy = said->load() == 0 ? 2 : 1;
+          if (pages != busy || said->fetch_add(1) >= times) continue;
+          (*replies)[i].mutable_item()->mutable_result()->set_status(v1::BUSY);
+          replies->resize(i + 1);
+          return;
+        }
+      };
+}
+
+TEST(GetReply, WhatIsBusyIsAskedForAgainFromThereOn) {
+  Fixture f;
+  ASSERT_OK(f.Push());
+  SayBusyOfGets(&f, 3);
+  const auto report = f.Fetch();
+  ASSERT_OK(report);
+  EXPECT_EQ(report->pages, 3u);
+  EXPECT_THAT(report->statuses, ElementsAre(ItemStatus::kOk, ItemStatus::kOk, ItemStatus::kOk));
+  EXPECT_TRUE(f.destination.SameRows(f.source, 0, 12));
+  EXPECT_EQ(f.store.calls("Get"), 4);
+  EXPECT_EQ(f.client->counters().busy_retries, 3u);
+}
+
+TEST(GetReply, WhatStaysBusyIsSoInTheReport) {
+  Fixture f({.fetch_timeout = absl::Milliseconds(50)});
+  ASSERT_OK(f.Push());
+  SayBusyOfGets(&f, std::numeric_limits<int>::max());
+  const auto report = f.Fetch();
+  ASSERT_OK(report);
+  EXPECT_OK(report->store);
+  EXPECT_EQ(report->pages, 1u);
+  EXPECT_THAT(report->statuses,
+              ElementsAre(ItemStatus::kOk, ItemStatus::kBusy, ItemStatus::kSkipped));
+}
+
 TEST(KeysReply, MissingResultsAreMisses) {
   Fixture f;
   f.store.edit_keys = [](v1::KeysReply* r) { r->mutable_results()->RemoveLast(); };

@@ -194,6 +194,53 @@ TEST_F(LadderTest, ATenantWithinItsShareDoesNotWaitForOthersBits) {
   EXPECT_EQ(Evicted(), 1u);
 }
 
+TEST_F(LadderTest, AFloodLeavesRoomToThoseWithinTheirSharesWhileBitsCanGo) {
+  // Half of what is freed ahead of need is theirs: 5 pages of 50.
+  Begin(StoreWide::kUntilPressure, 50, {.reencode_free_share = 0.2});
+  const Namespace* const flooding = space_;
+  NamespaceSpec spec = space().spec();
+  spec.tenant = "protected";
+  const Namespace* const within = *store().OpenNamespace(spec, true);
+  store().SetQuotas(
+      {.named = {{"protected", {.protected_host_bytes = 10 * kWideSlotBytes}}}, .others = {}});
+  const std::vector<TestItem> flood = Chain(space(), 1000, 46);
+  for (size_t i = 0; i < 45; ++i) ASSERT_EQ(Put(flood[i]), ItemStatus::kOk);
+  EXPECT_EQ(Put(flood[45]), ItemStatus::kBusy);
+  space_ = within;
+  for (uint64_t i = 0; i < 4; ++i) Stored(100 * i, 1);
+  EXPECT_EQ(Evicted(), 0u);
+  // Re-encoding makes room for either.
+  space_ = flooding;
+  EXPECT_EQ(Put(flood[45]), ItemStatus::kBusy);
+  ReEncodeAll();
+  EXPECT_EQ(Put(flood[45]), ItemStatus::kOk);
+  ExpectSound(flood);
+  EXPECT_EQ(Evicted(), 0u);
+  EXPECT_EQ(Stats().evicted_ahead, 0u);
+}
+
+TEST_F(LadderTest, RoomToReEncodeIsKeptUntilTheTransformSetComes) {
+  for (const uint64_t unit_bytes : {uint64_t{0}, uint64_t{8704}}) {
+    // Slots of their own, or regions of 8 WIDE pages; none of which can be re-encoded yet.
+    const uint64_t bytes = 64 * 8704;
+    std::unique_ptr<MappedTier> tier = std::make_unique<FakeTier>(bytes);
+    if (unit_bytes != 0)
+      tier = *HostTier::Create({.capacity_bytes = bytes, .unit_bytes = unit_bytes});
+    BeginOver(std::move(tier), StoreWide::kNever, {}, nullptr);
+    store().SetCodec(space(), nullptr);
+    std::vector<TestItem> last;
+    for (uint64_t i = 0; i < 400; ++i) last = Stored(100 * i, 2);
+    const uint64_t evicted = Evicted();
+    EXPECT_GT(evicted, 200u);
+    store().SetCodec(space(), codec_.get());
+    ReEncodeAll();
+    EXPECT_EQ(FormsOf(last), "WP");
+    EXPECT_GT(Stats().due_pages, 200u);
+    EXPECT_EQ(Evicted(), evicted);
+    EXPECT_EQ(Stats().no_room, 0u);
+  }
+}
+
 TEST_F(LadderTest, APutThatFindsNoRoomCallsForIt) {
   // Never short by its share: only by being full.
   Begin(StoreWide::kUntilPressure, 4, {.reencode_free_share = 0});

@@ -156,7 +156,7 @@ void Client::Fetch() {
   if (pin.status != ItemStatus::kOk) {
     ASSERT_TRUE(meanwhile || world_.rotten() || !book_.IsLeased(node))
         << ItemStatusName(pin.status);
-    if (!meanwhile && pin.status != ItemStatus::kBusy) book_.Missed(node);
+    if (!meanwhile && pin.message.empty()) book_.Missed(node);
     return;
   }
   ASSERT_FALSE(allowed.empty()) << "page " << node << ": a page that is not there was found";

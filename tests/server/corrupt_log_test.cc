@@ -48,13 +48,13 @@ class CorruptLogTest : public ::testing::Test {
 };
 
 TEST_F(CorruptLogTest, ALineSaysWhatIsKnown) {
-  EXPECT_THAT(LinesOf(CorruptAt::kScrub, 1),
-              ElementsAre(AllOf(HasSubstr("error"), HasSubstr("a page is corrupt"),
-                                HasSubstr(" namespace=7370616365 "),
-                                HasSubstr(" key=30313233343536373839616263646566 "),
-                                HasSubstr(" layer=7 "), HasSubstr(" head=3 "),
-                                HasSubstr(" tier=disk "), HasSubstr(" at=scrub "),
-                                HasSubstr(" error=expected crc32c 1, found 2"))));
+  EXPECT_THAT(
+      LinesOf(CorruptAt::kScrub, 1),
+      ElementsAre(AllOf(HasSubstr("error"), HasSubstr("a page is corrupt"),
+                        HasSubstr(" namespace=7370616365 "),
+                        HasSubstr(" key=30313233343536373839616263646566 "), HasSubstr(" layer=7 "),
+                        HasSubstr(" head=3 "), HasSubstr(" tier=disk "), HasSubstr(" at=scrub "),
+                        HasSubstr(" error=expected crc32c 1, found 2"))));
   const auto lines = LinesOf([&] {
     CorruptPage page = Page(CorruptAt::kScrub);
     page.block.reset();

@@ -125,6 +125,7 @@ BeginPutResult BeginPut(PageStore& store, const Namespace& space, const PutItem&
     loader.emplace(store, space, item.parent);
     while (loader->Step()) {
     }
+    if (loader->busy()) return {{ItemStatus::kBusy, "its parent is on disk"}, PutSlot()};
   }
   return store.BeginPut(space, item);
 }

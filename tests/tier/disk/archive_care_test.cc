@@ -249,8 +249,7 @@ TEST_F(CorruptArchiveTest, IsToldOfWhenItIsWrittenAsItLeavesMemory) {
   ASSERT_EQ(PutChain(store(), space(), chain_), ItemStatus::kOk);
   ASSERT_TRUE(tier_->FlipBit(1, kByteOfLayer1Head0));
   // The last of the chain has to go, and what it extends is written before it.
-  for (uint64_t i = 0; i < 6; ++i)
-    ASSERT_EQ(Put(Chain(space(), 100 + i, 1)[0]), ItemStatus::kOk);
+  for (uint64_t i = 0; i < 6; ++i) ASSERT_EQ(Put(Chain(space(), 100 + i, 1)[0]), ItemStatus::kOk);
   ASSERT_EQ(store().Stats().archive.written_pages, 0u);
   WriteAll();
   ExpectTold(chain_[1], TierKind::kHost, CorruptAt::kMove);

@@ -323,7 +323,7 @@ TEST_F(DiskArchiveTest, NoMemoryToReadIntoIsBusy) {
   ASSERT_EQ(PutChain(store(), space(), second), ItemStatus::kOk);
   std::vector<PinResult> pins;
   for (const TestItem& item : second) pins.push_back(store().Pin(space(), item.key));
-  EXPECT_EQ(Fetch(first), ItemStatus::kBusy);
+  EXPECT_EQ(Fetch(first), ItemStatus::kNoSpace);
   pins.clear();
   EXPECT_EQ(Fetch(first), ItemStatus::kOk);
 }
