@@ -26,7 +26,10 @@ namespace oscarkv {
 namespace {
 
 constexpr uint64_t kCapacityBytes = (uint64_t{2} << 30) + (1 << 20);
-constexpr uint64_t kBatchBytes = 64 << 20;
+constexpr uint64_t kSequencePages = 32;
+constexpr uint64_t kBatchBytes = 64 << 20;  // of writes
+constexpr uint64_t kReadBytes = 256
+                                << 20;  // at once: the queue is as deep as it may be nearly always
 
 [[noreturn]] void Fail(const absl::Status& status) {
   std::fprintf(stderr, "disk_bench: %s\n", status.ToString().c_str());
@@ -82,7 +85,10 @@ void Write(const std::string& folder, uint64_t page_bytes, uint64_t pages) {
     for (uint64_t first = 0; first < pages; first += batch) {
       std::vector<DiskPut> puts;
       for (uint64_t i = first; i < std::min(pages, first + batch); ++i)
-        puts.push_back({.fingerprint = kFingerprint, .key = keys[i], .parent = {}, .body = body});
+        puts.push_back({.fingerprint = kFingerprint,
+                        .key = keys[i],
+                        .parent = i % kSequencePages == 0 ? std::string_view() : keys[i - 1],
+                        .body = body});
       store->Write(puts);
       for (const DiskPut& put : puts)
         if (!put.status.ok()) Fail(put.status);
@@ -94,7 +100,7 @@ void Write(const std::string& folder, uint64_t page_bytes, uint64_t pages) {
 void Read(const std::string& folder, uint64_t page_bytes, uint64_t reads) {
   const std::unique_ptr<DiskStore> store = Open(folder);
   const uint64_t pages = store->Stats().pages;
-  const uint64_t batch = std::max<uint64_t>(1, kBatchBytes / page_bytes);
+  const uint64_t batch = std::max<uint64_t>(1, kReadBytes / page_bytes);
   const AlignedBuffer memory(batch * page_bytes);
   std::mt19937_64 random(2);
   std::vector<std::string> keys(reads);

@@ -7,6 +7,12 @@
 #include "absl/strings/string_view.h"
 
 namespace oscarkv {
+namespace {
+
+// So far ahead of a walk over entries, what is going to be looked up of them is prefetched.
+constexpr uint32_t kEntriesAhead = 16;
+
+}  // namespace
 
 DiskIndex::DiskIndex(uint32_t segments)
     : segments_(segments), places_(0, Hash{this}, Equal{this}) {}
@@ -45,6 +51,12 @@ const DiskPlace* DiskIndex::FindHash(uint64_t hash) const {
   return place == places_.end() ? nullptr : &*place;
 }
 
+void DiskIndex::Prefetch(const PageHeader& header) {
+  const uint32_t space = NumberOf(header.fingerprint);
+  places_.prefetch(HashOf({space, header.key}));
+  if (!header.parent.empty()) first_children_.prefetch(HashOf({space, header.parent}));
+}
+
 DiskPlace DiskIndex::Append(uint32_t segment, const PageHeader& header) {
   DiskSegmentPages& pages = segments_[segment];
   const DiskPlace place{segment, static_cast<uint32_t>(pages.entries.size())};
@@ -56,8 +68,9 @@ DiskPlace DiskIndex::Append(uint32_t segment, const PageHeader& header) {
   entry.body_bytes = header.body_bytes;
   entry.first_position = header.first_position;
   entry.sequence = header.sequence;
+  // In one step where there is no other, which is nearly always.
   DiskPlace older;
-  if (const auto other = places_.find(Name{entry.space, header.key}); other != places_.end()) {
+  if (const auto [other, is_new] = places_.insert(place); !is_new) {
     if (At(*other).sequence > entry.sequence) return place;
     older = *other;
   }
@@ -65,9 +78,11 @@ DiskPlace DiskIndex::Append(uint32_t segment, const PageHeader& header) {
     entry.parent = HashOf({entry.space, header.parent});
     Link(place);  // before the older one goes: if what they extend is a hole, it stays open
   }
-  if (!older.is_none()) Erase(older);
+  if (!older.is_none()) {
+    Erase(older);
+    places_.insert(place);
+  }
   entry.live = true;
-  places_.insert(place);
   if (!holes_.empty()) CloseHole(HashOf({entry.space, header.key}));
   ++pages.live_pages;
   pages.live_bytes += RecordBytes(entry.body_bytes);
@@ -178,8 +193,11 @@ std::vector<DiskPlace> DiskIndex::Orphans() const {
   std::vector<DiskPlace> orphans;
   std::vector<DiskPlace> path;
   for (uint32_t segment = 0; segment < segments_.size(); ++segment) {
-    for (uint32_t entry = 0; entry < segments_[segment].entries.size(); ++entry) {
-      if (!segments_[segment].entries[entry].live) continue;
+    const std::deque<DiskEntry>& entries = segments_[segment].entries;
+    for (uint32_t entry = 0; entry < entries.size(); ++entry) {
+      if (entry + kEntriesAhead < entries.size())
+        places_.prefetch(entries[entry + kEntriesAhead].parent);
+      if (!entries[entry].live) continue;
       // Up to a root, a hole, what is known, or to the path itself: a page that is its own ancestor
       // is none.
       path.clear();

@@ -1,7 +1,10 @@
 // Opening: the index from the tables of all segments. Bodies are not read.
 #include <algorithm>
+#include <array>
+#include <optional>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
@@ -13,9 +16,9 @@ namespace {
 
 // A table is read in pieces of so many blocks, with several requests under way. Where nobody knows
 // how long it is, the first piece is small.
-constexpr uint32_t kBlocksPerPiece = 2048;
+constexpr uint32_t kBlocksPerPiece = 4096;
 constexpr uint32_t kBlocksOfFirstPiece = 64;
-constexpr uint64_t kRequestBytes = 512 << 10;
+constexpr uint32_t kBlocksPerRequest = 64;
 // By how much the counters jump, past whatever a segment that cannot be read may have used.
 constexpr uint64_t kCounterJump = 1 << 20;
 
@@ -52,6 +55,7 @@ struct DiskStore::Recovery {
   DiskIndex& index;
   DiskStoreStats& stats;
   uint64_t sequence_max = 0;
+  AlignedBuffer buffer = {};  // of the piece of a table that is being read
   // Whole, but not to be found: older copies of pages that are there, and orphans. They would come
   // back once the newer copy is removed, or what they extend is stored again.
   std::vector<DiskPlace> unwanted = {};
@@ -94,16 +98,38 @@ struct DiskStore::Recovery {
     return found;
   }
 
-  absl::Status ReadPiece(uint32_t segment, uint64_t offset, MutableByteView bytes) {
+  // Reads `count` blocks of the segment's table from `first` on, and hands each to `enter`, in
+  // their order, while those behind it are being read. Until `enter` says that it was the last.
+  absl::Status ReadBlocks(uint32_t segment, uint32_t first, uint32_t count,
+                          absl::FunctionRef<bool(uint32_t block, ByteView bytes)> enter) {
+    buffer.Grow(uint64_t{count} * kDiskBlockBytes);
     std::vector<IoRequest> requests;
-    for (uint64_t at = 0; at < bytes.size(); at += kRequestBytes) {
-      requests.push_back({.kind = IoKind::kRead,
-                          .file = directory.file(segment),
-                          .offset = offset + at,
-                          .data = bytes.subspan(at, std::min(kRequestBytes, bytes.size() - at))});
+    for (uint32_t at = 0; at < count; at += kBlocksPerRequest) {
+      const uint32_t blocks = std::min(kBlocksPerRequest, count - at);
+      requests.push_back(
+          {.kind = IoKind::kRead,
+           .file = directory.file(segment),
+           .offset = TableBlockOffset(directory.segment_bytes(), first + at + blocks - 1),
+           .data = buffer.bytes().subspan(at * kDiskBlockBytes, blocks * kDiskBlockBytes)});
     }
+    std::vector<bool> ended(requests.size());
+    size_t next = 0;
+    bool more = true;
     absl::Status status;
-    io.Run(requests, [&](IoRequest& request) { status.Update(request.status); });
+    io.Run(requests, [&](IoRequest& request) {
+      ended[static_cast<size_t>(&request - requests.data())] = true;
+      for (; more && next < requests.size() && ended[next]; ++next) {
+        const IoRequest& read = requests[next];
+        status = read.status;
+        more = status.ok();
+        const auto blocks = static_cast<uint32_t>(read.data.size() / kDiskBlockBytes);
+        // The table grows towards the segment's start.
+        for (uint32_t i = 0; more && i < blocks; ++i) {
+          more = enter(first + static_cast<uint32_t>(next) * kBlocksPerRequest + i,
+                       read.data.subspan((blocks - 1 - i) * kDiskBlockBytes, kDiskBlockBytes));
+        }
+      }
+    });
     return status;
   }
 
@@ -114,27 +140,24 @@ struct DiskStore::Recovery {
     const uint32_t blocks =
         segment.entries.has_value() ? TableBlocks(*segment.entries) : blocks_max;
     const uint64_t entries_max = segment.entries.value_or(blocks * kHeadersPerBlock);
-    const AlignedBuffer buffer(kBlocksPerPiece * kDiskBlockBytes);
     uint32_t last = 0;  // entries up to the last that is a header of this generation
+    bool more = true;
+    const auto enter = [&](uint32_t block, ByteView headers) {
+      const auto first = static_cast<uint32_t>(block * kHeadersPerBlock);
+      const uint64_t stop = std::min<uint64_t>(first + kHeadersPerBlock, entries_max);
+      const uint32_t found = EnterBlock(segment, headers, first, stop);
+      if (found > 0) last = found;
+      more = found > 0 || segment.entries.has_value();
+      return more;
+    };
     uint32_t piece = segment.entries.has_value() ? kBlocksPerPiece : kBlocksOfFirstPiece;
-    for (uint32_t block = 0, count = 0; block < blocks; block += count) {
+    for (uint32_t block = 0, count = 0; more && block < blocks; block += count) {
       count = std::min(piece, blocks - block);
       piece = std::min(2 * piece, kBlocksPerPiece);
-      const MutableByteView bytes = buffer.bytes().first(count * kDiskBlockBytes);
-      const absl::Status status = ReadPiece(
-          segment.segment, TableBlockOffset(directory.segment_bytes(), block + count - 1), bytes);
-      if (!status.ok()) {
+      if (const absl::Status status = ReadBlocks(segment.segment, block, count, enter);
+          !status.ok()) {
         stats.last_error = std::string(status.message());
-        return last;
-      }
-      for (uint32_t i = 0; i < count; ++i) {
-        const auto first = static_cast<uint32_t>((block + i) * kHeadersPerBlock);
-        const uint64_t stop = std::min<uint64_t>(first + kHeadersPerBlock, entries_max);
-        const ByteView headers = bytes.subspan((count - 1 - i) * kDiskBlockBytes, kDiskBlockBytes);
-        if (const uint32_t found = EnterBlock(segment, headers, first, stop); found > 0)
-          last = found;
-        else if (!segment.entries.has_value())
-          return last;
+        break;
       }
     }
     return last;
@@ -144,6 +167,7 @@ struct DiskStore::Recovery {
   // of this generation, 0 if none is.
   uint32_t EnterBlock(const Found& segment, ByteView block, uint32_t first, uint64_t stop) {
     uint32_t last = 0;
+    std::array<std::optional<PageHeader>, kHeadersPerBlock> live;  // [entry - first]
     for (uint32_t entry = first; entry < stop; ++entry) {
       const auto header = DecodePageHeader(
           block.subspan((entry - first) * kPageHeaderBytes).first<kPageHeaderBytes>());
@@ -155,9 +179,13 @@ struct DiskStore::Recovery {
       } else if (segment.entries.has_value()) {
         ++stats.damaged_headers;
       }
-      if (ours && !header->removed) {
-        Enter(segment.segment, entry, *header);
-      }
+      if (!ours || header->removed) continue;
+      live[entry - first] = *header;
+      index.Prefetch(*header);
+    }
+    for (uint32_t entry = first; entry < stop; ++entry) {
+      const std::optional<PageHeader>& header = live[entry - first];
+      if (header.has_value()) Enter(segment.segment, entry, *header);
     }
     return last;
   }
@@ -182,8 +210,11 @@ absl::Status DiskStore::Recover() {
   const absl::Time start = absl::Now();
   Recovery recovery{directory_, *io_, index_, stats_};
   const std::vector<Recovery::Found> segments = recovery.FindSegments();
+  // Of one that nobody sealed it is not known; it has about as many as others.
+  uint32_t most = 0;
+  for (const Recovery::Found& found : segments) most = std::max(most, found.entries.value_or(0));
   uint64_t pages = 0;
-  for (const Recovery::Found& found : segments) pages += found.entries.value_or(0);
+  for (const Recovery::Found& found : segments) pages += found.entries.value_or(most);
   index_.Reserve(pages);
   for (const Recovery::Found& found : segments) {
     // What is found of a segment that was written to may not be on the device yet, but only in its

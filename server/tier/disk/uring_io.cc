@@ -2,6 +2,7 @@
 
 #include <liburing.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <deque>
 #include <utility>
@@ -30,16 +31,22 @@ class UringIo::Ring {
       flights[i].request = &requests[i];
       waiting.push_back(&flights[i]);
     }
+    std::deque<Flight*> done;
     uint32_t in_flight = 0;
     while (error_ == 0 && (!waiting.empty() || in_flight > 0)) {
-      while (!waiting.empty() && in_flight < depth_) {
+      bool prepared = false;
+      for (; !waiting.empty() && in_flight < depth_; ++in_flight) {
         Prepare(*waiting.front());
         waiting.pop_front();
-        ++in_flight;
+        prepared = true;
       }
-      Submit();
-      in_flight -= Reap(waiting, ended);
+      if (prepared || done.empty()) Submit(done.empty() ? 1 : 0);
+      in_flight -= Reap(waiting, done);
+      // What the caller does with a request takes a while: after a few, the device is given more.
+      const size_t told = std::min<size_t>(done.size(), std::max(1u, depth_ / kPartsOfDepth));
+      for (size_t i = 0; i < told; ++i) Tell(done, ended);
     }
+    while (!done.empty()) Tell(done, ended);
     if (error_ != 0) Abandon(flights, in_flight, ended);
   }
 
@@ -47,8 +54,9 @@ class UringIo::Ring {
   struct Flight {
     IoRequest* request = nullptr;
     uint64_t done = 0;  // bytes so far: the kernel may do less than it is asked
-    bool ended = false;
+    bool told = false;
   };
+  static constexpr uint32_t kPartsOfDepth = 8;
 
   void Prepare(Flight& flight) {
     // There is always an entry: no more are prepared than the ring is deep.
@@ -64,16 +72,24 @@ class UringIo::Ring {
     io_uring_sqe_set_data(entry, &flight);
   }
 
-  // Submits what was prepared and waits for at least one completion.
-  void Submit() {
-    const int submitted = io_uring_submit_and_wait(&ring_, 1);
+  // Submits what was prepared and waits for `completions`.
+  void Submit(unsigned completions) {
+    const int submitted = io_uring_submit_and_wait(&ring_, completions);
     if (submitted >= 0 || submitted == -EINTR || submitted == -EAGAIN || submitted == -EBUSY)
       return;
     error_ = submitted;
   }
 
-  // Takes the completions that are there; returns how many requests left the ring.
-  uint32_t Reap(std::deque<Flight*>& waiting, absl::FunctionRef<void(IoRequest&)> ended) {
+  static void Tell(std::deque<Flight*>& done, absl::FunctionRef<void(IoRequest&)> ended) {
+    Flight& flight = *done.front();
+    done.pop_front();
+    flight.told = true;
+    ended(*flight.request);
+  }
+
+  // Takes the completions that are there; returns how many requests left the ring. Those that have
+  // ended are `done`, of the others the rest is `waiting`.
+  uint32_t Reap(std::deque<Flight*>& waiting, std::deque<Flight*>& done) {
     uint32_t reaped = 0;
     io_uring_cqe* completion = nullptr;
     while (io_uring_peek_cqe(&ring_, &completion) == 0) {
@@ -81,12 +97,10 @@ class UringIo::Ring {
       const int result = completion->res;
       io_uring_cqe_seen(&ring_, completion);
       ++reaped;
-      if (Ends(flight, result)) {
-        flight.ended = true;
-        ended(*flight.request);
-      } else {
+      if (Ends(flight, result))
+        done.push_back(&flight);
+      else
         waiting.push_front(&flight);
-      }
     }
     return reaped;
   }
@@ -113,14 +127,16 @@ class UringIo::Ring {
                absl::FunctionRef<void(IoRequest&)> ended) {
     if (in_flight > 0) in_flight -= io_uring_sq_ready(&ring_);  // these it never saw
     std::deque<Flight*> unfinished;
+    std::deque<Flight*> done;
     while (in_flight > 0) {
       io_uring_cqe* completion = nullptr;
       const int waited = io_uring_wait_cqe(&ring_, &completion);
       if (waited != 0 && waited != -EINTR) break;
-      in_flight -= Reap(unfinished, ended);
+      in_flight -= Reap(unfinished, done);
     }
+    while (!done.empty()) Tell(done, ended);
     for (Flight& flight : flights) {
-      if (flight.ended) continue;
+      if (flight.told) continue;
       flight.request->status =
           IoError(-error_, absl::StrCat("io_uring: ", Describe(*flight.request)));
       ended(*flight.request);

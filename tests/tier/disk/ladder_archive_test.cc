@@ -32,8 +32,7 @@ class LadderArchiveTest : public DiskArchiveTest {
       ASSERT_EQ(Put(Chain(space(), 1000 + i, 1)[0]), ItemStatus::kOk);
   }
   void Open() {
-    OpenWith(kMemory,
-             {.store_wide = StoreWide::kUntilPressure, .reencode_free_share = 0});
+    OpenWith(kMemory, {.store_wide = StoreWide::kUntilPressure, .reencode_free_share = 0});
   }
   void ReEncodeAll() {
     while (encoder_->Step()) {
@@ -97,8 +96,8 @@ TEST_F(LadderArchiveTest, APutWhoseParentIsOnDiskIsToldToComeAgain) {
 
 TEST_F(LadderArchiveTest, ATenantWithinItsShareHasItsPagesAtOnce) {
   Begin(2);
-  store().SetQuotas(
-      {.named = {{"default", {.protected_host_bytes = 2 * kMemory * kWideSlotBytes}}}, .others = {}});
+  store().SetQuotas({.named = {{"default", {.protected_host_bytes = 2 * kMemory * kWideSlotBytes}}},
+                     .others = {}});
   EXPECT_EQ(Fetch(on_disk_), ItemStatus::kOk);
   EXPECT_EQ(Fetch(on_disk_, 1), ItemStatus::kOk);
   EXPECT_EQ(Evicted(), 1u);
