@@ -8,7 +8,9 @@
 // estimate (of gRPC, up to its socket) is what it starts from, and what others have.
 //
 // What is told to callers is what a fetch seldom takes longer than, not what it takes on average:
-// an engine that loads loses by a wait it did not expect more than it wins by a short one.
+// an engine that loads loses by a wait it did not expect more than it wins by a short one. How far
+// the two are apart is learnt from the fetches themselves, of those that wait for a disk by itself:
+// their times are spread far wider than those of fetches from memory.
 #ifndef OSCARKV_CLIENT_CPP_FETCH_TIMES_H_
 #define OSCARKV_CLIENT_CPP_FETCH_TIMES_H_
 
@@ -46,13 +48,17 @@ class FetchTimes {
     double spread = 1.5;  // that most fetches stay below, of what the rest foretells
   };
 
+  // Of a path: fetches from memory, and those that wait for a disk.
+  using Measured = std::array<PathTimes, 2>;
+  static size_t Waits(const FetchForecast& told) { return told.loading_ms > 0.0 ? 1 : 0; }
   static size_t Index(DataPath path) { return static_cast<size_t>(path) - 1; }
-  double BaseMs(const PathTimes& times, uint64_t bytes, const FetchForecast& told) const
+  // What a fetch would take if nothing were spread.
+  double BaseMs(const Measured& measured, uint64_t bytes, const FetchForecast& told) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable absl::Mutex mutex_;
   double round_trip_ms_ ABSL_GUARDED_BY(mutex_) = 0.2;
-  std::array<PathTimes, kDataPaths.size()> paths_ ABSL_GUARDED_BY(mutex_);
+  std::array<Measured, kDataPaths.size()> paths_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace oscarkv::client

@@ -42,10 +42,11 @@ void SharedRate::Use::End(absl::Time now) {
   if (rate_ == nullptr) return;
   const double seconds = absl::ToDoubleSeconds(now - start_);
   if (moved_ >= kBytesMin && seconds > 0.0) {
-    const uint64_t by_all = rate_->moved_.load(std::memory_order_relaxed) - moved_before_;
+    const auto by_all =
+        static_cast<double>(rate_->moved_.load(std::memory_order_relaxed) - moved_before_);
     const absl::MutexLock lock(&rate_->mutex_);
-    rate_->bytes_ = kKeep * rate_->bytes_ + static_cast<double>(by_all);
-    rate_->seconds_ = kKeep * rate_->seconds_ + seconds;
+    rate_->short_.Add(kKeepShort, by_all, seconds);
+    rate_->long_.Add(kKeepLong, by_all, seconds);
   }
   Leave();
 }
@@ -59,7 +60,7 @@ void SharedRate::Use::Leave() {
 
 double SharedRate::bytes_per_s() const {
   const absl::MutexLock lock(&mutex_);
-  return bytes_ / seconds_;
+  return std::min(short_.bytes / short_.seconds, long_.bytes / long_.seconds);
 }
 
 uint64_t SharedRate::Ahead(uint64_t bytes) const {

@@ -18,10 +18,13 @@
 
 namespace oscarkv {
 
-// What a resource that several share brings altogether, while any of them is at work. Thread-safe.
+// What a resource that several share brings altogether, while any of them is at work: the less of
+// what it brought just now and over some time, so that it is soon known to have become slow, and
+// is not thought fast for having been so for a moment. Thread-safe.
 class SharedRate {
  public:
-  explicit SharedRate(double bytes_per_s) : seconds_(kFirstBytes / bytes_per_s) {}
+  explicit SharedRate(double bytes_per_s)
+      : short_{.seconds = kFirstBytes / bytes_per_s}, long_(short_) {}
 
   // One user of it, from its start to its end. Used by one thread at a time.
   class Use {
@@ -51,18 +54,30 @@ class SharedRate {
   uint64_t Ahead(uint64_t bytes) const;
 
  private:
-  // The first guess weighs as much as this; a measurement counts half after some seven more.
+  // The first guess weighs as much as this; a measurement counts half after some seven more, or
+  // some seventy.
   static constexpr double kFirstBytes = 1 << 20;
-  static constexpr double kKeep = 0.9;
+  static constexpr double kKeepShort = 0.9;
+  static constexpr double kKeepLong = 0.99;
   static constexpr uint64_t kBytesMin = 64 << 10;  // fewer measure latency
+
+  struct Mean {
+    double bytes = kFirstBytes;
+    double seconds = 0.0;
+
+    void Add(double keep, double more_bytes, double more_seconds) {
+      bytes = keep * bytes + more_bytes;
+      seconds = keep * seconds + more_seconds;
+    }
+  };
 
   // Relaxed: each is read on its own, for an estimate.
   std::atomic<uint64_t> moved_{0};
   std::atomic<uint64_t> left_{0};
   std::atomic<uint64_t> users_{0};
   mutable absl::Mutex mutex_;
-  double bytes_ ABSL_GUARDED_BY(mutex_) = kFirstBytes;
-  double seconds_ ABSL_GUARDED_BY(mutex_);
+  Mean short_ ABSL_GUARDED_BY(mutex_);
+  Mean long_ ABSL_GUARDED_BY(mutex_);
 };
 
 // Thread-safe.

@@ -78,6 +78,40 @@ TEST_F(FetchTimesTest, FetchesSeldomTakeLongerThanExpected) {
   EXPECT_LE(far_longer, kFetches / 200);
 }
 
+TEST_F(FetchTimesTest, TheSpreadOfADiskIsNotThatOfMemory) {
+  std::mt19937_64 random(6);
+  std::lognormal_distribution<double> disk(4.0, 0.7);
+  constexpr FetchForecast kWaits{.loading_ms = 55};
+  int longer = 0;
+  int far_longer = 0;
+  constexpr int kFetches = 20'000;
+  for (int i = 0; i < kFetches; ++i) {
+    times_.Record(DataPath::kGrpc, kMiB, absl::Milliseconds(10), {});
+    const double took = 10 + disk(random);
+    if (i >= 1000) {
+      EXPECT_LE(Expected(kMiB), 13.0);
+      longer += took > Expected(kMiB, kWaits) ? 1 : 0;
+      far_longer += took > 2 * Expected(kMiB, kWaits) ? 1 : 0;
+    }
+    times_.Record(DataPath::kGrpc, kMiB, absl::Milliseconds(took), kWaits);
+  }
+  EXPECT_LE(longer, kFetches / 20);
+  EXPECT_GE(longer, kFetches / 200);
+  EXPECT_LE(far_longer, kFetches / 200);
+}
+
+TEST_F(FetchTimesTest, WhatBecomesSlowIsSoonKnown) {
+  constexpr FetchForecast kWaits{.loading_ms = 10};
+  Fetches(300, kMiB, 15, kWaits);
+  // All at once five times as slow, and the server does not know yet.
+  int promises_broken = 0;
+  for (int i = 0; i < 100; ++i) {
+    promises_broken += 75 > 2 * Expected(kMiB, kWaits) ? 1 : 0;
+    Fetches(1, kMiB, 75, kWaits);
+  }
+  EXPECT_LE(promises_broken, 3);
+}
+
 TEST_F(FetchTimesTest, WhatMeasuresNothingTeachesNothing) {
   Fetches(300, kMiB, 50);
   const double before = Expected(kMiB);

@@ -38,16 +38,24 @@ TEST_F(FetchMeterTest, ForecastIsSaneBeforeAnythingWasMeasured) {
 }
 
 TEST_F(FetchMeterTest, ForecastFollowsWhatFetchesTook) {
-  for (int i = 0; i < 200; ++i) Fetch(meter_.sending(), kMiB, absl::Milliseconds(50));
+  for (int i = 0; i < 400; ++i) Fetch(meter_.sending(), kMiB, absl::Milliseconds(50));
   EXPECT_NEAR(meter_.Expect(kMiB, 0).ms, 50.0, 1.0);
   EXPECT_NEAR(meter_.Expect(2 * kMiB, 0).ms, 100.0, 1.0);
   // The disk is measured by itself.
-  for (int i = 0; i < 200; ++i) Fetch(meter_.loading(), kMiB, absl::Milliseconds(20));
+  for (int i = 0; i < 400; ++i) Fetch(meter_.loading(), kMiB, absl::Milliseconds(20));
   EXPECT_NEAR(meter_.Expect(kMiB, 0).ms, 50.0, 1.0);
   EXPECT_NEAR(meter_.Expect(kMiB, kMiB).loading_ms, 20.0, 1.0);
   // What is old is forgotten.
-  for (int i = 0; i < 50; ++i) Fetch(meter_.sending(), kMiB, absl::Milliseconds(5));
+  for (int i = 0; i < 400; ++i) Fetch(meter_.sending(), kMiB, absl::Milliseconds(5));
   EXPECT_NEAR(meter_.Expect(kMiB, 0).ms, 5.0, 1.0);
+}
+
+TEST_F(FetchMeterTest, WhatBecomesSlowIsSoonKnownAndWhatIsFastForAMomentIsNotBelieved) {
+  for (int i = 0; i < 400; ++i) Fetch(meter_.loading(), kMiB, absl::Milliseconds(20));
+  for (int i = 0; i < 10; ++i) Fetch(meter_.loading(), kMiB, absl::Milliseconds(2));
+  EXPECT_GT(meter_.Expect(kMiB, kMiB).loading_ms, 17.0);
+  for (int i = 0; i < 20; ++i) Fetch(meter_.loading(), kMiB, absl::Milliseconds(60));
+  EXPECT_GT(meter_.Expect(kMiB, kMiB).loading_ms, 50.0);
 }
 
 TEST_F(FetchMeterTest, WhatMeasuresNothingTeachesNothing) {
@@ -65,7 +73,7 @@ TEST_F(FetchMeterTest, WhatMeasuresNothingTeachesNothing) {
 
 TEST_F(FetchMeterTest, FetchesAtOnceShareOneRate) {
   // Four at a time, each a quarter of a gigabyte a second.
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < 400; ++i) {
     std::vector<SharedRate::Use> uses;
     for (int j = 0; j < 4; ++j) uses.push_back(Begin(meter_.sending(), 25 * kMiB));
     for (SharedRate::Use& use : uses) use.Moved(25 * kMiB);
