@@ -36,9 +36,18 @@ void Client::Step() {
     draw -= operation.weight;
     if (draw < 0) {
       Tell("client ", session_, ": ", operation.name);
-      return (this->*operation.run)();
+      const uint64_t ahead = store().Stats().ladder.evicted_ahead;
+      (this->*operation.run)();
+      return CheckBitsWentFirst(ahead);
     }
   }
+}
+
+void Client::CheckBitsWentFirst(uint64_t before) {
+  // Of what a quota takes, pages may be too many whatever they are.
+  if (world_.profile().quotas || store().Stats().ladder.evicted_ahead == before) return;
+  ASSERT_GE(world_.clock().Now() - world_.re_encoded_at(), absl::Seconds(1))
+      << "a page went although pages are being re-encoded";
 }
 
 void Client::CloseSession() {

@@ -48,6 +48,8 @@ class Client : public ModelClient {
   void ReadCopy();
 
  private:
+  // `before`: pages that had gone ahead of bits.
+  void CheckBitsWentFirst(uint64_t before);
   bool MustExtend(Book::Node node);
   uint64_t Obstacles();
   void CheckPutAnswer(Book::Node node, const Version& version, ItemStatus status,

@@ -76,6 +76,7 @@ void World::Start() {
                         std::move(tier), std::move(policy), clock_, MakeCopies(), OpenDisk());
   ASSERT_OK(store);
   store_ = *std::move(store);
+  re_encoded_at_ = clock_.Now();
   auto space = store_->OpenNamespace(SmallSpec(), true);
   ASSERT_OK(space);
   space_ = *space;
@@ -194,8 +195,14 @@ void World::MoveCopies() {
 
 void World::ReEncode() {
   ReEncoder encoder(*store_);
+  const auto re_encoded = [&] {
+    const LadderStats stats = store_->Stats().ladder;
+    return stats.due_pages + stats.pressed_pages;
+  };
+  const uint64_t before = re_encoded();
   for (size_t steps = 1 + random_.Below(6); steps > 0 && encoder.Step(); --steps) {
   }
+  if (re_encoded() > before) re_encoded_at_ = clock_.Now();
 }
 
 void World::ChangeStoreWide() {

@@ -63,6 +63,8 @@ class World {
     return profile_.ladder ? &re_encoded_.at(seed) : nullptr;
   }
   void Attach(Book* book) { books_.push_back(book); }
+  // When a page was re-encoded last, or the store began.
+  absl::Duration re_encoded_at() const { return re_encoded_at_; }
 
   // Bits that have flipped in memory, ever, and whether all that they may have hit was dropped.
   uint64_t flips() const { return flips_; }
@@ -116,6 +118,7 @@ class World {
   Random random_;
   const Profile profile_;
   FakeClock clock_;
+  absl::Duration re_encoded_at_;
   std::vector<Book*> books_;
   std::optional<ScopedFolder> folder_;
   std::unique_ptr<PageStore> store_;
