@@ -161,8 +161,8 @@ std::vector<PinResult> PageStore::LoadBatch(const Namespace& space,
     if (pin(i)) continue;  // so that no room is made of it
     const std::optional<ArchivedPage> page = FindArchived(space, key);
     if (!page.has_value()) continue;
-    // Of pages that come along, the policy is asked: they are not worth what would have to go.
-    const bool wanted = i == 0 || what_for == LoadFor::kParent;
+    // The policy is not asked of pages that come along, either: whoever wants the first is about to
+    // ask for them, and one at a time they would come at the price of as many waits for the device.
     const Room room = ReserveSlot(space,
                                   {.namespace_id = space.id(),
                                    .first_position = page->first_position,
@@ -171,7 +171,7 @@ std::vector<PinResult> PageStore::LoadBatch(const Namespace& space,
                                    .key_hash = index_.Probe(space, key).hash,
                                    .request = {},
                                    .now = clock_.Now()},
-                                  wanted ? Admission::kAlways : Admission::kByPolicy);
+                                  Admission::kAlways);
     if (!room.result.ok()) {
       for (PinResult& left : std::span(results).subspan(i)) left.status = room.result.status;
       results[i].message = absl::StrCat("no memory to read it into: ", room.result.message);

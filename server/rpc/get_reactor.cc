@@ -57,6 +57,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  private:
   void End(const absl::Status& status) {
     LetGoOfPage();
+    last_.reset();
     parts_.clear();
     Finish(scope_.End(status));
   }
@@ -134,13 +135,19 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   void LoadItem() {
     const std::vector<std::string_view> keys(request_.keys().begin() + static_cast<int>(item_),
                                              request_.keys().end());
-    uint64_t bytes = 0;
+    const PageStore& store = context_.store();
+    std::vector<std::string_view> wanted;
     for (const std::string_view key :
          std::span(keys).first(std::min(keys.size(), PageStore::kPagesPerLoad)))
-      bytes += context_.store().Holds(*space_, key) ? 0 : PageBytesWanted();
-    SharedRate::Use loading(context_.fetches().loading(), bytes, absl::Now());
+      if (!store.Holds(*space_, key)) wanted.push_back(key);
+    SharedRate::Use loading(context_.fetches().loading(), wanted.size() * PageBytesWanted(),
+                            absl::Now());
     PinResult pinned = context_.store().Load(*space_, keys);
-    loading.Moved(bytes);
+    // The first, which may not stay in the store, and those that came along, as far as they did.
+    const auto came = std::ranges::count_if(wanted, [&](std::string_view key) {
+      return key == keys[0] ? pinned.status == ItemStatus::kOk : store.Holds(*space_, key);
+    });
+    loading.Moved(static_cast<uint64_t>(came) * PageBytesWanted());
     loading.End(absl::Now());
     StartItem(std::move(pinned));
   }
@@ -155,6 +162,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     }
     page_ = std::make_shared<SentPage>();
     page_->pin = std::move(pinned.page);
+    last_.reset();
     FaultPoint("grpc.server.get.pinned");
     ItemResult why_not;
     inflight_ = context_.TakeInflight(*space_, page_->pin.meta().bytes + DecodedBytes(), &why_not);
@@ -193,7 +201,7 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   // The transport may still hold the last of its bytes, and with them the pin; the budget is for
   // what this call has under way, or a call's own last page would make its next one BUSY.
   void LetGoOfPage() {
-    page_.reset();
+    last_ = std::move(page_);
     inflight_.Release();
     buffer_.Clear();
   }
@@ -370,6 +378,9 @@ class GetReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   int next_key_ = 0;
   uint32_t item_ = 0;  // the one under way
   std::shared_ptr<SentPage> page_;
+  // The one before, until this one is there: a page whose parent has left memory would be read from
+  // disk and forgotten, and so would all that follow, one by one.
+  std::shared_ptr<SentPage> last_;
   InflightBytes inflight_;  // of page_
   SharedRate::Use sending_;
   uint64_t item_bytes_ = 0;      // that are to be sent of it

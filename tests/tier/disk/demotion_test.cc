@@ -108,6 +108,20 @@ TEST_F(DemotionTest, WhatMemoryRefusesIsTakenIfTheDiskIsGoingToHaveIt) {
   EXPECT_EQ(PutChain(store(), space(), page), ItemStatus::kOk);
 }
 
+TEST_F(DemotionTest, WhatAFetchIsAboutToAskForComesWithTheFirstWhateverItIsWorth) {
+  OpenWith(8);
+  const std::vector<TestItem> chain = Chain(space(), 0, 6);
+  ASSERT_EQ(PutChain(store(), space(), chain), ItemStatus::kOk);
+  Fill(100, 8);
+  WriteAll();
+  Fill(200, 8);
+  ASSERT_EQ(TierOf(chain[0]), TierKind::kDisk);
+  // One by one they would all come too, each after a wait for the device.
+  words_.admits = false;
+  EXPECT_EQ(Fetch(chain), ItemStatus::kOk);
+  for (const TestItem& item : chain) EXPECT_EQ(TierOf(item), TierKind::kHost);
+}
+
 TEST_F(DemotionTest, AFailingDiskHoldsUpNobody) {
   OpenWith(32);
   io_->SetFaults({.write_error = 1000});
