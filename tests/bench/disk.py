@@ -11,15 +11,16 @@ import programs
 DEPTH = 32  # of the store's io_uring back end
 PAGE_BYTES = (64 << 10, 1 << 20)
 BYTES = 1 << 30  # written, and read, in each round
+TURNS = 4  # in which a round's reads are done, the store's and fio's one after the other: the machine is not the same for long
 SMALL_PAGES = 240_000  # of one block each, for opening
 
 
-def _fio(folder, work, page_bytes, *options):
+def _fio(folder, work, page_bytes, bytes_moved, *options):
     """Bytes a second; None where fio is not installed. Buffers are taken as big and requests as deep as ours."""
     if not shutil.which("fio"):
         return None
     done = subprocess.run(["fio", "--name=beside", "--ioengine=io_uring", "--direct=1", f"--iodepth={DEPTH}", f"--bs={page_bytes}",
-                           f"--rw={work}", f"--io_size={BYTES}", "--output-format=json", "--fallocate=native", *options],
+                           f"--rw={work}", f"--io_size={bytes_moved}", "--output-format=json", "--fallocate=native", *options],
                           cwd=folder, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
         sys.exit("run bench: fio failed")
@@ -34,12 +35,17 @@ def _round(program, page_bytes):
         wrote = programs.figures(program, "write", folder + "/tier", page_bytes, count)
         rates["write"] = wrote["bytes"] / wrote["seconds"]
         rates["write amplification"] = wrote["device_bytes"] / wrote["bytes"]
-        rates["fio write"] = _fio(folder, "write", page_bytes, f"--size={BYTES}", "--filename=beside",
+        rates["fio write"] = _fio(folder, "write", page_bytes, BYTES, f"--size={BYTES}", "--filename=beside",
                                   f"--fdatasync={(64 << 20) // page_bytes}")
         segments = ":".join(f"tier/segment-{i:06}" for i in range(BYTES >> 28))
-        rates["fio read"] = _fio(folder, "randread", page_bytes, f"--filename={segments}", f"--size={BYTES}", "--readonly")
-        read = programs.figures(program, "read", folder + "/tier", page_bytes, count)
-        rates["read"] = read["bytes"] / read["seconds"]
+        took = {"read": [], "fio read": []}
+        for _ in range(TURNS):
+            beside = _fio(folder, "randread", page_bytes, BYTES // TURNS, f"--filename={segments}", f"--size={BYTES}", "--readonly")
+            took["fio read"].append(beside and 1 / beside)
+            read = programs.figures(program, "read", folder + "/tier", page_bytes, count // TURNS)
+            took["read"].append(read["seconds"] / read["bytes"])
+        for work, times in took.items():
+            rates[work] = None if None in times else TURNS / sum(times)
         rates["backend"] = read["backend"]
     return rates
 

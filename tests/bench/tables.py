@@ -163,6 +163,7 @@ def disk(figures):
             rows.append(row)
     first = next(iter(figures["rounds"].values()))[0]
     opened = _median([one["pages"] / one["seconds"] for one in figures["open"]])
+    of_cpu = _median([one["pages"] / one["cpu_seconds"] for one in figures["open"]])
     index = figures["open"][0]["index_bytes"] / figures["open"][0]["pages"]
     amplification = ", ".join(f"{int(size) >> 10} KiB pages {rounds[0]['write amplification']:.3f}"
                               for size, rounds in figures["rounds"].items())
@@ -170,5 +171,5 @@ def disk(figures):
 disk: the disk tier's store, {first["backend"]}, queue depth {figures["depth"]}; pages verified when read, durable when written
   beside: fio with the same sizes and depth, direct, on the same file system; reads are of the same files
 {layout(["work", "GB/s", "fio GB/s", "share", "of the rounds"], rows)}
-index from the tables of {figures["open"][0]["pages"]} pages: {opened / 1e6:.2f} M pages/s; memory of a page: {index:.0f} bytes
+index from the tables of {figures["open"][0]["pages"]} pages: {opened / 1e6:.2f} M pages/s, {of_cpu / 1e6:.2f} M for a second of processor time (start and end of the program included); memory of a page: {index:.0f} bytes
 bytes written to the device for each byte of records: {amplification}"""
