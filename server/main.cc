@@ -11,9 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "absl/synchronization/mutex.h"
-
 #include "CLI/CLI.hpp"
+#include "kernels/base/deadlocks.h"
 #include "kernels/base/status_macros.h"
 #include "server/config/load.h"
 #include "server/server.h"
@@ -55,14 +54,6 @@ void Override(const Flags& flags, oscarkv::v1::ServerConfig* config) {
 void KeepFreedMemory() {
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
-}
-
-// A distribution's Abseil looks for deadlocks at every lock, over a graph of all of them with a
-// lock of its own, which gRPC's threads meet at. Builds for development go on looking.
-void LookForNoDeadlocks() {
-#ifdef NDEBUG
-  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
-#endif
 }
 
 int Fail(const absl::Status& status) {
@@ -114,7 +105,7 @@ int Serve(const Flags& flags, const oscarkv::v1::ServerConfig& config) {
 
 int main(int argc, char** argv) try {
   KeepFreedMemory();
-  LookForNoDeadlocks();
+  oscarkv::LookForNoDeadlocks();
   Flags flags;
   CLI::App app("oscarkvd: a disaggregated KV-cache store that holds pages in OSCAR 2-bit form",
                "oscarkvd");

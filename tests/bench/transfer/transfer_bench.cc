@@ -11,9 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "absl/synchronization/mutex.h"
-
 #include "CLI/CLI.hpp"
+#include "kernels/base/deadlocks.h"
 #include "tests/bench/transfer/lookups.h"
 #include "tests/bench/transfer/moving.h"
 #include "tests/bench/transfer/transfer_peer.h"
@@ -25,8 +24,7 @@ int Main(int argc, char** argv) {
   // As processes that move much have it, and oscarkvd: freed memory is kept.
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
-  // Or a distribution's Abseil looks for deadlocks at every lock, as it does not in oscarkvd.
-  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  LookForNoDeadlocks();
   const std::vector<std::string> peers = {"ours", "bare", "raw", "redis", "memcpy"};
   CLI::App app("Moves pages between two processes of one machine.");
   app.require_subcommand(1);
