@@ -30,7 +30,6 @@ struct TransferStep {
   uint64_t bytes = 0;   // of the step's layers in each page
 
   uint64_t stage_bytes() const { return pages * bytes; }
-  bool operator==(const TransferStep&) const = default;
 };
 
 // The layouts of a namespace's two encodings; borrowed.
