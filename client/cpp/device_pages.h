@@ -51,13 +51,17 @@ class DevicePages {
   // What receives pages into memory of this device; null: nothing does.
   virtual PeerLink* receiver() { return nullptr; }
   virtual bool receives() const { return false; }
-  // Where in the receiver's memory a slot begins that nothing reads any more. Waits for what was
+  // Where in the receiver's memory a slot begins that nothing reads any more and that is not kept. Waits for what was
   // taken from it last.
   virtual absl::StatusOr<uint64_t> ReceiveSlot() {
     return absl::UnimplementedError("there is no receiver");
   }
+  // Whether that slot may stay as it is until the sink's Finish, so that there are others to go on
+  // with; and has it do so.
+  virtual bool MayKeepSlot() const { return false; }
+  virtual void KeepSlot() {}
   // As PageSink's Room and Take in one, of bytes that are read where they are: until the hold ends,
-  // or the slot is asked for again.
+  // or the slot is given again.
   virtual absl::Status TakeAt(uint32_t page, const DevicePlace& place,
                               std::span<const uint32_t> block_crc32c) = 0;
 };

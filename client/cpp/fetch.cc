@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
+#include "client/cpp/brought_pages.h"
 #include "client/cpp/busy_wait.h"
 #include "client/cpp/cpu_pages.h"
 #include "client/cpp/namespace_impl.h"
@@ -141,8 +142,11 @@ class Fetcher {
             path, space_.connection()->paths().ForFetch(request_.decoded, deadline_));
       }
       PagesTaken taken;
+      const BlockRange rest = {layers_.first,
+                               all_layers_.first + all_layers_.count - layers_.first};
       const absl::Status status = path->Fetch(
-          space_, {request_, done_, end, layers_, heads_, deadline_, calls_}, sink_, &taken);
+          space_, {request_, done_, end, layers_, heads_, deadline_, calls_, rest, brought_}, sink_,
+          &taken);
       report_.path = path->kind();
       report_.bytes_wire += taken.bytes;
       done_ += taken.pages;
@@ -173,6 +177,7 @@ class Fetcher {
   FetchReport report_;
   absl::Status misuse_;
   uint32_t limit_;  // pages that came, in the groups before this one
+  BroughtPages brought_;
 
   // The group of layers on its way.
   BlockRange layers_;

@@ -1,6 +1,7 @@
-// One call says where pages lie and has them stay there; the sink reads them whenever it likes
-// until it says that it has. No bytes pass here.
+// One call says where pages lie and has them stay there, with all layers of the fetch; the sink
+// reads them whenever it likes until it says that it has. No bytes pass here.
 #include <algorithm>
+#include <chrono>
 #include <string>
 #include <utility>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
+#include "client/cpp/brought_pages.h"
 #include "client/cpp/connection.h"
 #include "client/cpp/device_fetch.h"
 #include "client/cpp/page_calls.h"
@@ -21,10 +23,15 @@ namespace {
 // That ending a hold may take, however late the fetch is: the server's memory waits for it.
 constexpr absl::Duration kEndTimeoutMin = absl::Milliseconds(50);
 
+// Of both processes, which are on one host; it never goes back.
+using SteadyClock = std::chrono::steady_clock;
+
 class Hold final : public PagesHold {
  public:
-  Hold(std::shared_ptr<Connection> connection, uint64_t id, absl::Time deadline)
-      : connection_(std::move(connection)), id_(id), deadline_(deadline) {}
+  // `sure_until`: until then the server keeps the pages, whatever it thinks of this client.
+  Hold(std::shared_ptr<Connection> connection, uint64_t id, SteadyClock::time_point sure_until,
+       absl::Time deadline)
+      : connection_(std::move(connection)), id_(id), sure_until_(sure_until), deadline_(deadline) {}
   ~Hold() override {
     if (id_ != 0) End().IgnoreError();  // nobody asks
   }
@@ -32,9 +39,19 @@ class Hold final : public PagesHold {
   absl::Status End() override {
     v1::EndHoldRequest request;
     request.set_hold_id(std::exchange(id_, 0));
+    const absl::Duration within = std::max(deadline_ - absl::Now(), kEndTimeoutMin);
+    const bool sure = SteadyClock::now() < sure_until_;
+    if (sure) {
+      // Nothing depends on the answer: nobody waits for it. The connection waits for its tasks.
+      connection_->RunAsync([connection = connection_.get(), request, within] {
+        v1::EndHoldReply reply;
+        connection->Call(within, method::kEndHold, request, &reply).IgnoreError();
+      });
+      FaultPoint("ipc.client.fetch.ended");
+      return absl::OkStatus();
+    }
     v1::EndHoldReply reply;
-    OSCARKV_RETURN_IF_ERROR(connection_->Call(std::max(deadline_ - absl::Now(), kEndTimeoutMin),
-                                              method::kEndHold, request, &reply));
+    OSCARKV_RETURN_IF_ERROR(connection_->Call(within, method::kEndHold, request, &reply));
     FaultPoint("ipc.client.fetch.ended");
     if (reply.held()) return absl::OkStatus();
     return absl::AbortedError("the server did not keep the page until it was read");
@@ -43,6 +60,7 @@ class Hold final : public PagesHold {
  private:
   const std::shared_ptr<Connection> connection_;
   uint64_t id_;
+  const SteadyClock::time_point sure_until_;
   const absl::Time deadline_;
 };
 
@@ -51,11 +69,17 @@ class IpcFetch {
  public:
   IpcFetch(Namespace::Impl& space, const PagesWanted& wanted, const v1::ShareDeviceReply& shared,
            DevicePages& sink, PagesTaken* taken)
-      : space_(space), wanted_(wanted), shared_(shared), sink_(sink), taken_(*taken) {}
+      : space_(space),
+        wanted_(wanted),
+        all_(wanted.OfAllLayers()),
+        shared_(shared),
+        sink_(sink),
+        taken_(*taken) {}
 
   absl::Status Run(uint64_t session) {
     v1::HoldPagesReply reply;
     const uint32_t asked = std::min(wanted_.end - wanted_.first, space_.max_items());
+    const SteadyClock::time_point begin = SteadyClock::now();
     const absl::Status status = Ask(session, asked, &reply);
     if (absl::IsResourceExhausted(status)) {
       taken_.elsewhere = asked;
@@ -65,14 +89,22 @@ class IpcFetch {
     FaultPoint("ipc.client.fetch.held");
     std::unique_ptr<PagesHold> hold;
     if (reply.hold_id() != 0)
-      hold = std::make_unique<Hold>(space_.connection(), reply.hold_id(), wanted_.deadline);
+      hold = std::make_unique<Hold>(space_.connection(), reply.hold_id(),
+                                    begin + std::chrono::milliseconds(reply.sure_ms()),
+                                    wanted_.deadline);
     OSCARKV_RETURN_IF_ERROR(Check(reply, asked));
     if (TakeAbsence(reply, &taken_)) return absl::OkStatus();
     sink_.Keep(wanted_.first, static_cast<uint32_t>(reply.pages_size()), std::move(hold));
-    for (const v1::HeldPage& page : reply.pages()) {
-      Take(page);
-      if (!taken_.sink.ok() || taken_.stop != ItemStatus::kOk) break;
+    for (int i = 0; i < reply.pages_size(); ++i) {
+      const v1::HeldPage& page = reply.pages(i);
+      wanted_.brought.Add(wanted_.first + static_cast<uint32_t>(i),
+                          {.encoding = *FromProto(page.encoding()),
+                           .layers = all_.layers,
+                           .offset = page.offset(),
+                           .bytes = page.bytes()},
+                          {page.block_crc32c().data(), static_cast<size_t>(page.block_crc32c_size())});
     }
+    wanted_.brought.Take(space_.codec(), wanted_, sink_, &taken_);
     FaultPoint("ipc.client.fetch.taken");
     return absl::OkStatus();
   }
@@ -80,7 +112,7 @@ class IpcFetch {
  private:
   absl::Status Ask(uint64_t session, uint32_t count, v1::HoldPagesReply* reply) {
     v1::HoldPagesRequest request;
-    AskForPages(space_, wanted_, wanted_.first, count, &request);
+    AskForPages(space_, all_, all_.first, count, &request);
     request.set_session_id(session);
     return space_.connection()->Call(wanted_.group, wanted_.deadline, method::kHoldPages, request,
                                      reply);
@@ -93,7 +125,7 @@ class IpcFetch {
       return absl::DataLossError("the server names pages, and no hold that keeps them in place");
     for (int i = 0; i < reply.pages_size(); ++i) {
       const v1::HeldPage& page = reply.pages(i);
-      OSCARKV_RETURN_IF_ERROR(CheckPage(space_, wanted_, wanted_.first + static_cast<size_t>(i),
+      OSCARKV_RETURN_IF_ERROR(CheckPage(space_, all_, all_.first + static_cast<size_t>(i),
                                         page.encoding(), page.bytes(), page.block_crc32c_size())
                                   .status());
       if (page.offset() % kBlockAlignment == 0 && page.offset() <= shared_.bytes() &&
@@ -106,23 +138,12 @@ class IpcFetch {
     return absl::OkStatus();
   }
 
-  void Take(const v1::HeldPage& page) {
-    const DevicePlace place = {.encoding = *FromProto(page.encoding()),
-                               .layers = wanted_.layers,
-                               .offset = page.offset(),
-                               .bytes = page.bytes()};
-    crcs_.assign(page.block_crc32c().begin(), page.block_crc32c().end());
-    const uint32_t before = taken_.pages;
-    CountTaken(sink_.TakeAt(wanted_.first + before, place, crcs_), &taken_);
-    if (taken_.pages > before) taken_.bytes += page.bytes();
-  }
-
   Namespace::Impl& space_;
   const PagesWanted& wanted_;
+  const PagesWanted all_;  // the same, with all layers of the fetch
   const v1::ShareDeviceReply& shared_;
   DevicePages& sink_;
   PagesTaken& taken_;
-  std::vector<uint32_t> crcs_;
 };
 
 class IpcFetchPath final : public FetchPath {
@@ -131,6 +152,8 @@ class IpcFetchPath final : public FetchPath {
 
   absl::Status Fetch(Namespace::Impl& space, const PagesWanted& wanted, PageSink& sink,
                      PagesTaken* taken) override {
+    if (wanted.brought.Take(space.codec(), wanted, *sink.device_pages(), taken))
+      return absl::OkStatus();
     const uint64_t session = space.connection()->Session(wanted.deadline);
     if (session == 0) return absl::UnavailableError("no session could be opened");
     OSCARKV_ASSIGN_OR_RETURN(const v1::ShareDeviceReply shared,

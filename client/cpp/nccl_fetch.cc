@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
+#include "client/cpp/brought_pages.h"
 #include "client/cpp/connection.h"
 #include "client/cpp/device_fetch.h"
 #include "client/cpp/device_pages.h"
@@ -25,7 +26,12 @@ namespace {
 class NcclFetch {
  public:
   NcclFetch(Namespace::Impl& space, const PagesWanted& wanted, DevicePages& sink, PagesTaken* taken)
-      : space_(space), wanted_(wanted), sink_(sink), peer_(*sink.receiver()), taken_(*taken) {}
+      : space_(space),
+        wanted_(wanted),
+        asked_(wanted),
+        sink_(sink),
+        peer_(*sink.receiver()),
+        taken_(*taken) {}
 
   absl::Status Run() {
     absl::Status status = Try();
@@ -50,6 +56,9 @@ class NcclFetch {
       taken_.sink = slot.status();
       return absl::OkStatus();
     }
+    // A call takes longer than the bytes: as long as there are slots, it is for all layers.
+    const bool keep = sink_.MayKeepSlot() && FitsSlot(wanted_.rest);
+    asked_.layers = keep ? wanted_.rest : wanted_.layers;
     v1::SendPagesReply reply;
     absl::Status status = Ask(&reply);
     if (status.ok()) status = Check(reply);
@@ -67,14 +76,24 @@ class NcclFetch {
                                           sizes, *slot, wanted_.deadline,
                                           [this] { return wanted_.group.cancelled(); }));
     FaultPoint("nccl.client.fetch.received");
-    Take(reply, *slot);
+    BroughtPages gone_after_this;
+    BroughtPages& brought = keep ? wanted_.brought : gone_after_this;
+    if (keep) sink_.KeepSlot();
+    Add(reply, *slot, &brought);
+    brought.Take(space_.codec(), wanted_, sink_, &taken_);
     return absl::OkStatus();
   }
 
+  // Whether any page's layers do.
+  bool FitsSlot(BlockRange layers) const {
+    return space_.codec().layout(Encoding::kWide).range_bytes(layers, wanted_.heads) <=
+           peer_.shape().slot_bytes;
+  }
+
   absl::Status Ask(v1::SendPagesReply* reply) {
-    asked_ = std::min(wanted_.end - wanted_.first, space_.max_items());
+    asked_.end = asked_.first + std::min(wanted_.end - wanted_.first, space_.max_items());
     v1::SendPagesRequest request;
-    AskForPages(space_, wanted_, wanted_.first, asked_, &request);
+    AskForPages(space_, asked_, asked_.first, asked_.end - asked_.first, &request);
     request.set_peer_id(peer_.peer_id());
     request.set_peer_epoch(peer_.epoch());
     request.set_deadline_ms(static_cast<uint32_t>(
@@ -84,11 +103,11 @@ class NcclFetch {
   }
 
   absl::Status Check(const v1::SendPagesReply& reply) const {
-    OSCARKV_RETURN_IF_ERROR(CheckLeadingPages(reply, asked_));
+    OSCARKV_RETURN_IF_ERROR(CheckLeadingPages(reply, asked_.end - asked_.first));
     uint64_t all = 0;
     for (int i = 0; i < reply.pages_size(); ++i) {
       const v1::SentPage& page = reply.pages(i);
-      OSCARKV_RETURN_IF_ERROR(CheckPage(space_, wanted_, wanted_.first + static_cast<size_t>(i),
+      OSCARKV_RETURN_IF_ERROR(CheckPage(space_, asked_, asked_.first + static_cast<size_t>(i),
                                         page.encoding(), page.bytes(), page.block_crc32c_size())
                                   .status());
       all += page.bytes();
@@ -99,29 +118,26 @@ class NcclFetch {
     return absl::OkStatus();
   }
 
-  void Take(const v1::SendPagesReply& reply, uint64_t offset) {
-    std::vector<uint32_t> crcs;
+  void Add(const v1::SendPagesReply& reply, uint64_t offset, BroughtPages* brought) const {
+    uint32_t number = asked_.first;
     for (const v1::SentPage& page : reply.pages()) {
-      const DevicePlace place = {.memory = DevicePlace::Memory::kReceived,
-                                 .encoding = *FromProto(page.encoding()),
-                                 .layers = wanted_.layers,
-                                 .offset = offset,
-                                 .bytes = page.bytes()};
+      brought->Add(number++,
+                   {.memory = DevicePlace::Memory::kReceived,
+                    .encoding = *FromProto(page.encoding()),
+                    .layers = asked_.layers,
+                    .offset = offset,
+                    .bytes = page.bytes()},
+                   {page.block_crc32c().data(), static_cast<size_t>(page.block_crc32c_size())});
       offset += page.bytes();
-      crcs.assign(page.block_crc32c().begin(), page.block_crc32c().end());
-      const uint32_t before = taken_.pages;
-      CountTaken(sink_.TakeAt(wanted_.first + before, place, crcs), &taken_);
-      if (taken_.pages == before) return;
-      taken_.bytes += page.bytes();
     }
   }
 
   Namespace::Impl& space_;
   const PagesWanted& wanted_;
+  PagesWanted asked_;  // of the server: perhaps all layers, of as many pages as it may be asked for
   DevicePages& sink_;
   PeerLink& peer_;
   PagesTaken& taken_;
-  uint32_t asked_ = 0;
 };
 
 class NcclFetchPath final : public FetchPath {
@@ -129,6 +145,8 @@ class NcclFetchPath final : public FetchPath {
   DataPath kind() const override { return DataPath::kNccl; }
   absl::Status Fetch(Namespace::Impl& space, const PagesWanted& wanted, PageSink& sink,
                      PagesTaken* taken) override {
+    if (wanted.brought.Take(space.codec(), wanted, *sink.device_pages(), taken))
+      return absl::OkStatus();
     return NcclFetch(space, wanted, *sink.device_pages(), taken).Run();
   }
 };

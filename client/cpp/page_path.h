@@ -20,6 +20,8 @@
 
 namespace oscarkv::client {
 
+class BroughtPages;
+
 // Pages first..end-1 of the request's keys, these blocks of each.
 struct PagesWanted {
   const FetchRequest& request;
@@ -29,6 +31,17 @@ struct PagesWanted {
   BlockRange heads;
   absl::Time deadline;
   CallGroup& group;  // when it is cancelled, the fetch ends
+  // Layers that the fetch will want of them, these and those that follow; and where what is brought
+  // of more than these is kept. Paths for devices use that.
+  BlockRange rest;
+  BroughtPages& brought;
+
+  // The same pages, all layers that the fetch will want.
+  PagesWanted OfAllLayers() const {
+    PagesWanted all = *this;
+    all.layers = rest;
+    return all;
+  }
 };
 
 struct PagesTaken {

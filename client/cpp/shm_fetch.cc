@@ -29,7 +29,9 @@ class ShmFetch {
                {0, space.codec().geometry().layers},
                {0, space.codec().geometry().kv_heads},
                wanted.deadline,
-               wanted.group},
+               wanted.group,
+               wanted.rest,
+               wanted.brought},
         sink_(sink),
         taken_(*taken) {}
 

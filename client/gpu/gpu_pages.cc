@@ -18,6 +18,9 @@ constexpr uint32_t kShares = 4;
 // Less than this comes all at once: no layer of it is worth a call of its own.
 constexpr uint64_t kSharesWorthBytes = 4 << 20;
 
+// What is not kept takes turns: one is received into while another is decoded.
+constexpr size_t kSlotsInTurn = 2;
+
 bool Same(BlockRange a, BlockRange b) { return a.first == b.first && a.count == b.count; }
 
 }  // namespace
@@ -44,6 +47,7 @@ absl::Status GpuPageSink::Start(const FetchTarget& target, cudaStream_t stream) 
   in_place_.clear();
   LetGo();
   slot_steps_.assign(slot_steps_.size(), std::nullopt);  // the fetch before has ended
+  slot_kept_.assign(slot_kept_.size(), false);
   for (Receiver& receiver : receivers_) receiver.used = false;
   return absl::OkStatus();
 }
@@ -108,17 +112,27 @@ absl::Status GpuPageSink::ReceiveOver(std::unique_ptr<comm::PeerFabric> fabric,
   OSCARKV_ASSIGN_OR_RETURN(slot_memory_, device::DeviceBuffer::Allocate(slots.bytes()));
   peer_ = std::make_unique<PeerLink>(std::move(fabric), slot_memory_.data(), slots);
   slot_steps_.resize(slots.slots);
+  slot_kept_.resize(slots.slots);
   return absl::OkStatus();
 }
 
 absl::StatusOr<uint64_t> GpuPageSink::ReceiveSlot() {
   if (step_.pages > 0) OSCARKV_RETURN_IF_ERROR(Flush());
-  slot_ = (slot_ + 1) % slot_steps_.size();
+  do {
+    slot_ = (slot_ + 1) % slot_steps_.size();
+  } while (slot_kept_[slot_]);
   if (slot_steps_[slot_].has_value())
     OSCARKV_RETURN_IF_ERROR(fetcher_->WaitDecoded(*slot_steps_[slot_]));
   slot_steps_[slot_].reset();
   return slot_ * peer_->shape().slot_bytes;
 }
+
+bool GpuPageSink::MayKeepSlot() const {
+  return slot_kept_.size() >= kSlotsInTurn + 1 +
+                                  static_cast<size_t>(std::ranges::count(slot_kept_, true));
+}
+
+void GpuPageSink::KeepSlot() { slot_kept_[slot_] = true; }
 
 absl::Status GpuPageSink::Open(const std::string& handle) {
   if (handle == handle_) return absl::OkStatus();

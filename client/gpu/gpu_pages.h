@@ -81,6 +81,8 @@ class GpuPageSink final : public PageSink, private DevicePages {
   PeerLink* receiver() override { return peer_.get(); }
   bool receives() const override { return peer_ != nullptr; }
   absl::StatusOr<uint64_t> ReceiveSlot() override;
+  bool MayKeepSlot() const override;
+  void KeepSlot() override;
   // Whether a page goes on the step that is being filled.
   bool GoesOn(uint32_t page, const TransferStep& next) const;
   absl::Status Flush();
@@ -98,6 +100,7 @@ class GpuPageSink final : public PageSink, private DevicePages {
   std::unique_ptr<PeerLink> peer_;
   std::vector<std::optional<uint64_t>> slot_steps_;  // [slots], that was decoded from each last
   size_t slot_ = 0;                                  // given last
+  std::vector<bool> slot_kept_;                      // [slots], for the fetch under way
   // Of the fetch under way.
   uint64_t pages_ = 0;
   TransferPart part_;

@@ -76,6 +76,8 @@ class DeviceSink final : public client::PageSink, private client::DevicePages {
     slots_.resize(shape.bytes());
     receiver_ = std::make_unique<client::PeerLink>(std::move(fabric), slots_.data(), shape);
   }
+  bool keeps_slots = false;
+  int slots_kept = 0;
   int placed() const { return static_cast<int>(places_.size()); }
 
  private:
@@ -99,6 +101,8 @@ class DeviceSink final : public client::PageSink, private client::DevicePages {
   absl::StatusOr<uint64_t> ReceiveSlot() override {
     return slot_++ * receiver_->shape().slot_bytes;
   }
+  bool MayKeepSlot() const override { return keeps_slots; }
+  void KeepSlot() override { ++slots_kept; }
 
   const uint64_t pages_;
   const Read read_;

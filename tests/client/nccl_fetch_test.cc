@@ -63,6 +63,24 @@ TEST_F(NcclFetchTest, CopiesAreSentAndTheRestGoesByGrpc) {
   EXPECT_EQ(context_->transfers().bytes(DataPath::kNccl, Direction::kFetch), 6 * 2 * kLayerBytes);
 }
 
+TEST_F(NcclFetchTest, AllLayersComeAtOnceWhereTheSinkKeepsThem) {
+  BeginOver({.seed = 2, .delay_polls_max = 3});
+  Copy(0, 8);
+  Connect();
+  for (const bool keeps : {true, false}) {
+    DeviceSink sink = Receiving();
+    sink.keeps_slots = keeps;
+    const uint64_t before = context_->calls().count(Method::kSendPages, 0);
+    EXPECT_EQ(Fetch(sink).pages, 8u);
+    EXPECT_EQ(sink.sent(), 2 * 8);
+    EXPECT_EQ(sink.received, 0);
+    ExpectWhole(sink, 8);
+    EXPECT_EQ(sink.slots_kept, keeps ? 8 : 0);
+    // A slot takes a page of two layers, or a layer of two pages.
+    EXPECT_EQ(context_->calls().count(Method::kSendPages, 0) - before, 8u);
+  }
+}
+
 TEST_F(NcclFetchTest, PagesInHostMemoryAreStagedAndSent) {
   OpenStaging(64 * testing::kUnit);
   BeginOver({.seed = 7, .delay_polls_max = 3});
