@@ -17,6 +17,7 @@ PutSlot& PutSlot::operator=(PutSlot&& other) noexcept {
   space_ = other.space_;
   parent_ = std::exchange(other.parent_, nullptr);
   parent_form_ = other.parent_form_;
+  parent_open_ = other.parent_open_;
   key_ = std::move(other.key_);
   parent_key_ = std::move(other.parent_key_);
   first_position_ = other.first_position_;

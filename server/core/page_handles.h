@@ -24,6 +24,7 @@
 namespace oscarkv {
 
 class PageStore;
+class PutSlot;
 struct PageRecord;
 
 // The outcome of one item of a batch.
@@ -53,6 +54,9 @@ struct PutItem {
   std::span<const uint32_t> block_crcs;  // [layers * kv_heads], layer-major; CRC32C of each block
   RequestTraits request = {};            // of the put that the page is part of
   bool ends_put = false;                 // the last page of it
+  // Of the page `parent`, where that is not stored yet but will be, by a Commit before this page's:
+  // then it is looked for. Another page's slot, or an empty one, says nothing.
+  const PutSlot* open_parent = nullptr;
 };
 
 // A reserved page buffer that nobody else sees, until Commit makes it a page. Destroyed without a
@@ -98,6 +102,7 @@ class PutSlot {
   const Namespace* space_ = nullptr;
   PageRecord* parent_ = nullptr;  // pinned; null for the first page of a sequence
   Encoding parent_form_ = Encoding::kWide;
+  bool parent_open_ = false;  // not stored when this was begun: pinned in Commit
   std::string key_;
   std::string parent_key_;
   uint64_t first_position_ = 0;

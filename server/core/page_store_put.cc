@@ -95,8 +95,22 @@ ItemResult PageStore::CompareStored(const PageProbe& probe, const Claim& claim) 
           absl::StrCat(Shown(claim.key), ": is stored with other block checksums")};
 }
 
+bool PageStore::IsOpenParent(const Namespace& space, const PutItem& item) {
+  const PutSlot* parent = item.open_parent;
+  return parent != nullptr && parent->store_ != nullptr && parent->space_ == &space &&
+         parent->key_ == item.parent;
+}
+
 ItemResult PageStore::PinParent(const Namespace& space, const PutItem& item, PinnedParent* parent) {
   if (item.parent.empty()) return {};
+  const auto misplaced = [&item](uint64_t expected) {
+    return Invalid(item.key, absl::StrCat("first_position must be the parent's plus page_tokens, ",
+                                          expected, ", found ", item.first_position));
+  };
+  if (IsOpenParent(space, item)) {
+    const uint64_t follows = item.open_parent->first_position_ + space.page_tokens();
+    return follows == item.first_position ? ItemResult() : misplaced(follows);
+  }
   uint64_t expected = 0;
   const bool found = index_.Read(index_.Probe(space, item.parent), [&](PageRecord& record) {
     expected = record.first_position + space.page_tokens();
@@ -109,9 +123,7 @@ ItemResult PageStore::PinParent(const Namespace& space, const PutItem& item, Pin
             absl::StrCat(Shown(item.key), ": its parent, ", Shown(item.parent), ", is ",
                          IsArchived(space, item.parent) ? "on disk only" : "not stored")};
   }
-  if (parent->record == nullptr)
-    return Invalid(item.key, absl::StrCat("first_position must be the parent's plus page_tokens, ",
-                                          expected, ", found ", item.first_position));
+  if (parent->record == nullptr) return misplaced(expected);
   counters_.pins.fetch_add(1, std::memory_order_relaxed);
   return {};
 }
@@ -186,6 +198,7 @@ BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) 
   put.space_ = &space;
   put.parent_ = parent.record;
   put.parent_form_ = parent.form;
+  put.parent_open_ = IsOpenParent(space, item);
   put.key_ = std::string(item.key);
   put.parent_key_ = std::string(item.parent);
   put.first_position_ = item.first_position;
@@ -206,6 +219,17 @@ ItemResult PageStore::Commit(PutSlot& slot) {
   if (const absl::Status& sound = slot.sound_; !sound.ok()) {
     result = {ItemStatus::kCorrupt, absl::StrCat(Shown(slot.key_), ": ", sound.message())};
     TellCorrupt(slot.space_->fingerprint(), slot.key_, TierKind::kHost, CorruptAt::kPut, sound);
+  }
+  if (result.ok() && std::exchange(slot.parent_open_, false)) {
+    PinnedParent parent;
+    result = PinParent(*slot.space_,
+                       {.key = slot.key_,
+                        .parent = slot.parent_key_,
+                        .first_position = slot.first_position_,
+                        .block_crcs = {}},
+                       &parent);
+    slot.parent_ = parent.record;
+    slot.parent_form_ = parent.form;
   }
   const PageProbe probe = index_.Probe(*slot.space_, slot.key_);
   while (result.ok()) {

@@ -1,10 +1,13 @@
 #include "server/rpc/device_pushes.h"
 
 #include <algorithm>
+#include <deque>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 
 #include "kernels/base/fault_point.h"
@@ -15,6 +18,46 @@
 namespace oscarkv {
 
 using Places = std::vector<std::shared_ptr<const StagingArea::Place>>;
+
+namespace {
+
+// One thread verifies more slowly than the bus brings pages.
+int ArrivalThreads() {
+  return static_cast<int>(std::clamp(std::thread::hardware_concurrency() / 2, 1u, 8u));
+}
+
+// A page on its way from its place into the store's memory.
+struct Arrival {
+  uint32_t index = 0;  // of the push's items
+  std::shared_ptr<const StagingArea::Place> place;
+  InflightBytes inflight;
+  PutSlot slot;
+  std::unique_ptr<PendingTransfer> copy;
+  absl::Status copied;
+  absl::Notification there;
+
+  // By one of the threads for that.
+  void Await() {
+    copied = copy->Wait();
+    FaultPoint("device.server.push.copied");
+    if (copied.ok()) slot.Filled(slot.bytes().size());
+    there.Notify();
+  }
+  ItemResult Store() {
+    there.WaitForNotification();
+    place.reset();
+    if (!copied.ok()) return {ItemStatus::kBusy, std::string(copied.message())};
+    return slot.Commit();
+  }
+};
+
+// Whether what a page could not be begun for may be pages that are begun and not stored.
+bool MayWait(ItemStatus status) {
+  return status == ItemStatus::kBusy || status == ItemStatus::kSkipped ||
+         status == ItemStatus::kQuota || status == ItemStatus::kNoSpace;
+}
+
+}  // namespace
 
 struct DevicePushes::Push {
   SessionId session = 0;
@@ -34,7 +77,7 @@ struct DevicePushes::Push {
 
 DevicePushes::DevicePushes(const DevicePushesOptions& options, RpcContext& context,
                            StagingArea& staging)
-    : options_(options), context_(context), staging_(staging) {}
+    : options_(options), context_(context), staging_(staging), arrivals_(ArrivalThreads()) {}
 
 void DevicePushes::BeginSession(SessionId session) {
   const absl::MutexLock lock(&mutex_);
@@ -198,33 +241,63 @@ void DevicePushes::End(uint64_t id, v1::EndPushReply* reply,
   std::move(done)(absl::NotFoundError("there is no such push (any more)"));
 }
 
-absl::Status DevicePushes::Store(Push& push, v1::EndPushReply* reply) const {
+// All pages are on their way at once; they become pages of the store in order, each after the one
+// that it extends.
+std::vector<ItemResult> DevicePushes::StorePages(Push& push) {
+  std::vector<ItemResult> results(push.places.size());
+  std::deque<Arrival> arriving;
+  const auto store_all = [&] {
+    for (Arrival& page : arriving) results[page.index] = page.Store();
+    arriving.clear();
+  };
+  for (uint32_t i = 0; i < results.size(); ++i) {
+    InflightBytes inflight;
+    const auto begin = [&] {
+      const PutSlot* before = arriving.empty() ? nullptr : &arriving.back().slot;
+      return BeginPutItem(context_, push.put, push.header, i, &inflight, before);
+    };
+    BeginPutResult begun = begin();
+    if (!begun.slot && MayWait(begun.result.status) && !arriving.empty()) {
+      store_all();
+      begun = begin();
+    }
+    std::shared_ptr<const StagingArea::Place> place = std::move(push.places[i]);
+    results[i] = std::move(begun.result);
+    if (!begun.slot) continue;
+    if (place == nullptr) {
+      results[i] = {ItemStatus::kBusy, "the page went while it was offered: offer it again"};
+      continue;
+    }
+    auto copy = staging_.CopyOut(*place, begun.slot.bytes());
+    if (!copy.ok()) {
+      results[i] = {ItemStatus::kBusy, std::string(copy.status().message())};
+      continue;
+    }
+    Arrival& page = arriving.emplace_back();
+    page.index = i;
+    page.place = std::move(place);
+    page.inflight = std::move(inflight);
+    page.slot = std::move(begun.slot);
+    page.copy = *std::move(copy);
+    arrivals_.Add([&page] { page.Await(); });
+  }
+  store_all();
+  return results;
+}
+
+absl::Status DevicePushes::Store(Push& push, v1::EndPushReply* reply) {
   {
     const absl::MutexLock lock(&mutex_);
     if (!push.moved.ok())
       return absl::NotFoundError(absl::StrCat("the pages did not come: ", push.moved.message()));
   }
-  const auto store_page = [&](uint32_t index) -> ItemResult {
-    const std::shared_ptr<const StagingArea::Place> place = std::move(push.places[index]);
-    InflightBytes inflight;
-    BeginPutResult begun = BeginPutItem(context_, push.put, push.header, index, &inflight);
-    if (!begun.slot) return std::move(begun.result);
-    if (place == nullptr)
-      return {ItemStatus::kBusy, "the page went while it was offered: offer it again"};
-    auto copy = staging_.CopyOut(*place, begun.slot.bytes());
-    const absl::Status copied = copy.ok() ? (*copy)->Wait() : copy.status();
-    if (!copied.ok()) return {ItemStatus::kBusy, std::string(copied.message())};
-    FaultPoint("device.server.push.copied");
-    return begun.slot.Commit();
-  };
   std::vector<std::string_view> stored;
-  for (uint32_t i = 0; i < push.places.size(); ++i) {
-    const ItemResult result = store_page(i);
+  for (const ItemResult& result : StorePages(push)) {
+    if (result.status == ItemStatus::kOk)
+      stored.push_back(push.header.items(reply->results_size()).key());
     v1::ItemResult* out = reply->add_results();
     out->set_status(ToProto(result.status));
     out->set_message(result.message);
-    if (result.status == ItemStatus::kOk)
-      stored.push_back(push.header.items(static_cast<int>(i)).key());
   }
   FaultPoint("device.server.push.stored");
   // They came from a GPU, and are likely to be wanted by another.

@@ -1,6 +1,6 @@
 // Pages that clients push from their GPUs, from BeginPush to the answer of EndPush. Their bytes
 // come into the staging area, by CUDA IPC or NCCL; from there they are copied into host memory that
-// nobody else reaches, verified there, and stored, a page after the other.
+// nobody else reaches, verified there by several threads, and stored, a page after the other.
 #ifndef OSCARKV_SERVER_RPC_DEVICE_PUSHES_H_
 #define OSCARKV_SERVER_RPC_DEVICE_PUSHES_H_
 
@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 
+#include "kernels/base/task_queue.h"
 #include "server/peer/staging_area.h"
 #include "server/rpc/rpc_context.h"
 
@@ -56,7 +57,8 @@ class DevicePushes {
   absl::Status Receive(const std::shared_ptr<Push>& push, const v1::BeginPushRequest& request,
                        v1::BeginPushReply* reply);
   void OnMoved(Push& push, const absl::Status& moved) ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status Store(Push& push, v1::EndPushReply* reply) const;
+  absl::Status Store(Push& push, v1::EndPushReply* reply);
+  std::vector<ItemResult> StorePages(Push& push);
   template <typename Ends>
   void EndWhere(const Ends& ends) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -67,6 +69,7 @@ class DevicePushes {
   absl::BitGen random_ ABSL_GUARDED_BY(mutex_);  // ids that nobody guesses
   absl::flat_hash_set<SessionId> sessions_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<uint64_t, std::shared_ptr<Push>> pushes_ ABSL_GUARDED_BY(mutex_);
+  TaskQueue arrivals_;  // last: its tasks use what is above
 };
 
 }  // namespace oscarkv

@@ -66,14 +66,16 @@ bool ParentIsArchived(RpcContext& context, const CheckedPut& put, const v1::PutH
 }
 
 BeginPutResult BeginPutItem(RpcContext& context, const CheckedPut& put, const v1::PutHeader& header,
-                            uint32_t index, InflightBytes* inflight) {
-  const absl::StatusOr<PutItem> item = ItemOf(put, header, index);
+                            uint32_t index, InflightBytes* inflight,
+                            const PutSlot* open_parent) {
+  absl::StatusOr<PutItem> item = ItemOf(put, header, index);
   if (!item.ok()) return {{ItemStatus::kInvalid, std::string(item.status().message())}, PutSlot()};
   if (item->bytes == put.space->page_bytes(item->encoding)) {
     ItemResult why_not;
     *inflight = context.TakeInflight(*put.space, item->bytes, &why_not);
     if (!*inflight) return {std::move(why_not), PutSlot()};
   }
+  item->open_parent = open_parent;
   return context.store().BeginPut(*put.space, *item);
 }
 

@@ -31,9 +31,10 @@ bool ParentIsArchived(RpcContext& context, const CheckedPut& put, const v1::PutH
 inline constexpr char kParentBusy[] = "room is being made for what it extends, which is on disk";
 
 // Reserves the page of item `index`, and takes its bytes from the budgets of bytes in flight (kBusy
-// or kQuota when they do not have them).
+// or kQuota when they do not have them). `open_parent`: PutItem's.
 BeginPutResult BeginPutItem(RpcContext& context, const CheckedPut& put, const v1::PutHeader& header,
-                            uint32_t index, InflightBytes* inflight);
+                            uint32_t index, InflightBytes* inflight,
+                            const PutSlot* open_parent = nullptr);
 
 }  // namespace oscarkv
 

@@ -257,6 +257,43 @@ TEST_F(PagePutTest, UnknownParentIsSkipped) {
   EXPECT_THAT(result.message, HasSubstr("is not stored"));
 }
 
+// Of two pages that are begun before the first is stored.
+TEST_F(PagePutTest, AParentMayBeOpenAndIsLookedForWhenThePageIsCommitted) {
+  const auto chain = Chain(space(), 0, 2);
+  for (const bool parent_arrives : {true, false}) {
+    const TestPage pages[] = {MakePage(space(), chain[0].encoding, chain[0].seed),
+                              MakePage(space(), chain[1].encoding, chain[1].seed)};
+    BeginPutResult parent = store().BeginPut(space(), AsPutItem(chain[0], pages[0]));
+    ASSERT_EQ(parent.result.status, ItemStatus::kOk);
+    PutItem item = AsPutItem(chain[1], pages[1]);
+    item.open_parent = &parent.slot;
+    item.first_position += 1;
+    EXPECT_EQ(store().BeginPut(space(), item).result.status, ItemStatus::kInvalid);
+    item.first_position -= 1;
+    BeginPutResult child = store().BeginPut(space(), item);
+    ASSERT_EQ(child.result.status, ItemStatus::kOk) << child.result.message;
+    for (auto [slot, page] : {std::pair(&parent.slot, &pages[0]), {&child.slot, &pages[1]}})
+      std::memcpy(slot->bytes().data(), page->bytes.data(), page->bytes.size());
+    if (!parent_arrives) parent.slot.bytes()[0] ^= std::byte{1};
+    EXPECT_EQ(parent.slot.Commit().status,
+              parent_arrives ? ItemStatus::kOk : ItemStatus::kCorrupt);
+    EXPECT_EQ(child.slot.Commit().status,
+              parent_arrives ? ItemStatus::kOk : ItemStatus::kSkipped);
+    EXPECT_EQ(Prefix(chain), parent_arrives ? 2u : 0u);
+    store().Clear(space());
+  }
+}
+
+TEST_F(PagePutTest, AnOpenPageThatIsNotTheParentSaysNothing) {
+  const auto chain = Chain(space(), 0, 1);
+  const auto other = Chain(space(), 100, 2);
+  const BeginPutResult open = Begin(chain[0]);
+  const TestPage page = MakePage(space(), other[1].encoding, other[1].seed);
+  PutItem item = AsPutItem(other[1], page);
+  item.open_parent = &open.slot;
+  EXPECT_EQ(store().BeginPut(space(), item).result.status, ItemStatus::kSkipped);
+}
+
 TEST_F(PagePutTest, PositionThatDoesNotFollowTheParentIsInvalid) {
   auto chain = Chain(space(), 0, 2);
   ASSERT_EQ(Put(chain[0]), ItemStatus::kOk);
