@@ -22,11 +22,10 @@ class DeviceSource {
  public:
   virtual ~DeviceSource() = default;
 
-  // As PageSource::Encode, but that the bytes lie in the device's memory. `bytes_max` of them at
-  // once, where one page is no more than that.
+  // As PageSource::Encode, but that the bytes lie in the device's memory: as many pages at once as
+  // it has room for.
   virtual absl::StatusOr<std::span<const EncodedPage>> EncodeOnDevice(
-      uint32_t first, std::span<const Encoding> encodings, uint64_t bytes_max,
-      EncodeReport* report) = 0;
+      uint32_t first, std::span<const Encoding> encodings, EncodeReport* report) = 0;
   // The pages that were encoded so last, in host memory.
   virtual absl::StatusOr<std::span<const EncodedPage>> BringToHost() = 0;
 

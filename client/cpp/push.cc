@@ -88,9 +88,8 @@ class Pusher {
     on_device_ = IsOfDevices(path_->kind());
     if (on_device_) {
       OSCARKV_ASSIGN_OR_RETURN(
-          batch_, source_.device_source()->EncodeOnDevice(
-                      static_cast<uint32_t>(first), encodings,
-                      space_.connection()->options().push_batch_bytes, &report_.encode));
+          batch_, source_.device_source()->EncodeOnDevice(static_cast<uint32_t>(first), encodings,
+                                                          &report_.encode));
     } else {
       source_.UseRoom(call_->room());
       OSCARKV_ASSIGN_OR_RETURN(

@@ -271,11 +271,9 @@ absl::StatusOr<std::span<const EncodedPage>> GpuPageSource::Encode(
 }
 
 absl::StatusOr<std::span<const EncodedPage>> GpuPageSource::EncodeOnDevice(
-    uint32_t first, std::span<const Encoding> encodings, uint64_t bytes_max, EncodeReport* report) {
+    uint32_t first, std::span<const Encoding> encodings, EncodeReport* report) {
   OSCARKV_RETURN_IF_ERROR(TakeDeviceMemory());
-  const uint64_t page = pusher_->layouts().of(encodings[0]).page_bytes();
-  const uint64_t bytes = std::min<uint64_t>(device_memory_.size(), std::max(bytes_max, page));
-  return EncodeInto({device_memory_.data(), bytes}, first, encodings, report);
+  return EncodeInto({device_memory_.data(), device_memory_.size()}, first, encodings, report);
 }
 
 absl::StatusOr<std::span<const EncodedPage>> GpuPageSource::BringToHost() {

@@ -151,7 +151,6 @@ class GpuPageSource final : public PageSource, private DeviceSource {
       : pusher_(std::move(pusher)), memory_(std::move(memory)), stream_(std::move(stream)) {}
   absl::StatusOr<std::span<const EncodedPage>> EncodeOnDevice(uint32_t first,
                                                               std::span<const Encoding> encodings,
-                                                              uint64_t bytes_max,
                                                               EncodeReport* report) override;
   absl::StatusOr<std::span<const EncodedPage>> BringToHost() override;
   absl::Status OpenStaging(const std::string& handle) override;

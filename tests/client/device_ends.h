@@ -132,8 +132,7 @@ class DeviceSourceAround final : public client::PageSource, private client::Devi
 
  private:
   absl::StatusOr<std::span<const client::EncodedPage>> EncodeOnDevice(
-      uint32_t first, std::span<const Encoding> encodings, uint64_t,
-      EncodeReport* report) override {
+      uint32_t first, std::span<const Encoding> encodings, EncodeReport* report) override {
     source_.UseRoom({});
     auto encoded = source_.Encode(first, encodings, report);
     if (!encoded.ok()) return encoded;

@@ -64,7 +64,7 @@ class ChainSource final : public PageSource, private DeviceSource {
  private:
   absl::StatusOr<std::span<const EncodedPage>> EncodeOnDevice(uint32_t first,
                                                               std::span<const Encoding> encodings,
-                                                              uint64_t, EncodeReport*) override {
+                                                              EncodeReport*) override {
     return Into(memory_, first, std::min(encodings.size(), at_once));
   }
   absl::StatusOr<std::span<const EncodedPage>> BringToHost() override {

@@ -160,26 +160,7 @@ TEST_P(PeerDeathsTest, AWorkerKilledAtAnyStepCostsNobodyElseAnything) {
       longest = std::max(longest, absl::Now() - died);
     });
   }
-  runner->Run([&](PeerSide& side) {
-    if (side.rank() == 0) {
-      side.Tell(endpoint);
-      EXPECT_EQ(side.Hear(), "whole");
-      return;
-    }
-    UseLastDevice();
-    const std::string where = side.Hear();
-    const auto worker = MakeWorker(where, GetParam());
-    worker->Clear();
-    worker->Push();
-    worker->AwaitCopies();
-    const FetchReport report = worker->Fetch();
-    EXPECT_EQ(report.path, GetParam());
-    Worker by_grpc(where, {.fetch_paths = {DataPath::kGrpc}}, "qwen3-8b", kTimeout, kFewLayers,
-                   kPages);
-    by_grpc.Fetch();
-    const bool whole = report.pages == kPages && worker->SamePages(by_grpc.Cache(), kPages);
-    side.Tell(whole ? "whole" : "not whole");
-  });
+  ExpectTheNextWorkersPagesWhole(*runner, endpoint, GetParam(), kFewLayers);
   if (here) {
     std::printf("workers killed at %zu places over %s: longest until memory was back %.2f s\n",
                 Places(false).size(), std::string(DataPathName(GetParam())).c_str(),

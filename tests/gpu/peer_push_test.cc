@@ -81,26 +81,7 @@ TEST(NcclPushTest, AWorkerThatDiesInMidPushCostsNobodyElseAnything) {
     side.Tell("die");  // not at a point that anybody chose
     side.Hear();
   });
-  runner->Run([&](PeerSide& side) {
-    if (side.rank() == 0) {
-      side.Tell(endpoint);
-      EXPECT_EQ(side.Hear(), "whole");
-      return;
-    }
-    UseLastDevice();
-    Worker worker(side.Hear(), {.fetch_paths = {DataPath::kNccl}, .push_paths = {DataPath::kNccl}});
-    worker.SendOverNccl();
-    worker.ReceiveOverNccl();
-    worker.Clear();
-    absl::Duration took;
-    const client::PushReport report = worker.TryPush(&took);
-    EXPECT_OK(report.store);
-    EXPECT_THAT(report.statuses, ::testing::Each(ItemStatus::kOk));
-    const bool whole = worker.Fetch().pages == kPages;
-    std::printf("a worker died in mid-push: the next one pushed %u pages in %.0f ms, fetch %s\n",
-                kPages, absl::ToDoubleMilliseconds(took), whole ? "whole" : "not whole");
-    side.Tell(whole ? "whole" : "not whole");
-  });
+  ExpectTheNextWorkersPagesWhole(*runner, endpoint, DataPath::kNccl);
 }
 
 }  // namespace

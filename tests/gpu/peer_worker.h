@@ -338,6 +338,40 @@ class Worker {
   std::unique_ptr<client::Namespace> space_;
 };
 
+// After others have died: a worker in a process of its own pushes and fetches all pages by `path`, and
+// they are what gRPC brings. The server at `endpoint` is rank 0's.
+inline void ExpectTheNextWorkersPagesWhole(PeerRunner& runner, const std::string& endpoint,
+                                           DataPath path, const Geometry& geometry = kModel) {
+  runner.Run([&](PeerSide& side) {
+    if (side.rank() == 0) {
+      side.Tell(endpoint);
+      EXPECT_EQ(side.Hear(), "whole");
+      return;
+    }
+    UseLastDevice();
+    const std::string where = side.Hear();
+    const auto by = [&](DataPath only) {
+      return std::make_unique<Worker>(where,
+                                      ClientOptions{.fetch_paths = {only}, .push_paths = {only}},
+                                      "qwen3-8b", absl::Seconds(5), geometry);
+    };
+    const auto worker = by(path);
+    if (path == DataPath::kNccl) {
+      worker->ReceiveOverNccl();
+      worker->SendOverNccl();
+    }
+    worker->Clear();
+    worker->Push();
+    worker->AwaitCopies();
+    const FetchReport report = worker->Fetch();
+    EXPECT_EQ(report.path, path) << worker->client().path(Direction::kFetch).reason;
+    const auto by_grpc = by(DataPath::kGrpc);
+    by_grpc->Fetch();
+    const bool whole = report.pages == kPages && worker->SamePages(by_grpc->Cache(), kPages);
+    side.Tell(whole ? "whole" : "not whole");
+  });
+}
+
 inline double GbPerSecond(uint64_t bytes, absl::Duration took) {
   return static_cast<double>(bytes) / absl::ToDoubleSeconds(took) * 1e-9;
 }

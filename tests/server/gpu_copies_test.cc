@@ -32,13 +32,14 @@ class GpuCopiesTest : public ::testing::Test {
         [&](const DeviceMemoryOptions& options) -> Made {
           asked_for_ = options;
           if (!of_the_device.ok()) return of_the_device;
-          return std::make_unique<FakeDeviceMemory>(options.bytes);
+          return std::make_unique<FakeDeviceMemory>(options.bytes, faults_);
         },
         logger_);
   }
 
   v1::GpuTierConfig config_;
   DeviceMemoryOptions asked_for_;
+  const std::shared_ptr<DeviceFaults> faults_ = std::make_shared<DeviceFaults>();
   const Logger logger_{LogLevel::kInfo, LogFormat::kJson};
 };
 
@@ -63,6 +64,20 @@ TEST_F(GpuCopiesTest, StagingLiesBesideThem) {
   ASSERT_NE(copies->staging, nullptr);
   EXPECT_EQ(copies->staging->bytes(), 16u << 20);
   EXPECT_THAT(copies->staging->handle(), IsOkAndHolds(::testing::StartsWith("fake:")));
+}
+
+TEST_F(GpuCopiesTest, ADeviceThatDoesNotShareIsUsedAloneAndSaysWhy) {
+  config_.set_staging("16MiB");
+  faults_->ForbidSharing(absl::UnavailableError("CUDA, sharing device memory: not supported"));
+  ::testing::internal::CaptureStderr();
+  const auto copies = Open(absl::OkStatus());
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  ASSERT_OK(copies);
+  EXPECT_EQ(copies->copies->Stats().degraded, "");
+  ASSERT_NE(copies->staging, nullptr);
+  for (const auto* handle : {&copies->handle, &copies->staging->handle()})
+    EXPECT_THAT(*handle, StatusIs(absl::StatusCode::kUnavailable, HasSubstr("not supported")));
+  EXPECT_THAT(log, AllOf(HasSubstr("the GPU tier is open"), HasSubstr("not supported")));
 }
 
 TEST_F(GpuCopiesTest, WithoutTheDeviceTheServerServes) {

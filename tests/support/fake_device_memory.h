@@ -36,6 +36,11 @@ class DeviceFaults {
     flip_at_ = transfers_ + nth;
     flip_byte_ = byte;
   }
+  // Other processes may not open its memory, and why: as within MIG, and in some containers.
+  void ForbidSharing(absl::Status status) {
+    absl::MutexLock lock(&mutex_);
+    not_shared_ = std::move(status);
+  }
   uint64_t transfers() const {
     absl::MutexLock lock(&mutex_);
     return transfers_;
@@ -61,6 +66,10 @@ class DeviceFaults {
     if (number == flip_at_) plan.flip_byte = flip_byte_;
     return plan;
   }
+  absl::Status NotShared() const {
+    absl::MutexLock lock(&mutex_);
+    return Unshared(not_shared_);
+  }
   void Set(uint64_t nth, absl::Status status, bool at_start) {
     absl::MutexLock lock(&mutex_);
     fail_at_ = transfers_ + nth;
@@ -77,6 +86,7 @@ class DeviceFaults {
   bool at_start_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   absl::Status lost_ ABSL_GUARDED_BY(mutex_);
+  absl::Status not_shared_ ABSL_GUARDED_BY(mutex_);
 };
 
 class FakeDeviceMemory final : public DeviceMemory {
@@ -114,6 +124,7 @@ class FakeDeviceMemory final : public DeviceMemory {
   }
   std::byte* address() const override { return const_cast<std::byte*>(bytes_.data()); }
   absl::StatusOr<std::string> Handle() const override {
+    if (absl::Status forbidden = faults_->NotShared(); !forbidden.ok()) return forbidden;
     return absl::StrCat("fake:", absl::Hex(reinterpret_cast<uintptr_t>(address())));
   }
   // What another process would map; null: not a handle.
