@@ -12,8 +12,8 @@ void BroughtPages::Add(uint32_t page, const DevicePlace& place,
 const BroughtPages::Page* BroughtPages::Find(uint32_t page, BlockRange layers) const {
   if (page >= pages_.size()) return nullptr;
   const BlockRange here = pages_[page].place.layers;
-  const bool whole = layers.first >= here.first &&
-                     layers.first + layers.count <= here.first + here.count;
+  const bool whole =
+      layers.first >= here.first && layers.first + layers.count <= here.first + here.count;
   return whole ? &pages_[page] : nullptr;
 }
 

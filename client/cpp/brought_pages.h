@@ -1,6 +1,6 @@
-// What a path for devices has brought of pages beyond the layers that were wanted: a call costs more
-// than the bytes, so it brings all layers of a fetch, and later groups of them are taken from here.
-// Included by the client's own sources only.
+// What a path for devices has brought of pages beyond the layers that were wanted: a call costs
+// more than the bytes, so it brings all layers of a fetch, and later groups of them are taken from
+// here. Included by the client's own sources only.
 #ifndef OSCARKV_CLIENT_CPP_BROUGHT_PAGES_H_
 #define OSCARKV_CLIENT_CPP_BROUGHT_PAGES_H_
 

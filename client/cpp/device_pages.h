@@ -51,8 +51,8 @@ class DevicePages {
   // What receives pages into memory of this device; null: nothing does.
   virtual PeerLink* receiver() { return nullptr; }
   virtual bool receives() const { return false; }
-  // Where in the receiver's memory a slot begins that nothing reads any more and that is not kept. Waits for what was
-  // taken from it last.
+  // Where in the receiver's memory a slot begins that nothing reads any more and that is not kept.
+  // Waits for what was taken from it last.
   virtual absl::StatusOr<uint64_t> ReceiveSlot() {
     return absl::UnimplementedError("there is no receiver");
   }

@@ -130,6 +130,8 @@ class Fetcher {
   // What one call of a path brings of the pages that are still missing.
   absl::Status FetchBatch() {
     for (;;) {
+      // What has been brought already needs no call that would be told.
+      if (calls_.cancelled()) return absl::CancelledError("the fetch was cancelled");
       std::shared_ptr<FetchPath> path;
       uint32_t end = limit_;
       if (done_ < elsewhere_) {

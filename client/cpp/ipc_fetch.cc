@@ -97,12 +97,13 @@ class IpcFetch {
     sink_.Keep(wanted_.first, static_cast<uint32_t>(reply.pages_size()), std::move(hold));
     for (int i = 0; i < reply.pages_size(); ++i) {
       const v1::HeldPage& page = reply.pages(i);
-      wanted_.brought.Add(wanted_.first + static_cast<uint32_t>(i),
-                          {.encoding = *FromProto(page.encoding()),
-                           .layers = all_.layers,
-                           .offset = page.offset(),
-                           .bytes = page.bytes()},
-                          {page.block_crc32c().data(), static_cast<size_t>(page.block_crc32c_size())});
+      wanted_.brought.Add(
+          wanted_.first + static_cast<uint32_t>(i),
+          {.encoding = *FromProto(page.encoding()),
+           .layers = all_.layers,
+           .offset = page.offset(),
+           .bytes = page.bytes()},
+          {page.block_crc32c().data(), static_cast<size_t>(page.block_crc32c_size())});
     }
     wanted_.brought.Take(space_.codec(), wanted_, sink_, &taken_);
     FaultPoint("ipc.client.fetch.taken");

@@ -128,8 +128,8 @@ absl::StatusOr<uint64_t> GpuPageSink::ReceiveSlot() {
 }
 
 bool GpuPageSink::MayKeepSlot() const {
-  return slot_kept_.size() >= kSlotsInTurn + 1 +
-                                  static_cast<size_t>(std::ranges::count(slot_kept_, true));
+  return slot_kept_.size() >=
+         kSlotsInTurn + 1 + static_cast<size_t>(std::ranges::count(slot_kept_, true));
 }
 
 void GpuPageSink::KeepSlot() { slot_kept_[slot_] = true; }

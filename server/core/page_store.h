@@ -326,8 +326,6 @@ class PageStore {
     PageRecord* record = nullptr;  // null for the first page of a sequence
     Encoding form = Encoding::kWide;
   };
-  static bool IsOpenParent(const Namespace& space, const PutItem& item);
-  // An open one stays unpinned.
   ItemResult PinParent(const Namespace& space, const PutItem& item, PinnedParent* parent);
   ItemResult Commit(PutSlot& slot);
   // kOk; kSkipped when the parent is gone; kBusy when the key was stored meanwhile; kNoSpace when

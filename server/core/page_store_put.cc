@@ -95,20 +95,16 @@ ItemResult PageStore::CompareStored(const PageProbe& probe, const Claim& claim) 
           absl::StrCat(Shown(claim.key), ": is stored with other block checksums")};
 }
 
-bool PageStore::IsOpenParent(const Namespace& space, const PutItem& item) {
-  const PutSlot* parent = item.open_parent;
-  return parent != nullptr && parent->store_ != nullptr && parent->space_ == &space &&
-         parent->key_ == item.parent;
-}
-
 ItemResult PageStore::PinParent(const Namespace& space, const PutItem& item, PinnedParent* parent) {
   if (item.parent.empty()) return {};
   const auto misplaced = [&item](uint64_t expected) {
     return Invalid(item.key, absl::StrCat("first_position must be the parent's plus page_tokens, ",
                                           expected, ", found ", item.first_position));
   };
-  if (IsOpenParent(space, item)) {
-    const uint64_t follows = item.open_parent->first_position_ + space.page_tokens();
+  // An open one is pinned when it is stored.
+  if (const PutSlot* open = item.open_parent; open != nullptr && open->store_ != nullptr &&
+                                              open->space_ == &space && open->key_ == item.parent) {
+    const uint64_t follows = open->first_position_ + space.page_tokens();
     return follows == item.first_position ? ItemResult() : misplaced(follows);
   }
   uint64_t expected = 0;
@@ -198,7 +194,7 @@ BeginPutResult PageStore::BeginPut(const Namespace& space, const PutItem& item) 
   put.space_ = &space;
   put.parent_ = parent.record;
   put.parent_form_ = parent.form;
-  put.parent_open_ = IsOpenParent(space, item);
+  put.parent_open_ = parent.record == nullptr && !item.parent.empty();
   put.key_ = std::string(item.key);
   put.parent_key_ = std::string(item.parent);
   put.first_position_ = item.first_position;

@@ -27,8 +27,8 @@ using HoldId = uint64_t;  // 0 is none
 struct DeviceHoldsOptions {
   uint64_t bytes_max = 0;  // of all copies that are held
   absl::Duration hold_max = absl::Minutes(10);
-  // Each hold lasts as long, unless it is ended itself: its session's end cuts it no shorter. Readers
-  // know it; it is part of the time that a dead client's memory is not to be had.
+  // Each hold lasts as long, unless it is ended itself: its session's end cuts it no shorter.
+  // Readers know it; it is part of the time that a dead client's memory is not to be had.
   absl::Duration sure = absl::Milliseconds(250);
 };
 

@@ -66,8 +66,7 @@ bool ParentIsArchived(RpcContext& context, const CheckedPut& put, const v1::PutH
 }
 
 BeginPutResult BeginPutItem(RpcContext& context, const CheckedPut& put, const v1::PutHeader& header,
-                            uint32_t index, InflightBytes* inflight,
-                            const PutSlot* open_parent) {
+                            uint32_t index, InflightBytes* inflight, const PutSlot* open_parent) {
   absl::StatusOr<PutItem> item = ItemOf(put, header, index);
   if (!item.ok()) return {{ItemStatus::kInvalid, std::string(item.status().message())}, PutSlot()};
   if (item->bytes == put.space->page_bytes(item->encoding)) {

@@ -275,10 +275,8 @@ TEST_F(PagePutTest, AParentMayBeOpenAndIsLookedForWhenThePageIsCommitted) {
     for (auto [slot, page] : {std::pair(&parent.slot, &pages[0]), {&child.slot, &pages[1]}})
       std::memcpy(slot->bytes().data(), page->bytes.data(), page->bytes.size());
     if (!parent_arrives) parent.slot.bytes()[0] ^= std::byte{1};
-    EXPECT_EQ(parent.slot.Commit().status,
-              parent_arrives ? ItemStatus::kOk : ItemStatus::kCorrupt);
-    EXPECT_EQ(child.slot.Commit().status,
-              parent_arrives ? ItemStatus::kOk : ItemStatus::kSkipped);
+    EXPECT_EQ(parent.slot.Commit().status, parent_arrives ? ItemStatus::kOk : ItemStatus::kCorrupt);
+    EXPECT_EQ(child.slot.Commit().status, parent_arrives ? ItemStatus::kOk : ItemStatus::kSkipped);
     EXPECT_EQ(Prefix(chain), parent_arrives ? 2u : 0u);
     store().Clear(space());
   }

@@ -197,6 +197,8 @@ int Main(int argc, char** argv) {
   std::string json;
   std::string serve;
   app.add_option("--seconds", seconds, "of each measurement")->capture_default_str();
+  std::vector<uint32_t> layers(std::begin(kLayers), std::end(kLayers));
+  app.add_option("--layers", layers, "of the pages, 9 KiB each")->capture_default_str();
   app.add_option("--json", json, "write every figure to this file");
   app.add_option("--serve", serve, "be the server at this endpoint")->group("");
   CLI11_PARSE(app, argc, argv);
@@ -210,8 +212,8 @@ int Main(int argc, char** argv) {
   AwaitServer(Endpoint());
   UseLastDevice();
   Bench bench(Endpoint(), seconds);
-  for (const uint32_t layers : kLayers)
-    for (const DataPath path : kPaths) bench.Run(layers, path);
+  for (const uint32_t count : layers)
+    for (const DataPath path : kPaths) bench.Run(count, path);
   if (json.empty()) return 0;
   std::ofstream file(json);
   file << bench.rows().dump(1) << "\n";

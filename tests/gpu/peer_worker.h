@@ -338,8 +338,8 @@ class Worker {
   std::unique_ptr<client::Namespace> space_;
 };
 
-// After others have died: a worker in a process of its own pushes and fetches all pages by `path`, and
-// they are what gRPC brings. The server at `endpoint` is rank 0's.
+// After others have died: a worker in a process of its own pushes and fetches all pages by `path`,
+// and they are what gRPC brings. The server at `endpoint` is rank 0's.
 inline void ExpectTheNextWorkersPagesWhole(PeerRunner& runner, const std::string& endpoint,
                                            DataPath path, const Geometry& geometry = kModel) {
   runner.Run([&](PeerSide& side) {

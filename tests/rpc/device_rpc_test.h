@@ -31,8 +31,7 @@ class DeviceRpcTest : public RpcTest {
   }
   void HoldAtMost(uint64_t held) {
     holds_ = std::make_unique<DeviceHolds>(
-        DeviceHoldsOptions{
-            .bytes_max = held * kUnit, .hold_max = absl::Minutes(1), .sure = sure_},
+        DeviceHoldsOptions{.bytes_max = held * kUnit, .hold_max = absl::Minutes(1), .sure = sure_},
         clock_);
   }
 
