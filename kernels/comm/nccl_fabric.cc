@@ -75,6 +75,9 @@ class NcclComm final : public PeerComm {
     return Advance();
   }
 
+  // Of a send: the bytes have left this device. Over sockets NCCL may have them still: an end that
+  // comes at once can fail the other rank's operation, so a sender lets the other one say first
+  // that it has all, where that matters.
   absl::StatusOr<bool> DoDone(uint64_t operation) override {
     const DeviceScope scope(device_);
     OSCARKV_RETURN_IF_ERROR(scope.status());
