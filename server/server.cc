@@ -45,7 +45,7 @@ namespace oscarkv {
 namespace {
 
 constexpr double kHeldShareMax = 0.5;  // of the GPU tier, that readers may hold at once
-constexpr absl::Duration kLeaseSweep = absl::Milliseconds(500);
+constexpr absl::Duration kLeaseSweep = absl::Seconds(1);
 // What health checks may ask for, apart from the services: whether the GPU tier is in use.
 constexpr char kGpuTierHealth[] = "oscarkv.v1.GpuTier";
 constexpr int kMessageBytesMax = 64 << 20;

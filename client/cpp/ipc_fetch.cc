@@ -1,7 +1,6 @@
 // One call says where pages lie and has them stay there, with all layers of the fetch; the sink
 // reads them whenever it likes until it says that it has. No bytes pass here.
 #include <algorithm>
-#include <chrono>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,15 +22,10 @@ namespace {
 // That ending a hold may take, however late the fetch is: the server's memory waits for it.
 constexpr absl::Duration kEndTimeoutMin = absl::Milliseconds(50);
 
-// Of both processes, which are on one host; it never goes back.
-using SteadyClock = std::chrono::steady_clock;
-
 class Hold final : public PagesHold {
  public:
-  // `sure_until`: until then the server keeps the pages, whatever it thinks of this client.
-  Hold(std::shared_ptr<Connection> connection, uint64_t id, SteadyClock::time_point sure_until,
-       absl::Time deadline)
-      : connection_(std::move(connection)), id_(id), sure_until_(sure_until), deadline_(deadline) {}
+  Hold(std::shared_ptr<Connection> connection, uint64_t id, absl::Time deadline)
+      : connection_(std::move(connection)), id_(id), deadline_(deadline) {}
   ~Hold() override {
     if (id_ != 0) End().IgnoreError();  // nobody asks
   }
@@ -39,19 +33,9 @@ class Hold final : public PagesHold {
   absl::Status End() override {
     v1::EndHoldRequest request;
     request.set_hold_id(std::exchange(id_, 0));
-    const absl::Duration within = std::max(deadline_ - absl::Now(), kEndTimeoutMin);
-    const bool sure = SteadyClock::now() < sure_until_;
-    if (sure) {
-      // Nothing depends on the answer: nobody waits for it. The connection waits for its tasks.
-      connection_->RunAsync([connection = connection_.get(), request, within] {
-        v1::EndHoldReply reply;
-        connection->Call(within, method::kEndHold, request, &reply).IgnoreError();
-      });
-      FaultPoint("ipc.client.fetch.ended");
-      return absl::OkStatus();
-    }
     v1::EndHoldReply reply;
-    OSCARKV_RETURN_IF_ERROR(connection_->Call(within, method::kEndHold, request, &reply));
+    OSCARKV_RETURN_IF_ERROR(connection_->Call(std::max(deadline_ - absl::Now(), kEndTimeoutMin),
+                                              method::kEndHold, request, &reply));
     FaultPoint("ipc.client.fetch.ended");
     if (reply.held()) return absl::OkStatus();
     return absl::AbortedError("the server did not keep the page until it was read");
@@ -60,7 +44,6 @@ class Hold final : public PagesHold {
  private:
   const std::shared_ptr<Connection> connection_;
   uint64_t id_;
-  const SteadyClock::time_point sure_until_;
   const absl::Time deadline_;
 };
 
@@ -79,7 +62,6 @@ class IpcFetch {
   absl::Status Run(uint64_t session) {
     v1::HoldPagesReply reply;
     const uint32_t asked = std::min(wanted_.end - wanted_.first, space_.max_items());
-    const SteadyClock::time_point begin = SteadyClock::now();
     const absl::Status status = Ask(session, asked, &reply);
     if (absl::IsResourceExhausted(status)) {
       taken_.elsewhere = asked;
@@ -89,9 +71,7 @@ class IpcFetch {
     FaultPoint("ipc.client.fetch.held");
     std::unique_ptr<PagesHold> hold;
     if (reply.hold_id() != 0)
-      hold = std::make_unique<Hold>(space_.connection(), reply.hold_id(),
-                                    begin + std::chrono::milliseconds(reply.sure_ms()),
-                                    wanted_.deadline);
+      hold = std::make_unique<Hold>(space_.connection(), reply.hold_id(), wanted_.deadline);
     OSCARKV_RETURN_IF_ERROR(Check(reply, asked));
     if (TakeAbsence(reply, &taken_)) return absl::OkStatus();
     sink_.Keep(wanted_.first, static_cast<uint32_t>(reply.pages_size()), std::move(hold));

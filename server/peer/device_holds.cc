@@ -16,7 +16,7 @@ void DeviceHolds::EndSession(SessionId session) {
     absl::MutexLock lock(&mutex_);
     sessions_.erase(session);
   }
-  Expire();
+  EndWhere([session](const Hold& hold) { return hold.session == session; });
 }
 
 void DeviceHolds::Count(const Hold& hold) {
@@ -63,10 +63,7 @@ std::optional<DeviceHolds::Ended> DeviceHolds::End(HoldId hold) {
 
 void DeviceHolds::Expire() {
   const absl::Duration now = clock_.Now();
-  EndWhere([&](const Hold& hold) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const bool live = sessions_.contains(hold.session) && now - hold.since < options_.hold_max;
-    return !live && now - hold.since >= options_.sure;
-  });
+  EndWhere([&](const Hold& hold) { return now - hold.since >= options_.hold_max; });
 }
 
 template <typename Ends>

@@ -27,9 +27,6 @@ using HoldId = uint64_t;  // 0 is none
 struct DeviceHoldsOptions {
   uint64_t bytes_max = 0;  // of all copies that are held
   absl::Duration hold_max = absl::Minutes(10);
-  // Each hold lasts as long, unless it is ended itself: its session's end cuts it no shorter.
-  // Readers know it; it is part of the time that a dead client's memory is not to be had.
-  absl::Duration sure = absl::Milliseconds(250);
 };
 
 struct DeviceHoldsStats {
@@ -44,10 +41,8 @@ class DeviceHolds {
   DeviceHolds(const DeviceHoldsOptions& options, const Clock& clock)
       : options_(options), clock_(clock) {}
 
-  const DeviceHoldsOptions& options() const { return options_; }
-
   void BeginSession(SessionId session);
-  // Ends its holds, too: those that are sure for a while yet in Expire.
+  // Ends its holds, too.
   void EndSession(SessionId session);
 
   // `bytes` of the copies are read. kUnavailable: there is no such session (any more);
@@ -59,7 +54,7 @@ class DeviceHolds {
   };
   // Empty: it was not there any more, and what was read under it may be anything.
   std::optional<Ended> End(HoldId hold);
-  // Ends those that have reached the ceiling, and those of sessions that have ended.
+  // Ends those that have reached the ceiling.
   void Expire();
 
   DeviceHoldsStats Stats() const;

@@ -235,8 +235,6 @@ absl::Status PeerService::Hold(const v1::HoldPagesRequest& request, v1::HoldPage
   OSCARKV_ASSIGN_OR_RETURN(const HoldId hold, context_.device_holds()->Add(
                                                   request.session_id(), std::move(copies), bytes));
   reply->set_hold_id(hold);
-  reply->set_sure_ms(
-      static_cast<uint32_t>(absl::ToInt64Milliseconds(context_.device_holds()->options().sure)));
   FaultPoint("ipc.server.fetch.held");
   return absl::OkStatus();
 }

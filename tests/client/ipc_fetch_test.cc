@@ -51,21 +51,6 @@ TEST_F(IpcFetchTest, OneCallIsForAllLayersAndItsEndIsWaitedFor) {
   EXPECT_EQ(context_->calls().count(Method::kEndHold, 0), 1u);
 }
 
-TEST_F(IpcFetchTest, WhatIsReadWhileItIsSureToStayNeedsNoAnswer) {
-  sure_ = absl::Hours(1);
-  Begin();
-  Copy(0, 8);
-  Connect();
-  DeviceSink sink = MakeSink();
-  // Nothing tells the client whether this hold is there in the end.
-  sink.before_reading = [&] { EXPECT_EQ(holds_->Stats().holds, 1u); };
-  EXPECT_EQ(Fetch(sink).pages, 8u);
-  ExpectWhole(sink, 8);
-  const absl::Time deadline = absl::Now() + absl::Seconds(20);
-  while (holds_->Stats().holds > 0) ASSERT_LT(absl::Now(), deadline);
-  EXPECT_EQ(holds_->Stats().expired, 0u);
-}
-
 TEST_F(IpcFetchTest, AMissIsOne) {
   Begin();
   Copy(0, 8);

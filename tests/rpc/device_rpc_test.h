@@ -31,11 +31,9 @@ class DeviceRpcTest : public RpcTest {
   }
   void HoldAtMost(uint64_t held) {
     holds_ = std::make_unique<DeviceHolds>(
-        DeviceHoldsOptions{.bytes_max = held * kUnit, .hold_max = absl::Minutes(1), .sure = sure_},
-        clock_);
+        DeviceHoldsOptions{.bytes_max = held * kUnit, .hold_max = absl::Minutes(1)}, clock_);
   }
 
-  absl::Duration sure_;  // that a hold lasts, whatever becomes of its session
   std::byte* device_memory_ = nullptr;
   GpuTier* gpu_ = nullptr;
   std::unique_ptr<DeviceHolds> holds_;

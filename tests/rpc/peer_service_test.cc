@@ -188,24 +188,6 @@ TEST_F(PeerServiceTest, ADeadClientsHoldsEndWithItsSession) {
       << "a client that is not dead after all learns it";
 }
 
-TEST_F(PeerServiceTest, AHoldLastsAsLongAsItsReaderWasToldWhateverBecomesOfTheSession) {
-  sure_ = absl::Milliseconds(250);
-  Begin(4);
-  Join();
-  const auto chain = Stored(1, 2);
-  Copy(chain);
-  const v1::HoldPagesReply held = Hold(chain);
-  EXPECT_EQ(held.sure_ms(), 250u);
-  Leave();
-  clock_.Advance(absl::Milliseconds(249));
-  holds_->Expire();
-  EXPECT_EQ(holds_->Stats().holds, 1u);
-  clock_.Advance(absl::Milliseconds(1));
-  holds_->Expire();
-  EXPECT_EQ(holds_->Stats().holds, 0u);
-  EXPECT_EQ(holds_->Stats().bytes, 0u);
-}
-
 TEST_F(PeerServiceTest, AReaderThatStallsLearnsThatItsHoldHasEnded) {
   Begin(4);
   Join();
