@@ -1,7 +1,8 @@
 // Linked into every program of the tsan preset. ThreadSanitizer cannot see into the distribution's
-// Abseil, which is not instrumented, so it would take everything that an absl::Mutex guards for a
-// race. These definitions come before the library's (the dynamic linker prefers the program's),
-// tell ThreadSanitizer which lock is taken or given back, and call the library's.
+// Abseil, which is not instrumented, so it would take everything that an absl::Mutex guards, or an
+// absl::Notification orders, for a race. These definitions come before the library's (the dynamic
+// linker prefers the program's), tell ThreadSanitizer which lock is taken or given back, and call
+// the library's.
 //
 // Conditions of Await run in whichever thread unlocks, inside the library's call; what happens in
 // there is under the real lock, so it is not looked at.
@@ -13,6 +14,7 @@
 #include "absl/base/config.h"
 #include "absl/base/options.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 
 extern "C" {
 void __tsan_acquire(void* address);
@@ -146,6 +148,18 @@ bool CondVar::WaitWithDeadline(Mutex* mutex, absl::Time deadline) {
   const bool expired = CallUnseen(library, this, mutex, deadline);
   __tsan_acquire(mutex);
   return expired;
+}
+
+void Notification::Notify() {
+  static auto* const library = Library<void(Notification*)>("12Notification6NotifyEv");
+  __tsan_release(this);
+  CallUnseen(library, this);
+}
+void Notification::WaitForNotification() const {
+  static auto* const library =
+      Library<void(const Notification*)>("K12Notification19WaitForNotificationEv");
+  CallUnseen(library, this);
+  __tsan_acquire(const_cast<Notification*>(this));
 }
 
 ABSL_NAMESPACE_END
