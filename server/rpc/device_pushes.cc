@@ -210,7 +210,8 @@ void DevicePushes::OnMoved(Push& push, const absl::Status& moved) {
   const absl::MutexLock lock(&mutex_);
   push.ended = true;
   push.moved = moved;
-  if (push.when_ended != nullptr) std::move(push.when_ended)();
+  // What waited holds the push, so it must not stay in it.
+  if (auto when_ended = std::exchange(push.when_ended, nullptr)) std::move(when_ended)();
 }
 
 void DevicePushes::End(uint64_t id, v1::EndPushReply* reply,
