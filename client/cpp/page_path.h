@@ -36,12 +36,15 @@ struct PagesWanted {
   BlockRange rest;
   BroughtPages& brought;
 
-  // The same pages, all layers that the fetch will want.
-  PagesWanted OfAllLayers() const {
-    PagesWanted all = *this;
-    all.layers = rest;
-    return all;
+  // The same pages, these blocks of each.
+  PagesWanted Of(BlockRange these_layers, BlockRange these_heads) const {
+    PagesWanted other = *this;
+    other.layers = these_layers;
+    other.heads = these_heads;
+    return other;
   }
+  // The same pages, all layers that the fetch will want.
+  PagesWanted OfAllLayers() const { return Of(rest, heads); }
 };
 
 struct PagesTaken {

@@ -23,15 +23,8 @@ class ShmFetch {
   ShmFetch(Namespace::Impl& space, const PagesWanted& wanted, PageSink& sink, PagesTaken* taken)
       : space_(space),
         wanted_(wanted),
-        whole_{wanted.request,
-               wanted.first,
-               wanted.end,
-               {0, space.codec().geometry().layers},
-               {0, space.codec().geometry().kv_heads},
-               wanted.deadline,
-               wanted.group,
-               wanted.rest,
-               wanted.brought},
+        whole_(wanted.Of({0, space.codec().geometry().layers},
+                         {0, space.codec().geometry().kv_heads})),
         sink_(sink),
         taken_(*taken) {}
 
